@@ -1,0 +1,80 @@
+"""The robot contract: read, write, hold, stop. A driver is one file in ``real/robots/`` and declares what it can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from policies.spec import Spec
+
+
+@dataclass
+class Observation:
+    """One reading of every sensor.
+
+    Attributes:
+        fields: name -> (*shape), as the robot's spec says.
+        capture_ns: name -> monotonic nanoseconds (this machine's clock) at which that field was measured.
+        episode: Counts up when the robot (or world) began a new episode; streams restart then.
+        ended: Whether the episode is over (twin only; a real robot never says so).
+        success: Whether the task reports success at this moment (twin only).
+    """
+
+    fields: dict[str, np.ndarray]
+    capture_ns: dict[str, int]
+    episode: int = 0
+    ended: bool = False
+    success: bool = False
+
+
+@dataclass(frozen=True)
+class RobotInfo:
+    """What a driver declares about its hardware.
+
+    Attributes:
+        name: Driver name.
+        rate_hz: Rate at which commands are expected.
+        on_silence: What the hardware does when commands stop coming: ``brakes``, ``holds`` or ``unknown`` (refused).
+        silence_s: Seconds of silence after which it does so.
+        lockstep: Whether time passes only by writing commands (a twin as fast as possible).
+    """
+
+    name: str
+    rate_hz: float
+    on_silence: str
+    silence_s: float
+    lockstep: bool = False
+
+
+class RobotGone(ConnectionError):
+    """The robot (or its process) no longer answers; one line says since when."""
+
+
+@runtime_checkable
+class Robot(Protocol):
+    """A handle to one robot."""
+
+    spec: Spec
+    info: RobotInfo
+
+    def read(self) -> Observation:
+        """Return the newest reading. Raises RobotGone after the driver's timeout."""
+        ...
+
+    def write(self, command: np.ndarray) -> None:
+        """Send one command (Da,) float32 in robot units, already filtered."""
+        ...
+
+    def hold(self) -> None:
+        """Keep the present pose (the drive stays powered)."""
+        ...
+
+    def stop(self) -> None:
+        """Request the drive's own stop; latched until the operator clears it."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; the robot holds."""
+        ...

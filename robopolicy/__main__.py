@@ -1,0 +1,7 @@
+"""``python -m robopolicy`` is the command ``robopolicy``."""
+
+import sys
+
+from robopolicy.cli import main
+
+sys.exit(main())

@@ -1,0 +1,74 @@
+"""The ``robopolicy`` command: one sub-command a job, each in its own file of ``robopolicy/commands/``.
+
+Command files import only the core at their top; what is heavy is imported inside the command, so ``--help`` is quick
+and ``robopolicy run`` works from the core install alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from policies.spec import InputError
+
+app = typer.Typer(
+    name="robopolicy",
+    help="Train robot policies in simulation, evaluate them, and run them on a robot.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+#: Command files in the order of ``--help``; each has ``register(app)``.
+COMMANDS = ("collect", "train", "eval", "report", "serve", "run", "twin", "data", "bench", "list", "doctor", "install", "demo")
+
+for _name in COMMANDS:
+    importlib.import_module(f"robopolicy.commands.{_name}").register(app)
+
+
+def fail(message: str) -> int:
+    """Print one line to standard error and return the exit code for bad input."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {_escape(' '.join(message.split()))}")
+    return 2
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 2 bad input (one line said why), 130 interrupted."""
+    try:
+        result = app(args=list(argv) if argv is not None else None, standalone_mode=False)
+    except InputError as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except ImportError as error:
+        from robopolicy.doctor import missing_package_message
+
+        message = missing_package_message(error)
+        if message is None:
+            raise
+        return fail(message)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in ("click", "typer") and hasattr(error, "format_message"):
+            return fail(error.format_message())
+        if type(error).__name__ == "Abort":
+            print("interrupted", file=sys.stderr)
+            return 130
+        raise
+    return int(result) if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Worlds: batched simulated environments, their suites, scripted experts and rendering."""

@@ -1,0 +1,95 @@
+"""The batched environment contract: N worlds stepped together, the true successor never lost.
+
+Array code over worlds; what it returns is valid until the next step (storage copies). Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from policies.spec import Spec
+
+Observation = dict[str, np.ndarray]
+
+
+@dataclass
+class StepResult:
+    """What one step of N worlds returns.
+
+    Attributes:
+        obs: field -> (N, *shape), the observation to act on: after an auto-reset, the first of the new episode.
+        next_obs: field -> (N, *shape), the true successor of the action; the same arrays as ``obs`` when nothing ended.
+        reward: (N,) float32.
+        terminated: (N,) bool, the task ended (no value beyond).
+        truncated: (N,) bool, the time limit cut the episode (bootstrap from ``next_obs``).
+        info: name -> (N,); always ``success`` (bool, at this step).
+    """
+
+    obs: Observation
+    next_obs: Observation
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    info: dict[str, np.ndarray]
+
+
+@runtime_checkable
+class BatchEnv(Protocol):
+    """N worlds of one task.
+
+    Attributes:
+        task: Registered name, e.g. ``metaworld/peg-insert-side``.
+        suite_version: What defines the task beyond its name (package versions, shims), for the evaluation ledger.
+        spec: Fields of observations and actions.
+        num_worlds: N.
+        max_episode_steps: Steps after which an episode is truncated.
+        autoreset: Whether an ended world begins anew by itself, with seed hash(seed, world, episode count).
+    """
+
+    task: str
+    suite_version: str
+    spec: Spec
+    num_worlds: int
+    max_episode_steps: int
+    autoreset: bool
+
+    def reset(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> Observation:
+        """Begin episodes with ``seeds`` (N,) int64 in the worlds where ``mask`` (N,) bool is set (all by default).
+
+        The episode is a pure function of (task, seed, actions), whatever N and the history of the world. Returns
+        field -> (N, *shape) for all worlds, those not reset as they were.
+        """
+        ...
+
+    def step(self, action: np.ndarray) -> StepResult:
+        """Apply ``action`` (N, Da), robot units, clipped to the spec's limits, for one control step.
+
+        With auto-reset off, stepping a world that has ended is allowed and changes no result: it stays as it is, with
+        reward 0 and its flags set (so finished rows can stay as padding).
+        """
+        ...
+
+    def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
+        """Return (len(worlds), H, W, 3) uint8 pictures for people, or None when this machine cannot render."""
+        ...
+
+    def expert_action(self) -> np.ndarray:
+        """Return the scripted expert's action (N, Da) for the present state of every world.
+
+        Raises:
+            policies.spec.InputError: if the task ships no expert.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release windows, contexts and threads; may be called twice."""
+        ...
+
+
+def observation_rows(observation: Mapping[str, np.ndarray], mask: np.ndarray) -> Observation:
+    """Copy the rows of ``observation`` where ``mask`` (N,) bool is set."""
+    return {name: array[mask].copy() for name, array in observation.items()}
