@@ -3,15 +3,19 @@
 The same row gets the same numbers whatever else is in its batch, on any number of workers, and after a resume: there
 is no generator state to save. The bits come from SplitMix64's finaliser (Steele et al. 2014, "Fast splittable
 pseudorandom number generators"), normals from Box-Muller. Torch wraps int64 like uint64; shifts are masked.
+Torch is imported when numbers are drawn: a robot's client makes row keys without it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -59,11 +63,15 @@ class Noise:
     """
 
     def __init__(self, keys: np.ndarray | torch.Tensor, device: torch.device | str = "cpu", draw: int = 0) -> None:
+        import torch
+
         self.keys = torch.as_tensor(keys, dtype=torch.int64).to(device)
         self.draw = draw
 
     def _bits(self, count: int, lanes: int) -> torch.Tensor:
         """Return (B, lanes * count) int64 random bits for the present draw, and take it."""
+        import torch
+
         index = torch.arange(count * lanes, device=self.keys.device, dtype=torch.int64)
         base = _mix(self.keys * _signed(_M2) + _signed((self.draw + 1) * _GOLDEN))
         self.draw += 1
@@ -71,11 +79,15 @@ class Noise:
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """Return (B, *shape) float32, uniform in [0, 1)."""
+        import torch
+
         bits = self._bits(math.prod(shape), 1)
         return (_shift(bits, 40).to(torch.float32) * 2.0**-24).reshape(-1, *shape)
 
     def normal(self, *shape: int) -> torch.Tensor:
         """Return (B, *shape) float32, standard normal."""
+        import torch
+
         count = math.prod(shape)
         bits = self._bits((count + 1) // 2, 1)
         # 32 bits each for radius and angle; the half keeps the logarithm off zero
