@@ -1,0 +1,171 @@
+"""Intervals and paired tests for success counts, exact where that is cheap.
+
+Everything is a closed form or a one-dimensional root: no random numbers, so a report says the same thing twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from policies.spec import InputError
+
+
+def _normal_quantile(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence: expected a number between 0 and 1, found {confidence}")
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value != int(value) or value < 0:
+            raise InputError(f"{name}: expected a whole number of at least 0, found {value}")
+
+
+def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval (low, high) of a proportion with ``k`` successes in ``n`` trials.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference". Unlike the textbook
+    interval p +- z sqrt(p(1-p)/n) it stays inside [0, 1] and keeps its coverage near 0 and 1. ``n = 0`` gives (0, 1).
+
+    Raises:
+        InputError: if not 0 <= k <= n or confidence is not in (0, 1).
+    """
+    z = _normal_quantile(confidence)
+    _check_counts(k=k, n=n)
+    if k > n:
+        raise InputError(f"successes: expected at most {n} (the number of episodes), found {k}")
+    if n == 0:
+        return 0.0, 1.0
+    p, zz = k / n, z * z
+    centre = (p + zz / (2 * n)) / (1 + zz / n)
+    half = z / (1 + zz / n) * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
+    # at the ends centre and half are equal in exact arithmetic; rounding must not leave 1e-17
+    return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
+
+
+def mcnemar(b: int, c: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test.
+
+    Args:
+        b: Initial states where only the first policy succeeds.
+        c: Initial states where only the second succeeds.
+
+    Under the null hypothesis b is binomial(b + c, 1/2). That is symmetric, so the two-sided p-value is twice the
+    smaller tail, at most 1. Computed in integers: exact for any count.
+    """
+    _check_counts(b=b, c=c)
+    n, k = b + c, min(b, c)
+    term, total = 1, 0
+    for i in range(k + 1):
+        total += term
+        term = term * (n - i) // (i + 1)
+    return min(1.0, 2 * total / (1 << n)) if n < 1000 else min(1.0, _ratio(2 * total, n))
+
+
+def _ratio(value: int, bits: int) -> float:
+    """Return ``value / 2**bits`` when the two no longer fit in a float."""
+    shift = max(value.bit_length() - 64, 0)
+    return math.ldexp(value >> shift, shift - bits)
+
+
+def _tango_q(n: int, b: int, c: int, delta: float) -> float:
+    """Return the maximum-likelihood P(only second succeeds) given difference ``delta`` (Tango 1998, equation 3)."""
+    linear = -(b + c) + (2 * n - b + c) * delta
+    constant = -c * delta * (1 - delta)
+    return (math.sqrt(max(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
+
+
+def _tango_score(n: int, b: int, c: int, delta: float) -> float:
+    """Return the score statistic, falling in ``delta``, whose roots at +-z bound the interval."""
+    variance = n * (2 * _tango_q(n, b, c, delta) + delta * (1 - delta))
+    distance = b - c - n * delta
+    if variance <= 0:
+        return math.copysign(math.inf, distance) if distance else 0.0
+    return distance / math.sqrt(variance)
+
+
+def _falling_root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a falling function crosses zero, by bisection to the last bit; the end itself if it does not cross."""
+    if function(low) <= 0:
+        return low
+    if function(high) >= 0:
+        return high
+    while True:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            return middle
+        low, high = (middle, high) if function(middle) > 0 else (low, middle)
+
+
+def paired_difference(n: int, b: int, c: int, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return (difference, low, high) of two success rates on the same ``n`` initial states, first minus second.
+
+    Args:
+        n: Number of states.
+        b: States where only the first policy succeeds.
+        c: States where only the second succeeds.
+        confidence: Coverage.
+
+    The interval is Tango's score interval (Tango 1998, "Equivalence test and confidence interval for the difference in
+    proportions for the paired-sample design"): it inverts the same test that McNemar's is at difference 0, and keeps
+    its coverage in small samples and when b or c is 0.
+    """
+    z = _normal_quantile(confidence)
+    _check_counts(n=n, b=b, c=c)
+    if n < 1 or b + c > n:
+        raise InputError(f"discordant pairs: expected at most n = {n} (at least 1), found b + c = {b + c}")
+    low = _falling_root(lambda d: _tango_score(n, b, c, d) - z, -1.0, 1.0)
+    high = _falling_root(lambda d: _tango_score(n, b, c, d) + z, -1.0, 1.0)
+    return (b - c) / n, low, high
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for having made all these tests (Holm 1979, step-down), in the same order."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = running
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two policies on the same initial states.
+
+    Attributes:
+        n: Number of shared states.
+        both: States that both solve.
+        first_only: States that only the first solves (b).
+        second_only: States that only the second solves (c).
+        difference: Success rate of the first minus that of the second.
+        low: Lower end of its 95 % interval (Tango).
+        high: Upper end.
+        p_value: Exact two-sided McNemar.
+    """
+
+    n: int
+    both: int
+    first_only: int
+    second_only: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def compare(first: Sequence[bool], second: Sequence[bool]) -> Paired:
+    """Compare outcomes on the same states, in the same order.
+
+    Raises:
+        InputError: if the two differ in length or are empty.
+    """
+    if len(first) != len(second) or not len(first):
+        raise InputError(f"paired comparison: expected the same episodes on both sides, found {len(first)} and {len(second)}")
+    both = sum(bool(x) and bool(y) for x, y in zip(first, second, strict=True))
+    b, c = sum(map(bool, first)) - both, sum(map(bool, second)) - both
+    return Paired(len(first), both, b, c, *paired_difference(len(first), b, c), mcnemar(b, c))
