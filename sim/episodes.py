@@ -1,0 +1,199 @@
+"""Episode bookkeeping shared by every batch of worlds: seeds, time limits, auto-reset, finished rows as padding.
+
+A suite subclasses :class:`EpisodicBatch` and fills in how rows begin, advance and are observed; that an ended world
+stays as it was, that the true successor survives an auto-reset, and that seeds depend on nothing but (seed, world,
+episode count) is settled here once for all suites.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from policies.spec import InputError, Spec
+from sim.env import Observation, StepResult
+
+_MIX1, _MIX2, _GOLDEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
+
+
+def episode_seeds(seeds: np.ndarray, worlds: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+    """Hash (seed, world, episode count), each (N,) int64, into the non-negative seeds (N,) int64 of auto-reset episodes.
+
+    The mixing is SplitMix64's finaliser (Steele et al. 2014, "Fast splittable pseudorandom number generators").
+    """
+    with np.errstate(over="ignore"):
+        h = np.zeros(np.shape(seeds), np.uint64)
+        for part in (seeds, worlds, episodes):
+            h = (h ^ np.asarray(part, np.int64).astype(np.uint64)) + _GOLDEN
+            h = (h ^ (h >> np.uint64(30))) * _MIX1
+            h = (h ^ (h >> np.uint64(27))) * _MIX2
+            h = h ^ (h >> np.uint64(31))
+    return (h >> np.uint64(1)).astype(np.int64)
+
+
+class Outcome(NamedTuple):
+    """What advancing K rows by one control step gave.
+
+    Attributes:
+        reward: (K,) float.
+        terminated: (K,) bool.
+        info: name -> (K,), the names declared by the batch.
+        truncated: (K,) bool where the world itself cuts the episode short, or None; the time limit is added by the caller.
+    """
+
+    reward: np.ndarray
+    terminated: np.ndarray
+    info: dict[str, np.ndarray]
+    truncated: np.ndarray | None = None
+
+
+class EpisodicBatch(abc.ABC):
+    """N worlds of one task behind the :class:`sim.env.BatchEnv` contract.
+
+    Args:
+        task: Registered name.
+        suite_version: What defines the task beyond its name, for the evaluation ledger.
+        spec: Fields of observations and actions.
+        num_worlds: N.
+        max_episode_steps: Steps after which an episode is truncated.
+        autoreset: Whether an ended world begins anew by itself.
+        info: Name and dtype of every info entry beside ``success``.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        suite_version: str,
+        spec: Spec,
+        num_worlds: int,
+        max_episode_steps: int,
+        autoreset: bool,
+        info: Mapping[str, str] | None = None,
+    ) -> None:
+        if num_worlds < 1:
+            raise InputError(f"num_worlds of task {task!r}: expected at least 1, found {num_worlds}")
+        if max_episode_steps < 1:
+            raise InputError(f"max_episode_steps of task {task!r}: expected at least 1, found {max_episode_steps}")
+        self.task, self.suite_version, self.spec = task, suite_version, spec
+        self.num_worlds, self.max_episode_steps, self.autoreset = num_worlds, max_episode_steps, autoreset
+        self._low, self._high = spec.action.low, spec.action.high
+        self._obs: Observation = {n: np.zeros((num_worlds, *f.shape), f.dtype) for n, f in spec.observation.fields.items()}
+        self._info = {n: np.zeros(num_worlds, dtype) for n, dtype in {"success": "bool", **(info or {})}.items()}
+        self._running = np.zeros(num_worlds, bool)
+        self._terminated = np.ones(num_worlds, bool)  # a world that was never begun is padding
+        self._truncated = np.zeros(num_worlds, bool)
+        self._elapsed = np.zeros(num_worlds, np.int64)
+        self._root_seeds = np.zeros(num_worlds, np.int64)
+        self._episode_count = np.zeros(num_worlds, np.int64)
+        self._begun = False
+
+    # What a suite fills in ---------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:
+        """Begin an episode in worlds ``rows`` (K,) with ``seeds`` (K,), whatever they did before."""
+
+    @abc.abstractmethod
+    def _advance(self, rows: np.ndarray, action: np.ndarray) -> Outcome:
+        """Apply finite, clipped ``action`` (K, Da) float32 for one control step in worlds ``rows`` (K,)."""
+
+    @abc.abstractmethod
+    def _observe(self, rows: np.ndarray, out: Observation) -> None:
+        """Write the present observation of worlds ``rows`` (K,) into those rows of ``out``, field -> (N, *shape)."""
+
+    # The contract ------------------------------------------------------------------------------------------------
+
+    def reset(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> Observation:
+        """Begin episodes with ``seeds`` (N,) int64 where ``mask`` (N,) bool is set; see :meth:`sim.env.BatchEnv.reset`.
+
+        Raises:
+            ValueError: if a shape does not fit or a seed in use is negative.
+        """
+        seeds = np.asarray(seeds)
+        chosen = np.ones(self.num_worlds, bool) if mask is None else np.asarray(mask, bool)
+        if seeds.shape != (self.num_worlds,) or not np.issubdtype(seeds.dtype, np.integer):
+            raise ValueError(f"seeds: expected {self.num_worlds} integers, found {seeds.dtype} of shape {seeds.shape}")
+        if chosen.shape != (self.num_worlds,):
+            raise ValueError(f"mask: expected shape ({self.num_worlds},), found {chosen.shape}")
+        rows = np.flatnonzero(chosen)
+        picked = seeds[rows].astype(np.int64)
+        if (picked < 0).any():
+            raise ValueError(f"seeds: expected numbers from 0, found {int(picked.min())}")
+        self._root_seeds[rows], self._episode_count[rows] = picked, 0
+        self._start(rows, picked)
+        self._begun = True
+        return _copied(self._obs)
+
+    def step(self, action: np.ndarray) -> StepResult:
+        """Apply ``action`` (N, Da) in robot units, clipped to the limits; see :meth:`sim.env.BatchEnv.step`.
+
+        Raises:
+            RuntimeError: if no world was ever reset.
+            ValueError: if the shape does not fit, or the action of a world that has not ended is not finite.
+        """
+        rows, chosen = self._checked(action)
+        reward = np.zeros(self.num_worlds, np.float32)
+        if rows.size:
+            outcome = self._advance(rows, chosen)
+            self._elapsed[rows] += 1
+            late = self._elapsed[rows] >= self.max_episode_steps
+            cut = late if outcome.truncated is None else late | outcome.truncated
+            reward[rows] = outcome.reward
+            self._terminated[rows] = outcome.terminated
+            self._truncated[rows] = cut & ~outcome.terminated
+            self._running[rows] = ~(cut | outcome.terminated)
+            for name, values in outcome.info.items():
+                self._info[name][rows] = values
+            self._observe(rows, self._obs)
+        next_obs = _copied(self._obs)
+        result = StepResult(next_obs, next_obs, reward, self._terminated.copy(), self._truncated.copy(), _copied(self._info))
+        ended = np.flatnonzero(~self._running)
+        if self.autoreset and ended.size:
+            self._episode_count[ended] += 1
+            self._start(ended, episode_seeds(self._root_seeds[ended], ended, self._episode_count[ended]))
+            result.obs = _copied(self._obs)
+        return result
+
+    def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
+        """Return pictures for people (len(worlds), H, W, 3) uint8, or None when this machine cannot render."""
+        return None
+
+    def expert_action(self) -> np.ndarray:
+        """Return the expert's action (N, Da) float32 for the present state. Raises InputError if there is none."""
+        raise InputError(f"task {self.task!r} ships no scripted expert")
+
+    def close(self) -> None:
+        """Release what the worlds hold; may be called twice."""
+
+    # Inside ------------------------------------------------------------------------------------------------------
+
+    def _checked(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the running rows (K,) and their clipped actions (K, Da)."""
+        if not self._begun:
+            raise RuntimeError(f"task {self.task!r}: step() before the first reset()")
+        action = np.asarray(action, np.float32)
+        if action.shape != (self.num_worlds, self._low.size):
+            raise ValueError(f"action: expected shape ({self.num_worlds}, {self._low.size}), found {action.shape}")
+        rows = np.flatnonzero(self._running)
+        chosen = action[rows]
+        if not np.isfinite(chosen).all():
+            bad = rows[~np.isfinite(chosen).all(axis=1)][0]
+            raise ValueError(f"action of world {bad} is not finite: {action[bad].tolist()}")
+        return rows, np.clip(chosen, self._low, self._high)
+
+    def _start(self, rows: np.ndarray, seeds: np.ndarray) -> None:
+        if not rows.size:
+            return
+        self._begin(rows, seeds)
+        self._elapsed[rows] = 0
+        self._running[rows], self._terminated[rows], self._truncated[rows] = True, False, False
+        for values in self._info.values():
+            values[rows] = 0
+        self._observe(rows, self._obs)
+
+
+def _copied(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array.copy() for name, array in arrays.items()}
