@@ -22,6 +22,8 @@ _CONSTANT_ABSOLUTE, _CONSTANT_RELATIVE = 1e-6, 1e-5
 #: Rotations given as numbers in [-1, 1] whose joint structure scaling would destroy.
 _NEVER_SCALED = ("rotation_6d", "rotation_quaternion")
 
+_PARTS = ("offset", "scale", "mode")
+
 Modes = Mapping[str, str | Sequence[str]]
 
 
@@ -37,14 +39,14 @@ class Normalizer(torch.nn.Module):
     def __init__(self, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
         super().__init__()
         self.names: tuple[str, ...] = ()
-        for key in sorted(k for k in tensors or {} if k.endswith(".offset")):
-            assert tensors is not None
+        tensors = dict(tensors or {})
+        for key in sorted(k for k in tensors if k.endswith(".offset")):
             name = key.removesuffix(".offset")
-            parts = [tensors.get(f"{name}.{part}") for part in ("offset", "scale", "mode")]
-            if any(p is None or p.shape != parts[0].shape for p in parts):
+            parts = [tensors[f"{name}.{part}"] for part in _PARTS if f"{name}.{part}" in tensors]
+            if len(parts) < len(_PARTS) or any(p.shape != parts[0].shape for p in parts):
                 raise InputError(f"normaliser: field {name!r} lacks its offset, scale or mode, or their shapes differ")
             self._add(name, *parts)
-        stray = [k for k in tensors or {} if k.rpartition(".")[0] not in self.names or k.rpartition(".")[2] not in ("offset", "scale", "mode")]
+        stray = [k for k in tensors if k.rpartition(".")[0] not in self.names or k.rpartition(".")[2] not in _PARTS]
         if stray:
             raise InputError(f"normaliser: unexpected tensor {stray[0]!r}")
 
@@ -86,7 +88,7 @@ class Normalizer(torch.nn.Module):
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return copies of all buffers on the CPU, ready for safetensors: ``FIELD.offset``, ``.scale``, ``.mode``."""
-        parts = [(n, part) for n in self.names for part in ("offset", "scale", "mode")]
+        parts = [(n, part) for n in self.names for part in _PARTS]
         return {f"{n}.{part}": getattr(self, _buffer(n, part)).detach().cpu().clone().contiguous() for n, part in parts}
 
     @classmethod

@@ -16,7 +16,12 @@ REFERENCE = {"xy": "observation.state[1:3]"}
 
 
 def pose_spec(kind: str) -> Spec:
-    fields = {"position": Field((3,), kind="position"), "rotation": Field((SIZES[kind],), kind=kind), "grip": Field((1,), kind="gripper"), "spin": Field((1,), kind="velocity")}
+    fields = {
+        "position": Field((3,), kind="position"),
+        "rotation": Field((SIZES[kind],), kind=kind),
+        "grip": Field((1,), kind="gripper"),
+        "spin": Field((1,), kind="velocity"),
+    }
     return Spec(ObservationSpec({"observation.state": Field((8,)), "observation.images.top": Field((4, 4, 3), "uint8", kind="image")}), ActionSpec(fields))
 
 
