@@ -246,18 +246,18 @@ def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     try:
         fresh.mkdir()
         for name, body in contents.items():
-            with open(fresh / name, "wb") as file:
+            with (fresh / name).open("wb") as file:
                 file.write(body)
                 file.flush()
                 os.fsync(file.fileno())
         _fsync_folder(fresh)
         if folder.exists():
             if not _exchange(fresh, folder):
-                os.rename(folder, spare)
-                os.rename(fresh, folder)
+                folder.rename(spare)
+                fresh.rename(folder)
             _fsync_folder(folder.parent)
         else:
-            os.rename(fresh, folder)
+            fresh.rename(folder)
             _fsync_folder(folder.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

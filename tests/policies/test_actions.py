@@ -133,7 +133,7 @@ def test_absolute_is_the_identity():
     ],
 )
 def test_bad_configurations_are_named(mode, reference, rotation, message):
-    with pytest.raises(InputError, match="^[^\n]*$") as error:
+    with pytest.raises(InputError, match=r"^[^\n]*$") as error:
         ActionTransform.from_config(mode, pose_spec("rotation_axis_angle"), reference, rotation)
     assert message in str(error.value)
 
@@ -143,7 +143,7 @@ def test_bad_windows_are_named():
     actions, obs = window()
     with pytest.raises(InputError, match=r"expected shape \(B, T, 3\), found \(1, 4, 2\)"):
         transform.encode(actions[..., :2], obs)
-    with pytest.raises(InputError, match="'observation.state' is not among the observations"):
+    with pytest.raises(InputError, match=r"'observation.state' is not among the observations"):
         transform.encode(actions, {})
     with pytest.raises(InputError, match="ends before the current step"):
         transform.encode(actions[:, :1], obs)

@@ -156,7 +156,7 @@ def test_killed_at_any_point_leaves_old_or_new_whole(tmp_path):
     outcomes = set()
     for at in range(1, 40):
         root = tmp_path / str(at)
-        checkpoint._write_folder(root / "last", {name: b"old" for name in (*checkpoint.FILES, "manifest.json")})
+        checkpoint._write_folder(root / "last", dict.fromkeys((*checkpoint.FILES, "manifest.json"), b"old"))
         script = KILLED.format(path=[str(Path(policies.__file__).parent.parent)], root=str(root), at=at)
         code = subprocess.run([sys.executable, "-c", script], timeout=60).returncode
         contents = {(root / "last" / name).read_bytes() for name in (*checkpoint.FILES, "manifest.json")}

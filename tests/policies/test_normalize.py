@@ -71,7 +71,7 @@ def test_modes_per_element():
 
 def test_missing_field_is_refused_never_passed_through():
     normalizer = fitted(np.zeros((3, 2)), "min_max")
-    with pytest.raises(InputError, match="'observation.stat' was not fitted; did you mean 'observation.state'"):
+    with pytest.raises(InputError, match=r"'observation.stat' was not fitted; did you mean 'observation.state'"):
         normalizer.normalize("observation.stat", torch.zeros(2))
     with pytest.raises(InputError, match="'action' was not fitted"):
         normalizer.unnormalize("action", torch.zeros(2))
@@ -110,7 +110,7 @@ def test_damaged_tensors_are_refused():
         Normalizer.from_tensors({k: v for k, v in tensors.items() if not k.endswith("scale")})
     with pytest.raises(InputError, match="not positive"):
         Normalizer.from_tensors(tensors | {f"{NAME}.scale": torch.zeros(2)})
-    with pytest.raises(InputError, match="unexpected tensor 'action.scale'"):
+    with pytest.raises(InputError, match=r"unexpected tensor 'action.scale'"):
         Normalizer.from_tensors(tensors | {"action.scale": torch.ones(2)})
 
 
