@@ -19,19 +19,27 @@ from sim.env import Observation, StepResult
 _MIX1, _MIX2, _GOLDEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
 
 
-def episode_seeds(seeds: np.ndarray, worlds: np.ndarray, episodes: np.ndarray) -> np.ndarray:
-    """Hash (seed, world, episode count), each (N,) int64, into the non-negative seeds (N,) int64 of auto-reset episodes.
+def hashed(*parts: np.ndarray | int) -> np.ndarray:
+    """Hash integers, each a number or (N,), into (N,) int64 in [0, 2^63): the seeds of auto-reset episodes, noise by counter.
 
     The mixing is SplitMix64's finaliser (Steele et al. 2014, "Fast splittable pseudorandom number generators").
     """
+    arrays = np.broadcast_arrays(*[np.atleast_1d(np.asarray(part, np.int64)) for part in parts])
     with np.errstate(over="ignore"):
-        h = np.zeros(np.shape(seeds), np.uint64)
-        for part in (seeds, worlds, episodes):
-            h = (h ^ np.asarray(part, np.int64).astype(np.uint64)) + _GOLDEN
+        h = np.zeros(arrays[0].shape, np.uint64)
+        for part in arrays:
+            h = (h ^ part.astype(np.uint64)) + _GOLDEN
             h = (h ^ (h >> np.uint64(30))) * _MIX1
             h = (h ^ (h >> np.uint64(27))) * _MIX2
             h = h ^ (h >> np.uint64(31))
     return (h >> np.uint64(1)).astype(np.int64)
+
+
+def hashed_normals(*parts: np.ndarray | int) -> np.ndarray:
+    """Return two standard normals (N, 2) for each row of hashed integers (Box and Muller 1958)."""
+    radius, angle = (hashed(*parts, lane).astype(np.float64) * 2.0**-63 for lane in (0, 1))
+    length = np.sqrt(-2.0 * np.log1p(-radius))
+    return length[:, None] * np.stack([np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)], axis=1)
 
 
 class Outcome(NamedTuple):
@@ -153,7 +161,7 @@ class EpisodicBatch(abc.ABC):
         ended = np.flatnonzero(~self._running)
         if self.autoreset and ended.size:
             self._episode_count[ended] += 1
-            self._start(ended, episode_seeds(self._root_seeds[ended], ended, self._episode_count[ended]))
+            self._start(ended, hashed(self._root_seeds[ended], ended, self._episode_count[ended]))
             result.obs = _copied(self._obs)
         return result
 
