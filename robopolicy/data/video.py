@@ -1,0 +1,188 @@
+"""Camera streams as MP4 files: encoded in a background thread while recording, decoded once for training.
+
+H.264 (libx264) by default, a key frame every second frame so that any frame is found quickly. Two encoders are known;
+AV1 (libsvtav1, LeRobot's default) makes smaller files and takes about twice as long. One encoder thread, so that
+equal frames give equal bytes on every machine with the same encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policies.spec import InputError, suggest
+from policies.statistics import RunningStats, Stats
+
+#: Encoder -> (codec name in info.json, options).
+ENCODERS = {
+    "libx264": ("h264", {"crf": "18", "preset": "veryfast", "g": "2"}),
+    "libsvtav1": ("av1", {"crf": "30", "preset": "12", "g": "2", "svtav1-params": "lp=1"}),
+}
+_QUEUE = 64  # frames that may wait for the encoder
+_STATS_SIDE = 160  # px: larger images are strided down to about this for their statistics
+
+
+def choose_encoder(wanted: str | None = None) -> str:
+    """Return ``wanted``, or the first encoder that the installed ffmpeg has.
+
+    Raises:
+        InputError: if there is none, or ``wanted`` is unknown or missing.
+    """
+    import av
+
+    if wanted is not None and wanted not in ENCODERS:
+        raise InputError(f"video encoder {wanted!r} is unknown{suggest(wanted, ENCODERS)}")
+    for name in [wanted] if wanted else ENCODERS:
+        try:
+            av.codec.Codec(name, "w")
+        except ValueError:
+            continue
+        return name
+    raise InputError(f"the installed av package has no encoder {wanted or ' or '.join(ENCODERS)}: install its wheel from PyPI (pip install av)")
+
+
+def pixel_format(height: int, width: int) -> str:
+    """Return yuv420p, or yuv444p for odd sizes, which have no half-size colour planes."""
+    return "yuv420p" if height % 2 == 0 and width % 2 == 0 else "yuv444p"
+
+
+def describe(encoder: str, height: int, width: int) -> dict[str, Any]:
+    """Return what ``info.json`` says about a video made by ``encoder``."""
+    codec, options = ENCODERS[encoder]
+    return {"video.codec": codec, "video.pix_fmt": pixel_format(height, width), "video.g": int(options["g"]), "video.crf": int(options["crf"])}
+
+
+class VideoEncoder:
+    """Encodes one camera of one episode in a thread of its own.
+
+    Args:
+        path: File to write; whole only after :meth:`close`.
+        fps: Frames a second.
+        shape: (H, W, 3).
+        encoder: One of ``ENCODERS``.
+    """
+
+    def __init__(self, path: Path, fps: float, shape: tuple[int, ...], encoder: str) -> None:
+        self.path, self.frames = path, 0
+        self._fps, self._shape, self._encoder = fps, shape, encoder
+        self._stride = max(1, min(shape[:2]) // _STATS_SIDE)
+        self._stats = RunningStats((len(range(0, shape[0], self._stride)), len(range(0, shape[1], self._stride)), 3), image=True)
+        self._queue: queue.Queue[np.ndarray | None] = queue.Queue(_QUEUE)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name=f"encode {path.name}", daemon=True)
+        self._thread.start()
+
+    def put(self, frame: np.ndarray) -> None:
+        """Queue a copy of ``frame`` (H, W, 3) uint8; waits while the queue is full. Raises the encoder's OSError."""
+        if self._error:
+            raise self._error
+        self._queue.put(np.array(frame, np.uint8, order="C"))
+        self.frames += 1
+
+    def close(self) -> Stats:
+        """Finish the file and return the statistics of its images. Raises the encoder's OSError."""
+        self._queue.put(None)
+        self._thread.join()
+        if self._error:
+            raise self._error
+        return self._stats.result()
+
+    def abort(self) -> None:
+        """Stop and remove the file; never raises."""
+        if self._thread.is_alive():
+            self._error = self._error or InterruptedError()
+            self._queue.put(None)
+            self._thread.join()
+        self.path.unlink(missing_ok=True)
+
+    def _work(self) -> None:
+        try:
+            self._encode()
+        except BaseException as error:  # handed to the recording thread, which raises it
+            self._error = error
+            while self._queue.get() is not None:  # so that put() never blocks for good
+                continue
+
+    def _encode(self) -> None:
+        import av
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # buffering=0: an error of the file system appears here, not when the object is collected
+        with open(self.path, "wb", buffering=0) as handle:
+            container = av.open(_WholeWrites(handle), "w", format="mp4")
+            stream = container.add_stream(self._encoder, rate=Fraction(self._fps).limit_denominator(10000), options=dict(ENCODERS[self._encoder][1]))
+            stream.height, stream.width = self._shape[:2]
+            stream.pix_fmt = pixel_format(*self._shape[:2])
+            stream.codec_context.thread_count = 1
+            while (frame := self._queue.get()) is not None:
+                if self._error:
+                    break
+                self._stats.update(frame[None, :: self._stride, :: self._stride])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(None))
+            container.close()
+
+
+class _WholeWrites:
+    """A raw file whose write() takes everything or raises, as ffmpeg expects; seekable, because MP4 needs it."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self.seek, self.tell = handle.seek, handle.tell
+
+    def write(self, contents: bytes) -> int:
+        view = memoryview(contents)
+        done = 0
+        while done < len(view):
+            done += self._handle.write(view[done:])
+        return done
+
+    def seekable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+
+def decode(path: Path, fps: float, digest: Any = None) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (frame number, image (H, W, 3) uint8) of a video in order; number = round(time * fps).
+
+    Args:
+        path: The video.
+        fps: Frames a second of the data set.
+        digest: A ``hashlib`` object that is fed the compressed frames, which survive a change of container.
+
+    Raises:
+        InputError: if the file cannot be decoded; names it.
+    """
+    import av
+
+    digest = digest or hashlib.sha256()
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            for packet in container.demux(stream):
+                if packet.size:
+                    digest.update(bytes(packet))
+                for frame in packet.decode():
+                    yield round(float((frame.pts or 0) * frame.time_base) * fps), frame.to_ndarray(format="rgb24")
+    except (av.error.FFmpegError, IndexError) as error:
+        raise InputError(f"{path}: cannot be decoded as video: {type(error).__name__}: {error}") from error
+
+
+def count_frames(path: Path) -> int:
+    """Return the number of frames of a video without decoding it. Raises InputError if it is not a whole video."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
+    except (av.error.FFmpegError, IndexError) as error:
+        raise InputError(f"{path}: cannot be read as video: {type(error).__name__}: {error}") from error

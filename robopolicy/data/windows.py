@@ -1,0 +1,144 @@
+"""Training batches: windows of observations and actions, every step reproducible without the ones before it.
+
+A window at time t sees observations t-To+1 .. t and predicts actions t-To+1 .. t-To+Tp. Windows reach over the ends of
+an episode by at most To-1 steps before and Ta-1 after; there the edge frame is repeated (Chi et al. 2023, "Diffusion
+Policy", and its released sampler). Epoch e visits all windows in the order of a hash of (seed, e, window), so batch n is
+a pure function of (data, seed, n): a resumed run, or any number of processes, draws the same samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from policies.noise import row_keys
+from policies.spec import InputError
+from robopolicy.data.dataset import Dataset
+
+_ORDER = 0x0DDE5  # keeps the keys of the order apart from those of the noise
+
+
+class WindowSampler:
+    """Draws batches of windows from a data set.
+
+    Args:
+        dataset: Where from.
+        fields: Observation fields that are wanted; ``action`` always comes along.
+        n_obs_steps: To.
+        horizon: Tp, actions predicted.
+        n_action_steps: Ta, actions executed.
+        batch_size: Windows in a batch, over all processes.
+        seed: Of the order and of the row keys.
+        episodes: Use only these, or the first N; None: all.
+        buffers: A batch stays valid until this many more have been drawn: its arrays are used again.
+
+    Attributes:
+        num_windows: Windows in an epoch.
+
+    Raises:
+        InputError: for an unknown field or episode, bad sizes, or episodes that are all too short for one window.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        fields: Sequence[str],
+        n_obs_steps: int,
+        horizon: int,
+        n_action_steps: int,
+        batch_size: int,
+        seed: int,
+        episodes: Sequence[int] | int | None = None,
+        buffers: int = 4,
+    ) -> None:
+        if not (n_obs_steps >= 1 and n_action_steps >= 1 and n_obs_steps - 1 + n_action_steps <= horizon):
+            raise InputError(f"windows: n_obs_steps - 1 + n_action_steps <= horizon is needed, found {n_obs_steps} - 1 + {n_action_steps} and {horizon}")
+        if batch_size < 1:
+            raise InputError(f"windows: batch_size must be at least 1, found {batch_size}")
+        self.dataset, self.batch_size, self.seed = dataset, int(batch_size), int(seed)
+        self.n_obs_steps, self.horizon, self.n_action_steps = n_obs_steps, horizon, n_action_steps
+        self._arrays = {name: dataset.field(name) for name in fields}
+        self._actions = dataset.field("action")
+        self._starts, self._lengths = self._episodes(episodes)
+        # windows of an episode of length L: t = 0 .. L - Tp + (Ta - 1) + (To - 1)
+        counts = np.maximum(0, self._lengths - horizon + n_action_steps + n_obs_steps - 1)
+        self._first = np.concatenate([[0], np.cumsum(counts)])  # (K + 1,): first window of every episode
+        self.num_windows = int(self._first[-1])
+        if not self.num_windows:
+            need = horizon - n_action_steps - n_obs_steps + 2
+            raise InputError(f"data set {dataset.path}: every episode is too short for a window: {need} frames are needed, the longest has {int(self._lengths.max())}")
+        self._order: dict[int, np.ndarray] = {}
+        self._ring: list[dict[str, np.ndarray]] = [{} for _ in range(max(1, buffers))]
+        self._turn = 0
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+        """Return the rows of global batch ``step`` that belong to process ``rank`` of ``world``: a contiguous share.
+
+        Returns:
+            The batch: observation fields (b, To, *shape), ``action`` (b, Tp, Da) float32, ``action_is_pad`` (b, Tp) bool,
+            with b = batch_size / world; and the row keys (b,) int64 of the global sample positions, for the noise.
+
+        Raises:
+            InputError: if ``batch_size`` does not divide by ``world``.
+        """
+        if self.batch_size % world or not 0 <= rank < world:
+            raise InputError(f"batch size {self.batch_size} cannot be shared by {world} processes (rank {rank}): choose a multiple of {world}")
+        share = self.batch_size // world
+        positions = np.arange(step * self.batch_size + rank * share, step * self.batch_size + (rank + 1) * share, dtype=np.int64)
+        start, length, time = self.locate(self._windows(positions))
+        out = self._buffers(share)
+        begin = time - self.n_obs_steps + 1
+        wanted = begin[:, None] + np.arange(self.horizon)
+        np.take(self._actions, self._frames(start, length, wanted), axis=0, out=out["action"], mode="clip")
+        np.logical_or(wanted < 0, wanted >= length[:, None], out=out["action_is_pad"])
+        seen = self._frames(start, length, wanted[:, : self.n_obs_steps])
+        for name, array in self._arrays.items():
+            np.take(array, seen, axis=0, out=out[name], mode="clip")
+        return {name: torch.from_numpy(array) for name, array in out.items()}, row_keys(self.seed, positions)
+
+    def locate(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (first frame of the episode, its length, t) of ``windows`` (B,), each (B,) int64."""
+        episode = np.searchsorted(self._first, windows, side="right") - 1
+        return self._starts[episode], self._lengths[episode], windows - self._first[episode]
+
+    @staticmethod
+    def _frames(start: np.ndarray, length: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        return start[:, None] + np.clip(wanted, 0, length[:, None] - 1)
+
+    def _episodes(self, episodes: Sequence[int] | int | None) -> tuple[np.ndarray, np.ndarray]:
+        total = self.dataset.num_episodes
+        if episodes is None:
+            episodes = total
+        chosen = np.arange(episodes) if isinstance(episodes, int) else np.asarray(episodes, np.int64)
+        if not len(chosen) or chosen.min() < 0 or chosen.max() >= total or len(np.unique(chosen)) != len(chosen):
+            raise InputError(f"episodes {episodes!r}: data set {self.dataset.path} has {total} (0 to {total - 1}), each may be used once")
+        starts = self.dataset.episode_starts
+        return starts[chosen], starts[chosen + 1] - starts[chosen]
+
+    def _windows(self, positions: np.ndarray) -> np.ndarray:
+        epochs, offsets = np.divmod(positions, self.num_windows)
+        out = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            mine = epochs == epoch
+            out[mine] = self._permutation(int(epoch))[offsets[mine]]
+        return out
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._order:
+            for old in [e for e in self._order if e < epoch - 1 or e > epoch]:
+                del self._order[old]
+            keys = row_keys(self.seed ^ _ORDER, epoch, np.arange(self.num_windows))
+            self._order[epoch] = np.argsort(keys, kind="stable")
+        return self._order[epoch]
+
+    def _buffers(self, rows: int) -> dict[str, np.ndarray]:
+        self._turn = (self._turn + 1) % len(self._ring)
+        ring = self._ring[self._turn]
+        if not ring or len(ring["action"]) != rows:
+            ring.clear()
+            ring.update({n: np.empty((rows, self.n_obs_steps, *a.shape[1:]), a.dtype) for n, a in self._arrays.items()})
+            ring["action"] = np.empty((rows, self.horizon, *self._actions.shape[1:]), self._actions.dtype)
+            ring["action_is_pad"] = np.empty((rows, self.horizon), np.bool_)
+        return ring
