@@ -1,0 +1,293 @@
+"""Evaluate a policy: fixed seeds, padded blocks, any number of workers, latency at batch 1, records on disk.
+
+:func:`evaluate` is the one entry. Equal arguments give bit-identical per-episode records for any number of workers at
+equal block size B; see ``robopolicy.evaluation.blocks`` for why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from policies.base import Policy
+from policies.spec import InputError, Spec
+from robopolicy.evaluation import ledger, seeds
+from robopolicy.evaluation import videos as film
+from robopolicy.evaluation.blocks import History, PolicyPlanner, split
+from robopolicy.evaluation.records import Evaluation
+from robopolicy.evaluation.workers import Job, Progress, run, torch_threads
+from sim.env import BatchEnv
+
+if TYPE_CHECKING:
+    from policies.learnt import LearntPolicy
+
+EXPERT = "expert"
+
+
+def make_world(task: str, env: Mapping[str, Any], num_worlds: int) -> BatchEnv:
+    """Make ``num_worlds`` worlds of a registered task with the options ``env``, auto-reset off."""
+    from sim.registry import make
+
+    return make(task, num_worlds=num_worlds, **env)
+
+
+def load_policy(folder: str, device: str) -> LearntPolicy:
+    """Read a checkpoint; at module level so that workers can be sent it by name."""
+    from policies.checkpoint import load
+
+    return load(folder, device)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """Who is evaluated: how a process makes it, and what the ledger says of it."""
+
+    make: Callable[[], Policy] | None
+    policy: str
+    checkpoint: str | None = None
+    checkpoint_hash: str | None = None
+    training: Mapping[str, Any] | None = None
+
+
+def evaluate(
+    policy: Policy | str | Path,
+    task: str | Callable[[int], BatchEnv],
+    *,
+    episodes: int = 50,
+    seed0: int = seeds.REPORT,
+    block: int = 50,
+    workers: int = 1,
+    threads: int = 1,
+    env: Mapping[str, Any] | None = None,
+    noise_seed: int = 0,
+    device: str = "cpu",
+    latency_calls: int = 50,
+    videos: int = 0,
+    out: Path | None = None,
+    label: str | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Run ``episodes`` episodes of ``policy`` and return their records.
+
+    An episode ends at its first success, at termination or at the time limit; it counts as a success if success was
+    reached at any step. Plans are executed for Ta steps before the next is asked for.
+
+    Args:
+        policy: A policy, the folder of a checkpoint, or ``"expert"`` for the task's scripted expert.
+        task: Registered name, or a module-level function (num_worlds) -> BatchEnv.
+        episodes: How many; episode i is reset with ``seed0 + i``.
+        seed0: First seed; all must lie in one range of ``robopolicy.evaluation.seeds``.
+        block: B, worlds and rows at once; at most ``episodes`` are used.
+        workers: Processes, each taking whole blocks; 1 runs here.
+        threads: Torch threads in each of them.
+        env: Options of ``sim.registry.make``: ``observations``, ``image_size``, ``max_episode_steps``.
+        noise_seed: Key of the policy's own noise.
+        device: Where a checkpoint is loaded to.
+        latency_calls: Calls timed at batch 1 after the episodes; 0: none.
+        videos: Best and worst episodes to film, each; needs ``out``.
+        out: Folder that gets ``NAME/evaluation.json``, ``NAME/videos/`` and a line in ``ledger.jsonl``; None: nothing.
+        label: Name for tables; the policy's type if None.
+        progress: Whether to draw a progress bar.
+
+    Raises:
+        InputError: if checkpoint and world do not fit, or an argument or a plan cannot be used.
+        robopolicy.evaluation.workers.WorkerCrash: if a worker process failed or died.
+    """
+    if block < 1 or workers < 1 or threads < 1:
+        raise InputError(f"block, workers and threads: expected at least 1 each, found {block}, {workers}, {threads}")
+    if videos and out is None:
+        raise InputError("videos need a folder to be written to: give out")
+    purpose = seeds.purpose_of(seed0)
+    all_seeds = seeds.seeds(purpose, episodes, seed0 - int(purpose))
+    options = dict(env or {})
+    make_env = functools.partial(make_world, task, options) if isinstance(task, str) else task
+    with _subject(policy, device, workers) as subject:
+        with contextlib.closing(make_env(1)) as world:
+            evaluation = _describe(subject, world, label)
+            _require_fit(subject, policy, world)
+        evaluation.purpose, evaluation.seed0, evaluation.noise_seed = purpose.name.lower(), seed0, noise_seed
+        evaluation.block, evaluation.workers, evaluation.threads = min(block, episodes), workers, threads
+        evaluation.device, evaluation.env = device, options
+        job = _job(subject, make_env, evaluation, all_seeds)
+        begun = time.perf_counter()
+        with _bar(evaluation, episodes, progress) as told:
+            results = run(job, workers, told)
+        evaluation.seconds = time.perf_counter() - begun
+        evaluation.episodes = [e for r in results for e in r.episodes]
+        if subject.make is not None:
+            _measure(evaluation, subject.make, make_env, latency_calls)
+    evaluation.time, evaluation.machine, evaluation.packages = ledger.now(), ledger.machine(), ledger.packages()
+    if out is not None:
+        _write(evaluation, out, make_env, videos, [a for r in results for a in r.actions])
+    return evaluation
+
+
+def latency(policy: Policy, n: int = 50, window: Mapping[str, np.ndarray] | None = None, warmup: int = 5) -> list[float]:
+    """Return the durations of ``n`` single calls at batch 1, ms, after ``warmup`` calls that are not counted.
+
+    Args:
+        policy: The policy, where it is.
+        n: Calls.
+        window: field -> (1, To, *shape), the observation to plan for; zeros, clipped to the limits, when None.
+        warmup: Calls before, for caches and lazy set-up.
+    """
+    planner = PolicyPlanner(policy, noise_seed=0)
+    planner.begin(np.zeros(1, np.int64))
+    observation = dict(window) if window is not None else _blank(policy)
+    out = []
+    for call in range(warmup + n):
+        begun = time.perf_counter()
+        planner.plan(observation, call)  # ends with a copy to the host, which waits for the device
+        out.append(1e3 * (time.perf_counter() - begun))
+    return out[warmup:]
+
+
+def _blank(policy: Policy) -> dict[str, np.ndarray]:
+    out = {}
+    for name, f in policy.spec.observation.fields.items():
+        low = np.full(f.size, -np.inf) if f.low is None else np.asarray(f.low)
+        high = np.full(f.size, np.inf) if f.high is None else np.asarray(f.high)
+        out[name] = np.broadcast_to(np.clip(np.zeros(f.size), low, high).reshape(f.shape).astype(f.dtype), (1, policy.n_obs_steps, *f.shape)).copy()
+    return out
+
+
+@contextlib.contextmanager
+def _subject(policy: Policy | str | Path, device: str, worker_count: int) -> Iterator[_Subject]:
+    """Say how processes make the policy; one in memory goes to other processes as a checkpoint."""
+    if policy == EXPERT:
+        yield _Subject(None, EXPERT)
+    elif isinstance(policy, (str, Path)):
+        from policies.checkpoint import fingerprint, read_manifest
+
+        manifest = read_manifest(policy)
+        recipe = manifest.get("recipe") or {}
+        about = {k: v for k, v in {"seed": recipe.get("seed"), **(manifest.get("extra") or {})}.items() if isinstance(v, (int, float, str))}
+        yield _Subject(functools.partial(load_policy, str(policy), device), str(manifest["policy"]), str(policy), fingerprint(policy), about)
+    else:
+        name = type(policy).__module__.rpartition(".")[2]
+        if worker_count == 1 or not hasattr(policy, "normalizer"):
+            yield _Subject(functools.partial(_given, policy), name)
+            return
+        from policies.checkpoint import save
+
+        with tempfile.TemporaryDirectory(prefix="robopolicy-") as folder:
+            save(Path(folder) / "checkpoint", policy, recipe={}, extra={})  # type: ignore[arg-type]
+            yield _Subject(functools.partial(load_policy, str(Path(folder) / "checkpoint"), device), name)
+
+
+def _given(policy: Policy) -> Policy:
+    return policy
+
+
+def _describe(subject: _Subject, world: BatchEnv, label: str | None) -> Evaluation:
+    """Return an evaluation without episodes: who, and in which world."""
+    return Evaluation(
+        label=label or subject.policy,
+        policy=subject.policy,
+        checkpoint=subject.checkpoint,
+        checkpoint_hash=subject.checkpoint_hash,
+        task=world.task,
+        suite_version=world.suite_version,
+        purpose="",
+        seed0=0,
+        noise_seed=0,
+        block=1,
+        workers=1,
+        threads=1,
+        device="cpu",
+        env={},
+        max_episode_steps=world.max_episode_steps,
+        rate_hz=world.spec.action.rate_hz,
+        horizon=0,
+        n_action_steps=1,
+        episodes=[],
+        training=dict(subject.training or {}),
+    )
+
+
+def _require_fit(subject: _Subject, policy: Policy | str | Path, world: BatchEnv) -> None:
+    """Refuse, before anything runs, a policy whose spec the world does not offer, or an expert that does not exist."""
+    if subject.make is None:
+        world.reset(np.array([seeds.SELECTION], np.int64))
+        world.expert_action()
+        return
+    if subject.checkpoint is not None:
+        from policies.checkpoint import read_spec
+
+        spec: Spec = read_spec(subject.checkpoint)
+        spec.require(world.spec, f"checkpoint {subject.checkpoint}", f"task {world.task!r}")
+    elif not isinstance(policy, (str, Path)):
+        policy.spec.require(world.spec, f"policy {subject.policy!r}", f"task {world.task!r}")
+
+
+def _job(subject: _Subject, make_env: Callable[[int], BatchEnv], evaluation: Evaluation, all_seeds: np.ndarray) -> Job:
+    return Job(make_env, subject.make, evaluation.block, evaluation.threads, evaluation.noise_seed, split(all_seeds, evaluation.block))
+
+
+def _measure(evaluation: Evaluation, make_policy: Callable[[], Policy], make_env: Callable[[int], BatchEnv], calls: int) -> None:
+    """Fill in horizon and chunk length, and time single calls on a first observation of the task."""
+    with torch_threads(evaluation.threads), contextlib.closing(make_env(1)) as world:
+        policy = make_policy()
+        evaluation.horizon, evaluation.n_action_steps = int(policy.horizon), int(policy.n_action_steps)
+        if calls:
+            first = world.reset(np.array([evaluation.seed0], np.int64))
+            evaluation.latency_ms = latency(policy, calls, History(first, policy.n_obs_steps).window)
+
+
+def _write(evaluation: Evaluation, out: Path, make_env: Callable[[int], BatchEnv], count: int, actions: list[np.ndarray]) -> None:
+    """Write videos, records and the ledger line, in this order: a line never points at what is not there."""
+    folder = _fresh_folder(out, evaluation)
+    if count:
+        chosen = film.choose(evaluation.episodes, count)
+        evaluation.videos, notes = film.record(folder, make_env, chosen, actions, evaluation.rate_hz)
+        evaluation.notes.extend(notes)
+    evaluation.save(folder)
+    ledger.append(out / ledger.FILE, ledger.row(evaluation, f"{folder.name}/evaluation.json"))
+
+
+def _fresh_folder(out: Path, evaluation: Evaluation) -> Path:
+    """Make ``OUT/LABEL-TASK-PURPOSE-TIME``; the ledger is append-only, so no evaluation replaces another."""
+    stamp = re.sub(r"[^0-9T]", "", evaluation.time.split("+")[0])
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{evaluation.label}-{evaluation.task}-{evaluation.purpose}-{stamp}").strip("-")
+    for attempt in range(1000):
+        folder = out / (name if attempt == 0 else f"{name}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    raise InputError(f"{out}: holds a thousand evaluations called {name}")
+
+
+@contextlib.contextmanager
+def _bar(evaluation: Evaluation, episodes: int, show: bool) -> Iterator[Progress | None]:
+    """Draw control steps done, episodes ended and successes so far, with the time left."""
+    if not show:
+        yield None
+        return
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    limit = evaluation.max_episode_steps
+    counts: dict[int, tuple[int, int, int]] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn())
+    with RichProgress(*columns) as bar:
+        line = bar.add_task(f"evaluate {evaluation.label}", total=episodes * limit, state="starting")
+
+        def told(block: int, steps: np.ndarray, ended: np.ndarray, success: np.ndarray) -> None:
+            counts[block] = int(np.where(ended, limit, steps).sum()), int(ended.sum()), int(success.sum())
+            done, over, good = (sum(column) for column in zip(*counts.values(), strict=True))
+            bar.update(line, completed=done, state=f"{over}/{episodes} episodes, {good} succeeded")
+
+        yield told
