@@ -1,0 +1,83 @@
+# Everything from a bare Python 3.11 (or 3.12, 3.13), git and make. Every target sets up what it needs; the second time
+# nothing is downloaded.
+#
+#   PYTHON=python3.12           the interpreter that makes the environment
+#   TORCH_INDEX=URL             package index for torch alone, e.g. one with CPU-only builds
+#   ARGS="-k spec -x"           more words for pytest, or for the demo and the benchmarks
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+VENV ?= .venv
+TORCH_INDEX ?=
+ARGS ?=
+EXTRAS := sim,train,video,convert,dev
+
+BIN := $(VENV)/bin
+PINS := robopolicy/pins/constraints.txt
+TORCH := $(shell grep '^torch==' $(PINS))
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint $(PINS)
+# The environment is complete for exactly these pins, this project file and this interpreter.
+KEY := $(shell { $(if $(PYTHON),$(PYTHON) -V,echo none) 2>&1; cat pyproject.toml robopolicy/pins/*.txt; } | cksum | cut -d ' ' -f 1)
+STAMP := $(VENV)/.complete-$(KEY)
+
+.PHONY: help setup demo test soak check bench clean
+
+help: ## say what there is
+	@echo "make setup   an environment in $(VENV) with pinned packages; quick when it is there"
+	@echo "make demo    demonstrations, three policies, evaluation, a robot driven in closed loop, a report"
+	@echo "make test    all tests that take seconds"
+	@echo "make soak    the tests that take minutes"
+	@echo "make check   ruff and pyright"
+	@echo "make bench   the benchmarks, quick"
+	@echo "make clean   remove caches and build products; data/, runs/ and $(VENV) stay"
+
+setup: $(STAMP)
+	@if [ -n "$(TORCH_INDEX)" ] && [ "$$(cat $(VENV)/.torch-index 2>/dev/null)" != "$(TORCH_INDEX)" ]; then \
+	  $(PIP) --force-reinstall --no-deps --index-url "$(TORCH_INDEX)" "$(TORCH)"; \
+	  echo "$(TORCH_INDEX)" > $(VENV)/.torch-index; \
+	fi
+
+$(STAMP):
+	@[ -n "$(PYTHON)" ] || { echo "make setup: no python3 found: apt-get install python3.11 python3.11-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "make setup: needs Python 3.11 to 3.13, $(PYTHON) is $$($(PYTHON) -V 2>&1): apt-get install python3.11 python3.11-venv, or PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "make setup: $(PYTHON) cannot make environments (no ensurepip): apt-get install python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv" >&2; exit 1; }
+	@echo "setup 1/4: an environment in $(VENV) ($$($(PYTHON) -V))"
+	@rm -f $(VENV)/.complete-*
+	@[ "$$($(BIN)/python -V 2>/dev/null)" = "$$($(PYTHON) -V)" ] || $(PYTHON) -m venv --clear $(VENV)
+	@echo "setup 2/4: $(TORCH)"
+	@if [ -n "$(TORCH_INDEX)" ]; then \
+	  $(PIP) --index-url "$(TORCH_INDEX)" "$(TORCH)" && echo "$(TORCH_INDEX)" > $(VENV)/.torch-index; \
+	else \
+	  $(PIP) "$(TORCH)"; \
+	fi
+	@echo "setup 3/4: robopolicy and its extras $(EXTRAS)"
+	@$(PIP) hatchling
+	@$(PIP) --no-build-isolation --editable ".[$(EXTRAS)]"
+	@echo "setup 4/4: Meta-World"
+	@$(BIN)/robopolicy install metaworld
+	@touch $(STAMP)
+
+demo: setup ## collect, train, evaluate, serve, drive, report
+	@$(BIN)/robopolicy demo $(ARGS)
+
+test: setup ## the tests that take seconds
+	@$(BIN)/python -m pytest $(ARGS)
+
+soak: setup ## the tests that take minutes
+	@$(BIN)/python -m pytest -m soak $(ARGS)
+
+check: setup ## style and types
+	@$(BIN)/ruff check .
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: setup ## speed, side by side with peers
+	@$(BIN)/robopolicy bench all --quick $(ARGS)
+
+clean:
+	@rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
