@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
+from pydantic import Field
 
 from policies.spec import InputError
 from robopolicy.config import Config, apply_overrides, find_recipe, read_yaml, validate
 
 PositiveInt = pydantic.PositiveInt
+Note = Callable[[str], None]
 
 
 class DataConfig(Config):
@@ -35,7 +40,7 @@ class OptimizerConfig(Config):
     """AdamW with linear warm-up and cosine decay to zero (Diffusion Policy's schedule)."""
 
     lr: pydantic.PositiveFloat = 1e-4
-    betas: tuple[float, float] = (0.95, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.95, 0.999)
     weight_decay: pydantic.NonNegativeFloat = 1e-6
     warmup_steps: pydantic.NonNegativeInt = 500
     gradient_clip: pydantic.PositiveFloat | None = 1.0  # global norm
@@ -47,7 +52,7 @@ class EmaConfig(Config):
     enabled: bool = True
     power: pydantic.PositiveFloat = 0.75
     inv_gamma: pydantic.PositiveFloat = 1.0
-    max_decay: pydantic.confloat(ge=0, lt=1) = 0.9999  # type: ignore[valid-type]
+    max_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
 
 
 class TrainingConfig(Config):
@@ -97,9 +102,18 @@ class Recipe(Config):
             return value
         if not isinstance(value, dict) or not isinstance(value.get("type"), str):
             raise ValueError("expected a section with a 'type', e.g. policy: {type: flow}")
-        from policies.registry import config_class
+        return _policy_config(value["type"]).model_validate({k: v for k, v in value.items() if k != "type"})
 
-        return config_class(value["type"]).model_validate({k: v for k, v in value.items() if k != "type"})
+    @pydantic.field_validator("output")
+    @classmethod
+    def _known_places(cls, value: str) -> str:
+        return _check_places(value, ("task", "policy", "seed"))
+
+    @pydantic.field_validator("data")
+    @classmethod
+    def _known_data_places(cls, value: DataConfig) -> DataConfig:
+        _check_places(value.path, ("task", "policy", "seed"))
+        return value
 
     @property
     def policy_type(self) -> str:
@@ -117,22 +131,127 @@ class Recipe(Config):
         return out
 
 
-def recipe_from_dict(values: dict[str, Any], source: str) -> Recipe:
+def _check_places(text: str, names: Sequence[str]) -> str:
+    """Return ``text`` if its ``{...}`` are all among ``names``; raises ValueError otherwise."""
+    try:
+        text.format(**dict.fromkeys(names, ""))
+    except (KeyError, IndexError, ValueError, AttributeError):
+        raise ValueError(f"{text!r}: only {', '.join('{' + n + '}' for n in names)} can stand in braces") from None
+    return text
+
+
+def _policy_config(name: str) -> type[pydantic.BaseModel]:
+    from policies.registry import config_class  # late: scans the folder of policies
+
+    return config_class(name)
+
+
+def print_note(text: str) -> None:
+    """Print one line to standard error."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def recipe_from_dict(values: Mapping[str, Any], source: str) -> Recipe:
     """Build a recipe; mistakes inside ``policy`` name the policy's own keys. Raises InputError."""
     policy = values.get("policy")
-    if isinstance(policy, dict) and isinstance(policy.get("type"), str):
-        from policies.registry import config_class
-
-        model = config_class(policy["type"])
+    if isinstance(policy, Mapping):
+        name = policy.get("type")
+        if not isinstance(name, str):
+            raise InputError(f"{source}: key 'policy.type' is required: the name of a policy, e.g. policy: {{type: flow}}")
         try:
-            built = validate(model, {k: v for k, v in policy.items() if k != "type"}, "policy")
+            model = _policy_config(name)
         except InputError as error:
-            raise InputError(f"{source}: {error} (policy type {policy['type']!r})") from None
-        values = {**values, "policy": built}
+            raise InputError(f"{source}: key 'policy.type': {error}") from None
+        own = {k: v for k, v in policy.items() if k != "type"}
+        values = {**values, "policy": validate(model, own, f"{source}: policy {name!r}", "policy.")}
+    elif policy is not None:
+        raise InputError(f"{source}: key 'policy': expected a section of keys with a type, found {policy!r}; e.g. policy: {{type: flow}}")
     return validate(Recipe, values, source)
 
 
-def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe by path or installed name and apply ``key=value`` overrides. Raises InputError."""
+def load_recipe(name: str, overrides: Sequence[str] = (), note: Note = print_note) -> Recipe:
+    """Read a recipe by path or installed name and apply ``key=value`` overrides.
+
+    ``policy=NAME`` changes the type of the policy: keys of the file that both types have are kept, those that only the
+    old one has are dropped, and ``note`` is told which.
+
+    Raises:
+        InputError: one line; it names the override where the mistake is in one, else the file.
+    """
     path: Path = find_recipe(name)
-    return recipe_from_dict(apply_overrides(read_yaml(path), overrides), str(path))
+    values = read_yaml(path)
+    wanted = apply_overrides(values, overrides)
+    wanted = _switch_policy(values, wanted, overrides, note)
+    try:
+        return recipe_from_dict(wanted, str(path))
+    except InputError as error:
+        named = re.search(r"key '([^']+)'", str(error))
+        for item in overrides:
+            if named and f"{named[1]}.".startswith(f"{item.partition('=')[0].strip()}."):
+                raise InputError(f"override {item!r} of {error}") from None
+        raise
+
+
+def _switch_policy(values: Mapping[str, Any], wanted: dict[str, Any], overrides: Sequence[str], note: Note) -> dict[str, Any]:
+    """Drop the keys of the file's policy that the wanted type of policy cannot have; overrides are never dropped."""
+    old, new = values.get("policy"), wanted.get("policy")
+    if not (isinstance(old, dict) and isinstance(new, dict) and isinstance(old.get("type"), str) and isinstance(new.get("type"), str)):
+        return wanted
+    if old["type"] == new["type"] or any(item.partition("=")[0].strip() == "policy" and isinstance(_value(item), dict) for item in overrides):
+        return wanted
+    old_model, new_model = _policy_config(old["type"]), _policy_config(new["type"])
+    asked = {item.partition("=")[0].strip().split(".")[1] for item in overrides if item.startswith("policy.")}
+    dropped, unfit = [], []
+    for key, value in old.items():
+        if key == "type" or key in asked or key not in old_model.model_fields:
+            continue  # a key that neither type knows is reported as the mistake it is
+        if key not in new_model.model_fields:
+            dropped.append(key)
+        elif _fits(old_model, key, value) and not _fits(new_model, key, value):
+            unfit.append(key)
+    if dropped:
+        note(f"policy {new['type']!r} has no {', '.join(dropped)} (set for {old['type']!r} in the recipe): not used")
+    if unfit:
+        what = ", ".join(f"{k}={old[k]!r}" for k in unfit)
+        note(f"policy {new['type']!r} cannot take the recipe's {what} (set for {old['type']!r}): its own default is used")
+    return {**wanted, "policy": {k: v for k, v in new.items() if k not in dropped + unfit}}
+
+
+def _value(item: str) -> Any:
+    return apply_overrides({}, [f"value={item.partition('=')[2]}"])["value"]
+
+
+def _fits(model: type[pydantic.BaseModel], key: str, value: Any) -> bool:
+    """Whether ``model`` accepts ``value`` for ``key``, whatever it says about other keys."""
+    try:
+        model.model_validate({key: value})
+    except pydantic.ValidationError as error:
+        return not any(mistake["loc"][:1] == (key,) for mistake in error.errors())
+    return True
+
+
+def require_same(saved: Recipe, wanted: Recipe, folder: str) -> None:
+    """Refuse to go on in a run folder that was begun with another recipe.
+
+    Raises:
+        InputError: one line: the first key that differs, both values, and what to do.
+    """
+    old, new = flatten(saved.to_dict()), flatten(wanted.to_dict())
+    differing = [k for k in {**old, **new} if old.get(k, "nothing") != new.get(k, "nothing")]
+    if differing:
+        key, more = differing[0], f" (and {len(differing) - 1} more keys)" if len(differing) > 1 else ""
+        raise InputError(
+            f"{folder} holds a run with another recipe: {key} is {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here{more}; "
+            f"take another folder with output=..., or begin anew with --fresh"
+        )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return ``{"training.steps": 5000, ...}`` for a nested mapping."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            out.update(flatten(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = value
+    return out

@@ -1,0 +1,59 @@
+"""``robopolicy train``: a policy from a recipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+HELP = """Train a policy by imitation, as a recipe says.
+
+A recipe is a YAML file or the name of an installed one (robopolicy list recipes); any of its keys can be set behind it.
+Demonstrations that do not exist yet are collected first where the recipe says how many. A run that was stopped, or
+killed, goes on bit for bit when the same command is given again.
+
+[bold]Examples[/bold]
+
+  robopolicy train quickstart
+
+  robopolicy train imitation/metaworld task=metaworld/stick-pull policy=diffusion seed=1
+
+  robopolicy train imitation/metaworld data.episodes=10 training.steps=5000 training.optimizer.lr=3e-4
+
+  robopolicy train imitation/metaworld training.evaluate_every=1000 evaluation.episodes=50
+
+  robopolicy train imitation/metaworld init=runs/old output=runs/new   [dim]# fine-tune[/dim]
+
+  robopolicy train imitation/metaworld --processes 2
+
+Several machines: accelerate launch --num_machines 2 ... -m robopolicy train RECIPE ...
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+
+    @app.command(help=HELP, short_help="Train a policy from a recipe.")
+    def train(
+        recipe: Annotated[str, typer.Argument(help="Recipe: a YAML file, or an installed name such as imitation/quickstart.", metavar="RECIPE")],
+        overrides: Annotated[list[str] | None, typer.Argument(help="Keys of the recipe to set, e.g. seed=1 policy=flow.", metavar="[KEY=VALUE]...")] = None,
+        processes: Annotated[int, typer.Option(min=1, help="Processes on this machine that share each batch: one a GPU, or on the CPU.")] = 1,
+        fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run that is in the output folder and begin anew.")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; the result and notes alone.")] = False,
+    ) -> int:
+        from robopolicy.recipe import load_recipe, print_note
+        from robopolicy.training.launch import launch, launched
+
+        speaks = os.environ.get("RANK", "0") == "0"
+        loaded = load_recipe(recipe, overrides or [], print_note if speaks and processes == 1 else lambda text: None)
+        if processes > 1 and not launched():
+            flags = [flag for flag, given in (("--fresh", fresh), ("--quiet", quiet)) if given]
+            return launch([sys.executable, "-m", "robopolicy", "train", recipe, *(overrides or []), *flags], processes)
+        from robopolicy.training.imitation import train as run
+
+        result = run(loaded, progress=speaks and not quiet, resume="never" if fresh else "auto")
+        if speaks:
+            print(f"checkpoint: {result.checkpoint}")
+        return 0
