@@ -73,6 +73,13 @@ class BatchEnv(Protocol):
         """
         ...
 
+    def retire(self, mask: np.ndarray) -> None:
+        """End the episodes where ``mask`` (N,) bool is set: those worlds stay as they are until they are reset.
+
+        What an evaluation does with rows that are decided, so that padding costs no physics. Only without auto-reset.
+        """
+        ...
+
     def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
         """Return (len(worlds), H, W, 3) uint8 pictures for people, or None when this machine cannot render."""
         ...

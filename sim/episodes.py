@@ -165,6 +165,18 @@ class EpisodicBatch(abc.ABC):
             result.obs = _copied(self._obs)
         return result
 
+    def retire(self, mask: np.ndarray) -> None:
+        """End the episodes where ``mask`` (N,) bool is set; see :meth:`sim.env.BatchEnv.retire`.
+
+        Raises:
+            RuntimeError: with auto-reset, where a world never stays ended.
+        """
+        if self.autoreset:
+            raise RuntimeError(f"task {self.task!r}: retire() is for worlds without auto-reset")
+        ended = self._running & np.asarray(mask, bool)
+        self._truncated |= ended
+        self._running &= ~ended
+
     def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
         """Return pictures for people (len(worlds), H, W, 3) uint8, or None when this machine cannot render."""
         return None
