@@ -1,0 +1,49 @@
+"""The same surroundings for every test: one thread, no screen, a home of its own; what could not run is listed at the end."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Two threads on a busy machine can be ten times slower than one; set before anything imports numpy or torch.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+    os.environ[_name] = "1"
+os.environ.update(SDL_VIDEODRIVER="dummy", SDL_AUDIODRIVER="dummy", PYGAME_HIDE_SUPPORT_PROMPT="1", MPLBACKEND="Agg")
+os.environ.update(TERM="dumb", NO_COLOR="1", COLUMNS="200")  # what commands print is the same everywhere
+os.environ.setdefault("UV_CACHE_DIR", str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "uv"))
+os.environ["MPLCONFIGDIR"] = str(ROOT / ".pytest_cache" / "matplotlib")  # its list of fonts takes seconds to make
+for _name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+    os.environ.pop(_name, None)
+_home = tempfile.TemporaryDirectory(prefix="robopolicy-tests-")
+os.environ["HOME"] = _home.name
+
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("house", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.load_profile("house")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The folder of the repository."""
+    return ROOT
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List what this machine could not run, and why."""
+    from tests.require import absent
+
+    if absent:
+        terminalreporter.section("not run on this machine")
+        for test, reason in absent:
+            terminalreporter.write_line(f"{test}: {reason}")
+
+
+def pytest_unconfigure() -> None:
+    """Remove the tests' home."""
+    _home.cleanup()
