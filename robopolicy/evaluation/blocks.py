@@ -92,9 +92,10 @@ def _torch_device(policy: Policy) -> Any:
         return None
     import torch
 
-    if not isinstance(policy, torch.nn.Module):
+    module: Any = policy
+    if not isinstance(module, torch.nn.Module):
         return None
-    first = next(policy.parameters(), None)
+    first = next(module.parameters(), None)
     return torch.device("cpu") if first is None else first.device
 
 
@@ -197,6 +198,7 @@ def run_block(env: BatchEnv, planner: Planner, seeds: np.ndarray, first: int, re
         for action in np.moveaxis(actions, 1, 0):
             result = env.step(action)
             tally.stepped(action, result)
+            env.retire(~tally.active)
             history.push(result.next_obs)
             if not tally.active.any():
                 break

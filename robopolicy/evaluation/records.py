@@ -83,6 +83,7 @@ class Evaluation:
         training: Seed, steps and the like of the checkpoint's recipe, for tables.
         videos: ``{file, kind (best or worst), index, seed, success}``, files relative to the evaluation's folder.
         notes: Lines for people, e.g. why there are no videos.
+        folder: Where it was written to or read from; not part of the record.
     """
 
     label: str
@@ -112,6 +113,7 @@ class Evaluation:
     training: dict[str, Any] = field(default_factory=dict)
     videos: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    folder: Path | None = field(default=None, compare=False, repr=False)
 
     @property
     def successes(self) -> int:
@@ -161,7 +163,9 @@ class Evaluation:
             "network_calls_per_step": self.network_calls_per_step,
             "ms_per_chunk": self.ms_per_chunk,
         }
-        return {"format": FORMAT, "summary": summary, **dataclasses.asdict(self)}
+        body = dataclasses.asdict(self)
+        del body["folder"]
+        return {"format": FORMAT, "summary": summary, **body}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], source: str = "evaluation") -> Evaluation:
@@ -198,11 +202,11 @@ class Evaluation:
             value = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{file}: cannot be read as an evaluation: {error}") from error
-        return cls.from_dict(value, str(file)) if isinstance(value, dict) else _not_one(file)
-
-
-def _not_one(file: Path) -> Evaluation:
-    raise InputError(f"{file}: not an evaluation: expected a mapping")
+        if not isinstance(value, dict):
+            raise InputError(f"{file}: not an evaluation: expected a mapping, found {type(value).__name__}")
+        out = cls.from_dict(value, str(file))
+        out.folder = file.parent
+        return out
 
 
 def comparable(first: Evaluation, second: Evaluation) -> bool:

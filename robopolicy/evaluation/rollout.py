@@ -9,28 +9,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from policies.base import Policy
-from policies.spec import InputError, Spec
+from policies.spec import InputError
 from robopolicy.evaluation import ledger, seeds
 from robopolicy.evaluation import videos as film
 from robopolicy.evaluation.blocks import History, PolicyPlanner, split
 from robopolicy.evaluation.records import Evaluation
+from robopolicy.evaluation.subject import EXPERT, Subject, take
 from robopolicy.evaluation.workers import Job, Progress, run, torch_threads
 from sim.env import BatchEnv
 
-if TYPE_CHECKING:
-    from policies.learnt import LearntPolicy
-
-EXPERT = "expert"
+_PLAIN_EVERY = 10.0  # s between lines where there is no terminal to draw a bar on
 
 
 def make_world(task: str, env: Mapping[str, Any], num_worlds: int) -> BatchEnv:
@@ -38,24 +34,6 @@ def make_world(task: str, env: Mapping[str, Any], num_worlds: int) -> BatchEnv:
     from sim.registry import make
 
     return make(task, num_worlds=num_worlds, **env)
-
-
-def load_policy(folder: str, device: str) -> LearntPolicy:
-    """Read a checkpoint; at module level so that workers can be sent it by name."""
-    from policies.checkpoint import load
-
-    return load(folder, device)
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """Who is evaluated: how a process makes it, and what the ledger says of it."""
-
-    make: Callable[[], Policy] | None
-    policy: str
-    checkpoint: str | None = None
-    checkpoint_hash: str | None = None
-    training: Mapping[str, Any] | None = None
 
 
 def evaluate(
@@ -108,15 +86,14 @@ def evaluate(
         raise InputError("videos need a folder to be written to: give out")
     purpose = seeds.purpose_of(seed0)
     all_seeds = seeds.seeds(purpose, episodes, seed0 - int(purpose))
-    options = dict(env or {})
-    make_env = functools.partial(make_world, task, options) if isinstance(task, str) else task
-    with _subject(policy, device, workers) as subject:
+    make_env = _maker(task, env)
+    with take(policy, device, workers) as subject:
         with contextlib.closing(make_env(1)) as world:
             evaluation = _describe(subject, world, label)
-            _require_fit(subject, policy, world)
+            _require_fit(policy, world)
         evaluation.purpose, evaluation.seed0, evaluation.noise_seed = purpose.name.lower(), seed0, noise_seed
         evaluation.block, evaluation.workers, evaluation.threads = min(block, episodes), workers, threads
-        evaluation.device, evaluation.env = device, options
+        evaluation.device, evaluation.env = device, dict(env or {})
         job = _job(subject, make_env, evaluation, all_seeds)
         begun = time.perf_counter()
         with _bar(evaluation, episodes, progress) as told:
@@ -160,35 +137,7 @@ def _blank(policy: Policy) -> dict[str, np.ndarray]:
     return out
 
 
-@contextlib.contextmanager
-def _subject(policy: Policy | str | Path, device: str, worker_count: int) -> Iterator[_Subject]:
-    """Say how processes make the policy; one in memory goes to other processes as a checkpoint."""
-    if policy == EXPERT:
-        yield _Subject(None, EXPERT)
-    elif isinstance(policy, (str, Path)):
-        from policies.checkpoint import fingerprint, read_manifest
-
-        manifest = read_manifest(policy)
-        recipe = manifest.get("recipe") or {}
-        about = {k: v for k, v in {"seed": recipe.get("seed"), **(manifest.get("extra") or {})}.items() if isinstance(v, (int, float, str))}
-        yield _Subject(functools.partial(load_policy, str(policy), device), str(manifest["policy"]), str(policy), fingerprint(policy), about)
-    else:
-        name = type(policy).__module__.rpartition(".")[2]
-        if worker_count == 1 or not hasattr(policy, "normalizer"):
-            yield _Subject(functools.partial(_given, policy), name)
-            return
-        from policies.checkpoint import save
-
-        with tempfile.TemporaryDirectory(prefix="robopolicy-") as folder:
-            save(Path(folder) / "checkpoint", policy, recipe={}, extra={})  # type: ignore[arg-type]
-            yield _Subject(functools.partial(load_policy, str(Path(folder) / "checkpoint"), device), name)
-
-
-def _given(policy: Policy) -> Policy:
-    return policy
-
-
-def _describe(subject: _Subject, world: BatchEnv, label: str | None) -> Evaluation:
+def _describe(subject: Subject, world: BatchEnv, label: str | None) -> Evaluation:
     """Return an evaluation without episodes: who, and in which world."""
     return Evaluation(
         label=label or subject.policy,
@@ -214,22 +163,34 @@ def _describe(subject: _Subject, world: BatchEnv, label: str | None) -> Evaluati
     )
 
 
-def _require_fit(subject: _Subject, policy: Policy | str | Path, world: BatchEnv) -> None:
-    """Refuse, before anything runs, a policy whose spec the world does not offer, or an expert that does not exist."""
-    if subject.make is None:
+def require_fit(policy: Policy | str | Path, task: str | Callable[[int], BatchEnv], env: Mapping[str, Any] | None = None) -> None:
+    """Refuse, before anything runs, a policy whose spec the world does not offer, or an expert that does not exist.
+
+    Raises:
+        InputError: one line: field, expected, found, how to map it.
+    """
+    with contextlib.closing(_maker(task, env)(1)) as world:
+        _require_fit(policy, world)
+
+
+def _maker(task: str | Callable[[int], BatchEnv], env: Mapping[str, Any] | None) -> Callable[[int], BatchEnv]:
+    return functools.partial(make_world, task, dict(env or {})) if isinstance(task, str) else task
+
+
+def _require_fit(policy: Policy | str | Path, world: BatchEnv) -> None:
+    found_in = f"task {world.task!r}"
+    if policy == EXPERT:
         world.reset(np.array([seeds.SELECTION], np.int64))
         world.expert_action()
-        return
-    if subject.checkpoint is not None:
+    elif isinstance(policy, (str, Path)):
         from policies.checkpoint import read_spec
 
-        spec: Spec = read_spec(subject.checkpoint)
-        spec.require(world.spec, f"checkpoint {subject.checkpoint}", f"task {world.task!r}")
-    elif not isinstance(policy, (str, Path)):
-        policy.spec.require(world.spec, f"policy {subject.policy!r}", f"task {world.task!r}")
+        read_spec(policy).require(world.spec, f"checkpoint {policy}", found_in)
+    else:
+        policy.spec.require(world.spec, f"policy {type(policy).__name__}", found_in)
 
 
-def _job(subject: _Subject, make_env: Callable[[int], BatchEnv], evaluation: Evaluation, all_seeds: np.ndarray) -> Job:
+def _job(subject: Subject, make_env: Callable[[int], BatchEnv], evaluation: Evaluation, all_seeds: np.ndarray) -> Job:
     return Job(make_env, subject.make, evaluation.block, evaluation.threads, evaluation.noise_seed, split(all_seeds, evaluation.block))
 
 
@@ -251,6 +212,7 @@ def _write(evaluation: Evaluation, out: Path, make_env: Callable[[int], BatchEnv
         evaluation.videos, notes = film.record(folder, make_env, chosen, actions, evaluation.rate_hz)
         evaluation.notes.extend(notes)
     evaluation.save(folder)
+    evaluation.folder = folder
     ledger.append(out / ledger.FILE, ledger.row(evaluation, f"{folder.name}/evaluation.json"))
 
 
@@ -276,18 +238,24 @@ def _bar(evaluation: Evaluation, episodes: int, show: bool) -> Iterator[Progress
     if not show:
         yield None
         return
+    from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
-    limit = evaluation.max_episode_steps
+    limit, console, said = evaluation.max_episode_steps, Console(), time.monotonic()
     counts: dict[int, tuple[int, int, int]] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn())
-    with RichProgress(*columns) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
+    with RichProgress(*columns, console=console, disable=not console.is_terminal) as bar:
         line = bar.add_task(f"evaluate {evaluation.label}", total=episodes * limit, state="starting")
 
         def told(block: int, steps: np.ndarray, ended: np.ndarray, success: np.ndarray) -> None:
+            nonlocal said
             counts[block] = int(np.where(ended, limit, steps).sum()), int(ended.sum()), int(success.sum())
             done, over, good = (sum(column) for column in zip(*counts.values(), strict=True))
-            bar.update(line, completed=done, state=f"{over}/{episodes} episodes, {good} succeeded")
+            state = f"{over}/{episodes} episodes, {good} succeeded"
+            bar.update(line, completed=done, state=state)
+            if not console.is_terminal and time.monotonic() - said > _PLAIN_EVERY:
+                console.print(f"evaluate {evaluation.label}: {state}, {done / (episodes * limit):.0%} of the steps", soft_wrap=True)
+                said = time.monotonic()
 
         yield told

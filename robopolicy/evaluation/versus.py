@@ -1,0 +1,162 @@
+"""One policy, and others against it, on the same task and the same initial states: what ``robopolicy eval`` runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policies.spec import InputError
+from robopolicy.config import validate
+from robopolicy.evaluation.records import FILE, Evaluation, compare_evaluations
+from robopolicy.evaluation.rollout import evaluate, require_fit
+from robopolicy.evaluation.seeds import Purpose
+from robopolicy.evaluation.subject import EXPERT, Defaults, read_defaults
+from robopolicy.recipe import EvaluationConfig
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One side: a checkpoint (or the expert) with the world that it sees, or an evaluation that exists already."""
+
+    name: str
+    env: Mapping[str, Any]
+    made: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Everything that is settled before the first episode runs.
+
+    Attributes:
+        task: Registered name.
+        entrants: The first is the one that the others are compared with.
+        config: Episodes, block, workers, threads, seed, videos.
+        purpose: Which seeds.
+        out: Folder for records and the ledger.
+    """
+
+    task: str
+    entrants: Sequence[Entrant]
+    config: EvaluationConfig
+    purpose: Purpose
+    out: Path
+
+
+def prepare(names: Sequence[str], task: str | None, given: Mapping[str, int], purpose: Purpose, out: Path | None) -> Contest:
+    """Find checkpoints, task and settings, and refuse now what would be refused after an hour.
+
+    Args:
+        names: Checkpoints, runs or ``expert``; all but the first may be an earlier evaluation.
+        task: As a person gives it; None: that of the first checkpoint.
+        given: Settings that override those of the first checkpoint's recipe.
+        purpose: Which seeds.
+        out: None: ``evaluations`` inside the run of the first checkpoint, or here.
+
+    Raises:
+        InputError: if a checkpoint or an evaluation cannot be read, the task is unknown, or a spec does not fit.
+    """
+    from sim.registry import resolve
+
+    earlier = {name: Evaluation.load(Path(name)) for name in names[1:] if _is_evaluation(name)}
+    found = {name: EXPERT if name == EXPERT else _find(name) for name in names if name not in earlier}
+    defaults = {name: Defaults(None, {}, EvaluationConfig()) if folder == EXPERT else read_defaults(folder) for name, folder in found.items()}
+    first = defaults[names[0]]
+    wanted = task or next((d.task for d in defaults.values() if d.task), None)
+    if wanted is None:
+        raise InputError(f"{names[0]}: does not say which task it is for; give --task")
+    name = resolve(wanted)
+    config = validate(EvaluationConfig, {**first.evaluation.model_dump(), **given}, "robopolicy eval")
+    limit = first.env.get("max_episode_steps") if first.task is None or resolve(first.task) == name else None
+    entrants = []
+    for each in names:
+        if each in earlier:
+            entrants.append(Entrant(each, {}, earlier[each]))
+            continue
+        env = {**defaults[each].env, "max_episode_steps": limit}
+        require_fit(found[each], name, env)
+        entrants.append(Entrant(found[each], env))
+    return Contest(name, entrants, config, purpose, out or _default_out(found[names[0]]))
+
+
+def _is_evaluation(name: str) -> bool:
+    return (Path(name) / FILE).is_file() or (Path(name).name.endswith(".json") and Path(name).is_file())
+
+
+def _find(name: str) -> str:
+    from robopolicy.training.run_folder import find_checkpoint
+
+    if _is_evaluation(name):
+        raise InputError(f"{name}: this is an evaluation that was made already; give a checkpoint, and this behind --compare")
+    return str(find_checkpoint(name))
+
+
+def _default_out(checkpoint: str) -> Path:
+    run = Path(checkpoint).resolve().parent.parent
+    return run / "evaluations" if checkpoint != EXPERT and (run / "recipe.yaml").is_file() else Path("evaluations")
+
+
+def hold(contest: Contest, device: str, progress: bool) -> list[Evaluation]:
+    """Evaluate every entrant in turn; all are in the ledger when this returns.
+
+    Raises:
+        InputError: as :func:`robopolicy.evaluation.rollout.evaluate`.
+        robopolicy.evaluation.workers.WorkerCrash: likewise.
+    """
+    out, config, labels = [], contest.config, _labels(contest.entrants)
+    for entrant, label in zip(contest.entrants, labels, strict=True):
+        if entrant.made is not None:
+            compare_evaluations(out[0], entrant.made)  # refuse one that cannot be paired before the next hour
+            out.append(entrant.made)
+            continue
+        out.append(
+            evaluate(
+                entrant.name,
+                contest.task,
+                episodes=config.episodes,
+                seed0=int(contest.purpose) + config.seed,
+                block=config.block,
+                workers=config.workers,
+                threads=config.threads,
+                env=entrant.env,
+                noise_seed=config.seed,
+                device=device,
+                videos=config.videos,
+                out=contest.out,
+                label=label,
+                progress=progress,
+            )
+        )
+    return out
+
+
+def _labels(entrants: Sequence[Entrant]) -> list[str]:
+    """Name entrants by policy type, and by run where that is not enough to tell them apart."""
+    types = [e.made.label if e.made is not None else _type_of(e.name) for e in entrants]
+    runs = [Path(e.name).resolve().parent.parent.name for e in entrants]
+    steps = [Path(e.name).name for e in entrants]
+    out = []
+    for i, kind in enumerate(types):
+        twins = [j for j, other in enumerate(types) if other == kind and j != i]
+        if not twins or entrants[i].made is not None:
+            out.append(kind)
+        elif all(runs[j] != runs[i] for j in twins):
+            out.append(f"{kind} ({runs[i]})")
+        else:
+            out.append(f"{kind} ({runs[i]} {steps[i]})")
+    return out
+
+
+def _type_of(name: str) -> str:
+    from policies.checkpoint import read_manifest
+
+    return EXPERT if name == EXPERT else str(read_manifest(name)["policy"])
+
+
+def as_json(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """Return evaluations and the paired comparisons of the first with each other one, JSON-ready."""
+    first = evaluations[0]
+    pairs = [{"first": first.label, "second": other.label, **dataclasses.asdict(compare_evaluations(first, other))} for other in evaluations[1:]]
+    return {"evaluations": [{**e.to_dict(), "folder": None if e.folder is None else str(e.folder)} for e in evaluations], "comparisons": pairs}
