@@ -60,31 +60,41 @@ class EpisodeTable:
         return out
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None, what: str = "") -> pa.Table:
-    """Read one parquet file. Raises InputError naming the file and ``what`` it holds if it is damaged or missing."""
+def read_parquet(path: Path, columns: Sequence[str] | None = None, what: str = "", without: str = "") -> pa.Table:
+    """Read ``columns`` of one parquet file (all by default), but none whose name begins with ``without``.
+
+    Raises:
+        InputError: naming the file and ``what`` it holds if it is damaged or missing.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         # the file's own schema: a folder called chunk-000 must not become a column
         with pq.ParquetFile(path) as file:
-            return file.read(columns=None if columns is None else list(columns))
+            names = file.schema_arrow.names if columns is None else list(columns)
+            return file.read(columns=[n for n in names if not n.startswith(without)] if without else names)
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).splitlines()[0].rstrip(". ")
         raise InputError(f"{path}{what}: not a whole parquet file ({reason}); `robopolicy data check` lists all damage") from error
 
 
-def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write ``table`` as a whole or not at all."""
+def write_parquet(path: Path, table: pa.Table, small: bool = False) -> None:
+    """Write ``table`` as a whole or not at all; ``small`` leaves out what only helps large tables (half the size)."""
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(table, buffer)
+    pq.write_table(table, buffer, **({"use_dictionary": False, "write_statistics": False, "store_schema": False} if small else {}))
     write_bytes(path, buffer.getvalue())
 
 
-def read_episodes(root: Path, info: Mapping[str, Any]) -> EpisodeTable:
+def read_episodes(root: Path, info: Mapping[str, Any], stats: bool = False) -> EpisodeTable:
     """Read the rows of the committed episodes (the first ``total_episodes``); later ones are leftovers and are ignored.
+
+    Args:
+        root: The data set.
+        info: Its ``meta/info.json``.
+        stats: Whether the rows keep their statistics, which make up most of a row.
 
     Raises:
         InputError: if a file is damaged, or a committed episode has no row or two.
@@ -94,7 +104,7 @@ def read_episodes(root: Path, info: Mapping[str, Any]) -> EpisodeTable:
     for path in sorted((root / "meta/episodes").glob("*/*.parquet")):
         guess = int(path.parent.name.rpartition("-")[2]) * layout.CHUNK_SIZE + int(path.stem.rpartition("-")[2])
         try:
-            table = read_parquet(path, what=f" (rows of episode {guess} on)")
+            table = read_parquet(path, what=f" (rows of episode {guess} on)", without="" if stats else "stats/")
         except InputError:
             if found and total <= len(found):  # not committed: recover removes it
                 continue
@@ -183,7 +193,7 @@ def write_episodes(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
     known = {name: next((r[name] for r in rows if r.get(name) is not None), None) for name in rows[0]}
     schema = pa.schema([(name, _column_type(name, value)) for name, value in known.items()])
-    write_parquet(path, pa.Table.from_pylist(list(rows), schema=schema))
+    write_parquet(path, pa.Table.from_pylist(list(rows), schema=schema), small=True)
 
 
 def write_tasks(root: Path, tasks: Sequence[str]) -> None:

@@ -82,6 +82,6 @@ def clean(root: Path, info: Mapping[str, Any]) -> Recovery:
         except OSError:
             continue
     rewritten = stored_stats(root, info) is None and len(table.rows) > 0
-    if rewritten and (stats := aggregated_stats(table)):
+    if rewritten and (stats := aggregated_stats(read_episodes(root, info, stats=True))):
         write_json(root / layout.STATS, stats_to_json(stats))
     return Recovery(tuple(str(p.relative_to(root)) for p in extra), len(table.rows), rewritten)

@@ -76,6 +76,7 @@ class VideoEncoder:
         self._stats = RunningStats((len(range(0, shape[0], self._stride)), len(range(0, shape[1], self._stride)), 3), image=True)
         self._queue: queue.Queue[np.ndarray | None] = queue.Queue(_QUEUE)
         self._error: BaseException | None = None
+        self._ended = False  # the thread has taken the None that ends the stream
         self._thread = threading.Thread(target=self._work, name=f"encode {path.name}", daemon=True)
         self._thread.start()
 
@@ -107,8 +108,8 @@ class VideoEncoder:
             self._encode()
         except BaseException as error:  # handed to the recording thread, which raises it
             self._error = error
-            while self._queue.get() is not None:  # so that put() never blocks for good
-                continue
+            while not self._ended:  # so that put() never blocks for good
+                self._ended = self._queue.get() is None
 
     def _encode(self) -> None:
         import av
@@ -123,9 +124,10 @@ class VideoEncoder:
             stream.codec_context.thread_count = 1
             while (frame := self._queue.get()) is not None:
                 if self._error:
-                    break
+                    raise self._error
                 self._stats.update(frame[None, :: self._stride, :: self._stride])
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            self._ended = True
             container.mux(stream.encode(None))
             container.close()
 

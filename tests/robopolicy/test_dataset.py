@@ -1,0 +1,221 @@
+"""Opening: what is read is what was recorded; the cache; sets of other programs; damage; a million frames."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from policies.spec import InputError
+from robopolicy.data import layout
+from robopolicy.data.cache import cache_folder
+from robopolicy.data.dataset import Dataset
+from robopolicy.data.windows import WindowSampler
+from tests.robopolicy import recording
+from tests.robopolicy.recording import CAMERA, make_spec, record
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_contents_come_back(tmp_path: Path, images: bool) -> None:
+    dataset = Dataset.open(record(tmp_path / "set", 4, images))
+    recording.check_contents(dataset, 4, images)
+    assert dataset.tasks == ["reach"] and dataset.fps == 10 and dataset.leftovers == []
+    with pytest.raises(InputError, match="episodes 0 to 3, not 4"):
+        dataset.episode(4)
+
+
+def test_cache_is_used_again_and_follows_every_change(tmp_path: Path) -> None:
+    root = record(tmp_path / "set", 2)
+    first = Dataset.open(root)
+    built = sorted(p.name for p in (root / ".cache").iterdir())
+    assert Dataset.open(root).fingerprint == first.fingerprint and sorted(p.name for p in (root / ".cache").iterdir()) == built
+    record(root, 3)
+    grown = Dataset.open(root)
+    assert grown.num_episodes == 3 and grown.fingerprint != first.fingerprint
+    assert len([p for p in (root / ".cache").iterdir() if p.is_dir()]) == 1  # the old arrays are gone
+    assert first.arrays["action"].shape[0] < grown.arrays["action"].shape[0]  # and still readable where they were open
+
+
+def test_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
+    a, b = Dataset.open(record(tmp_path / "a", 2, True)), Dataset.open(record(tmp_path / "b", 2, True))
+    shutil.copytree(tmp_path / "a", tmp_path / "c", ignore=shutil.ignore_patterns(".cache"))
+    assert a.fingerprint == b.fingerprint == Dataset.open(tmp_path / "c").fingerprint
+    path = tmp_path / "c" / "data/chunk-000/file-001.parquet"
+    table = pq.ParquetFile(path).read()
+    values = table["action"].to_pylist()
+    values[3][0] += 1e-3
+    pq.write_table(table.set_column(table.column_names.index("action"), "action", pa.array(values, table["action"].type)), path)
+    assert Dataset.open(tmp_path / "c").fingerprint != a.fingerprint
+
+
+def test_cache_elsewhere_and_for_read_only_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = record(tmp_path / "set", 2)
+    other = tmp_path / "arrays"
+    other.mkdir()
+    (other / "0123456789abcdef").mkdir()  # a folder that only looks like one of ours is left alone
+    dataset = Dataset.open(root, cache=other)
+    recording.check_contents(dataset, 2)
+    assert not (root / ".cache").exists() and (other / "0123456789abcdef").is_dir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    writable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: False if Path(path) == root else writable(path, mode))  # root may write anywhere
+    assert cache_folder(root, None).is_relative_to(tmp_path / "xdg" / "robopolicy")
+    recording.check_contents(Dataset.open(root), 2)
+    assert not (root / ".cache").exists()
+
+
+def test_arrays_cannot_be_changed(tmp_path: Path) -> None:
+    dataset = Dataset.open(record(tmp_path / "set", 1))
+    with pytest.raises(ValueError, match="read-only"):
+        dataset.arrays["action"][0] = 0
+
+
+def _as_foreign(root: Path) -> None:
+    """Turn our recording into what another program writes: one file of each kind, no robopolicy.json, no success or seed."""
+    info = json.loads((root / layout.INFO).read_text())
+    files = sorted((root / "data").rglob("*.parquet"))
+    tables = [pq.ParquetFile(f).read() for f in files]
+    rows = [r for f in sorted((root / "meta/episodes").rglob("*.parquet")) for r in pq.ParquetFile(f).read().to_pylist()]
+    videos = sorted((root / "videos").rglob("*.mp4"))
+    frames = [[x.to_ndarray(format="rgb24") for x in av.open(str(v)).decode(video=0)] for v in videos]
+    for file in [*files, *videos, *(root / "meta/episodes").rglob("*.parquet")]:
+        file.unlink()
+    pq.write_table(pa.concat_tables(tables), files[0])
+    start = 0.0
+    for row in rows:
+        for key in ("success", "seed"):
+            del row[key]
+        for key in ("data/file_index", "meta/episodes/file_index", *([f"videos/{CAMERA}/file_index"] if videos else [])):
+            row[key] = 0
+        if videos:
+            row[f"videos/{CAMERA}/from_timestamp"], start = start, start + row["length"] / 10
+            row[f"videos/{CAMERA}/to_timestamp"] = start
+    pq.write_table(pa.Table.from_pylist(rows), root / "meta/episodes/chunk-000/file-000.parquet")
+    if videos:
+        with av.open(str(videos[0]), "w") as container:
+            stream = container.add_stream("libx264", rate=10, options={"crf": "1"})
+            stream.height = stream.width = recording.SIDE
+            stream.pix_fmt = "yuv420p"
+            for image in [i for episode in frames for i in episode]:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(None))
+    (root / layout.OWN).unlink()
+    (root / layout.INFO).write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_sets_of_other_programs(tmp_path: Path, images: bool) -> None:
+    root = record(tmp_path / "set", 4, images)
+    _as_foreign(root)
+    dataset = Dataset.open(root)
+    for e in range(4):
+        frames = dataset.episode(e)
+        steps = range(recording.length(e))
+        assert np.array_equal(frames["observation.state"], np.stack([recording.observation(e, t)["observation.state"] for t in steps]))
+        if images:
+            error = frames[CAMERA].astype(int) - np.stack([recording.image(e, t) for t in steps])
+            assert np.abs(error[:, 2:14, 2:14]).max() <= 9
+    assert dataset.success.tolist() == [-1] * 4 and dataset.seeds.tolist() == [-1] * 4
+    spec = dataset.spec
+    assert list(spec.observation.fields) == list(make_spec(images).observation.fields)
+    assert spec.observation.fields["observation.state"].names == ("x", "y", "z") and spec.action.dim == 2
+    assert spec.action.fields["action"].low is None and spec.observation.rate_hz == 10
+    batch, _ = WindowSampler(dataset, ["observation.state"], 2, 8, 4, 4, 0).batch(0)
+    assert batch["action"].shape == (4, 8, 2)
+
+
+def test_image_columns(tmp_path: Path) -> None:
+    """Sets that keep images as PNG inside the parquet files (dtype ``image``)."""
+    import cv2
+
+    root = record(tmp_path / "set", 2)
+    info = json.loads((root / layout.INFO).read_text())
+    info["features"][CAMERA] = {"dtype": "image", "shape": [3, 32, 32], "names": ["channels", "height", "width"]}
+    (root / layout.INFO).write_text(json.dumps(info))
+    for e in range(2):
+        path = root / f"data/chunk-000/file-{e:03d}.parquet"
+        pngs = [{"bytes": cv2.imencode(".png", recording.image(e, t)[..., ::-1])[1].tobytes(), "path": f"{t}.png"} for t in range(recording.length(e))]
+        pq.write_table(pq.ParquetFile(path).read().append_column(CAMERA, pa.array(pngs)), path)
+    (root / layout.OWN).unlink()
+    dataset = Dataset.open(root)
+    assert dataset.spec.observation.fields[CAMERA].shape == (32, 32, 3)
+    for e in range(2):
+        assert np.array_equal(dataset.episode(e)[CAMERA], np.stack([recording.image(e, t) for t in range(recording.length(e))]))
+
+
+def test_what_is_not_there_or_of_another_version(tmp_path: Path) -> None:
+    record(tmp_path / "peg-insert", 1)
+    with pytest.raises(InputError, match="does not exist; did you mean 'peg-insert'"):
+        Dataset.open(tmp_path / "peg-insrt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="is not a data set"):
+        Dataset.open(tmp_path / "empty")
+    info = tmp_path / "peg-insert" / layout.INFO
+    info.write_text(info.read_text().replace("v3.0", "v2.1"))
+    with pytest.raises(InputError, match=r"v2\.1 found, v3\.0 expected"):
+        Dataset.open(tmp_path / "peg-insert")
+    info.write_text(info.read_text()[:200])
+    with pytest.raises(InputError, match="not valid JSON"):
+        Dataset.open(tmp_path / "peg-insert")
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("data/chunk-000/file-001.parquet", "(episode 1): not a whole parquet file"),
+        ("meta/episodes/chunk-000/file-001.parquet", "rows of episode 1 on"),
+        ("meta/tasks.parquet", "task names"),
+        (f"videos/{CAMERA}/chunk-000/file-001.mp4", "file-001.mp4"),
+    ],
+)
+@pytest.mark.parametrize("ready", [False, True])
+def test_broken_footers_are_one_line_naming_file_and_episode(tmp_path: Path, file: str, said: str, ready: bool) -> None:
+    root = record(tmp_path / "set", 3, images=True)
+    if ready:
+        Dataset.open(root)
+    path = root / file
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError) as error:
+        Dataset.open(root)
+    assert said in str(error.value) and path.name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_frame_is_noticed(tmp_path: Path) -> None:
+    root = record(tmp_path / "set", 3)
+    path = root / "data/chunk-000/file-002.parquet"
+    table = pq.ParquetFile(path).read()
+    pq.write_table(table.slice(0, table.num_rows - 1), path)
+    with pytest.raises(InputError, match=f"{table.num_rows - 1} frames of episode 2, expected {table.num_rows}"):
+        Dataset.open(root)
+
+
+def write_large(root: Path, frames: int) -> None:
+    """Write a set of ``frames`` state frames in files of many episodes, in the layout that compacting makes."""
+    from robopolicy.bench.data import write_states
+
+    write_states(root, frames)
+
+
+def test_a_million_frames_open_at_once(tmp_path: Path) -> None:
+    """Opening with ready arrays: under 1 s and 200 MB, in a fresh process, measured from inside it."""
+    write_large(tmp_path / "set", 1_000_000)
+    code = (
+        "import sys, time, resource; import numpy; from robopolicy.data.dataset import Dataset; t = time.perf_counter()\n"
+        "d = Dataset.open(sys.argv[1]); took = time.perf_counter() - t\n"
+        "print(d.num_frames, took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code, str(tmp_path / "set")], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300) for _ in range(2)]
+    frames, seconds, megabytes = runs[1].stdout.split()
+    assert int(frames) == 1_000_000 and float(seconds) < 1.0 and float(megabytes) < 200
