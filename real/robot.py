@@ -17,9 +17,10 @@ class Observation:
     Attributes:
         fields: name -> (*shape), as the robot's spec says.
         capture_ns: name -> monotonic nanoseconds (this machine's clock) at which that field was measured.
-        episode: Counts up when the robot (or world) began a new episode; streams restart then.
+        episode: Number of the episode; streams restart when it changes, and it names the noise of the policy in it. A twin
+            gives the episode's seed, so that a run draws the same noise as an evaluation on that seed; a real robot says 0.
         ended: Whether the episode is over (twin only; a real robot never says so).
-        success: Whether the task reports success at this moment (twin only).
+        success: Whether the episode has reached success (twin only).
     """
 
     fields: dict[str, np.ndarray]
@@ -39,6 +40,7 @@ class RobotInfo:
         on_silence: What the hardware does when commands stop coming: ``brakes``, ``holds`` or ``unknown`` (refused).
         silence_s: Seconds of silence after which it does so.
         lockstep: Whether time passes only by writing commands (a twin as fast as possible).
+        episodes: How many episodes there are (twin only); None: no end.
     """
 
     name: str
@@ -46,6 +48,7 @@ class RobotInfo:
     on_silence: str
     silence_s: float
     lockstep: bool = False
+    episodes: int | None = None
 
 
 class RobotGone(ConnectionError):

@@ -1,0 +1,281 @@
+"""A policy behind a server: the same policy protocol over numpy, without torch.
+
+One request is in flight. Its deadline is judged here, on this process's monotonic clock; a reply that is late, out of
+order or from another session is counted and never returned. After any failure the session is given up and a new one
+is asked for on a new socket, so that nothing old can arrive; the server's state of the streams begins anew with it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zmq
+
+from policies.base import Execution, Plan, State
+from policies.spec import InputError, Spec, SpecMismatch
+from real.policy import Observations, RequestFailed
+from real.wire import Limits, Message, WireError, checked_connect, configure, decode, receive, send
+
+_GREETING = Limits()
+_RETRY_S, _RETRY_MAX_S = 0.25, 2.0  # wait for an answer to a greeting, doubled up to the second
+
+
+@dataclass
+class _Pending:
+    sequence: int
+    deadline: float
+    streams: int
+
+
+class PolicyClient:
+    """Client of ``real.server.PolicyServer``; implements ``policies.base.Policy`` and ``real.policy.AsyncPolicy``.
+
+    Args:
+        address: ZeroMQ address of the server, e.g. ``tcp://127.0.0.1:5555``.
+        streams: B, number of streams (robots) that this client plans for.
+        timeout_s: Deadline of the blocking :meth:`act`.
+        connect_s: How long to wait for the server at first.
+        clock: Monotonic seconds.
+
+    Attributes:
+        spec, n_obs_steps, horizon, n_action_steps: of the served policy.
+        name: what the server calls its policy.
+        sessions: sessions opened so far.
+        late_replies: replies that came too late, out of order or from another session; none was returned.
+
+    Raises:
+        InputError: if ``address`` is not one, or no server answers within ``connect_s``.
+    """
+
+    spec: Spec
+    n_obs_steps: int
+    horizon: int
+    n_action_steps: int
+    name: str
+
+    def __init__(
+        self, address: str, *, streams: int = 1, timeout_s: float = 5.0, connect_s: float = 5.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.address, self.streams, self.timeout_s = address, streams, timeout_s
+        self.sessions = self.late_replies = 0
+        self._clock = clock
+        self._context = zmq.Context()
+        self._socket: zmq.Socket | None = None
+        self._session = self._sequence = self._greeting = 0
+        self._retry_at, self._retry_s = -math.inf, _RETRY_S
+        self._pending: _Pending | None = None
+        self._served: tuple[str, list[int]] | None = None
+        self._fingerprint = self._refusal = ""
+        self._limits = _GREETING
+        try:
+            self._connect(connect_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, connect_s: float) -> None:
+        until = self._clock() + connect_s
+        while not self.connected:
+            self.poll(0.05)
+            if self._clock() > until and not self.connected:
+                why = self._refusal or f"no answer within {connect_s:g} s; start one with: robopolicy serve CHECKPOINT --bind {self.address}"
+                raise InputError(f"policy server {self.address}: {why}")
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session with the server."""
+        return self._session != 0
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a request waits for its plan."""
+        return self._pending is not None
+
+    @property
+    def session(self) -> int:
+        """Id of the present session, 0 without one."""
+        return self._session
+
+    def initial_state(self, batch: int) -> State:
+        """Return the state of ``batch`` streams: which of them the server shall begin anew (it keeps the rest)."""
+        return {"restart": np.ones(batch, bool)}
+
+    def reset(self, state: State, mask: np.ndarray) -> State:
+        """Return ``state`` with the masked streams begun anew at the next call."""
+        return {"restart": state["restart"] | np.asarray(mask, bool)}
+
+    def act(self, obs: Observations, state: State, noise: Any, execution: Execution = Execution()) -> tuple[Plan, State]:
+        """Plan and wait for it, at most ``timeout_s``. ``noise``: row keys (B,), or an unused ``policies.noise.Noise``.
+
+        Raises:
+            RequestFailed: late, gone, refused or error.
+        """
+        keys = np.asarray(getattr(noise, "keys", noise), np.int64)
+        until = self._clock() + self.timeout_s
+        while not self.connected and self._clock() < until:
+            self.poll(0.02)
+        self.request(obs, state, keys, execution, budget_s=max(until - self._clock(), 0.0))
+        while True:
+            answer = self.poll(self.timeout_s)
+            if answer is not None:
+                return answer
+
+    def request(
+        self, obs: Observations, state: State, noise: np.ndarray, execution: Execution = Execution(), *,
+        budget_s: float, ages_s: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        """Ask for a plan within ``budget_s`` seconds; see ``real.policy.AsyncPolicy.request``.
+
+        Raises:
+            RequestFailed: ``gone``, when there is no session or the connection takes nothing.
+        """
+        if self._pending is not None:
+            raise RuntimeError("one request is in flight already")
+        if not self.connected or self._socket is None:
+            raise RequestFailed("gone", f"no session with {self.address}")
+        self._sequence += 1
+        rows = len(state["restart"])
+        meta = {
+            "restart": [bool(v) for v in state["restart"]],
+            "noise": [int(k) for k in np.broadcast_to(noise, rows)],
+            "delay": [int(v) for v in np.broadcast_to(execution.delay, rows)],
+            "frozen": [int(v) for v in np.broadcast_to(execution.frozen, rows)],
+        }
+        arrays = {name: np.asarray(obs[name]) for name in self.spec.observation.fields}
+        ages = {name: max(float(age), 0.0) for name, age in (ages_s or {}).items() if name in arrays}
+        deadline = self._clock() + budget_s
+        message = Message("act", self._session, self._sequence, max(budget_s, 0.0), ages, self._fingerprint, meta, arrays)
+        if not send(self._socket, message):
+            self._lose()
+            raise RequestFailed("gone", f"the connection to {self.address} takes no message")
+        self._pending = _Pending(self._sequence, deadline, rows)
+
+    def poll(self, wait_s: float = 0.0) -> tuple[Plan, State] | None:
+        """Return plan and state once they are there, else None after ``wait_s``; also keeps asking for a session.
+
+        Raises:
+            RequestFailed: once, when the request in flight has failed or its deadline has passed.
+            SpecMismatch: when the server came back with another policy.
+        """
+        until = self._clock() + wait_s
+        while True:
+            answer = self._read()
+            if answer is not None:
+                return answer
+            now = self._clock()
+            if self._pending is not None and now >= self._pending.deadline:
+                self._lose()
+                raise RequestFailed("late", f"no reply from {self.address} before the deadline")
+            if not self.connected:
+                self._greet(now)
+            if now >= until or self._socket is None:
+                return None
+            next_event = min(until, self._pending.deadline if self._pending else math.inf, math.inf if self.connected else self._retry_at)
+            events = zmq.POLLIN if self.connected or self._greeting else zmq.POLLIN | zmq.POLLOUT
+            self._socket.poll(max(math.ceil(1e3 * (next_event - now)), 0), events)
+
+    def abandon(self) -> None:
+        """Forget the request in flight; its reply is counted as late and never returned."""
+        self._pending = None
+
+    def close(self) -> None:
+        """End the session and release the socket; may be called twice."""
+        if self._socket is not None:
+            if self.connected:
+                send(self._socket, Message("bye", self._session))
+            self._socket.close(linger=100)
+            self._socket, self._session = None, 0
+        self._context.destroy(linger=100)
+
+    def _lose(self) -> None:
+        """Give the session up: the next poll asks for a new one on a new socket."""
+        self._pending, self._session = None, 0
+        self._retry_at = -math.inf
+
+    def _greet(self, now: float) -> None:
+        """Ask for a session as soon as there is a connection, and anew on another socket when no answer comes."""
+        if now >= self._retry_at:
+            if self._socket is not None:
+                self._socket.close(linger=0)
+            self._socket = self._context.socket(zmq.DEALER)
+            configure(self._socket, Limits(frame_bytes=max(self._limits.frame_bytes, _GREETING.frame_bytes)))
+            checked_connect(self._socket, self.address)
+            self._greeting = 0
+            self._retry_at, self._retry_s = now + self._retry_s, min(2 * self._retry_s, _RETRY_MAX_S)
+        if self._socket is not None and not self._greeting and self._socket.poll(0, zmq.POLLOUT):
+            self._sequence += 1
+            if send(self._socket, Message("hello", sequence=self._sequence, meta={"streams": self.streams})):
+                self._greeting = self._sequence
+
+    def _read(self) -> tuple[Plan, State] | None:
+        """Handle what has arrived, up to the plan that is waited for."""
+        while self._socket is not None:
+            frames = receive(self._socket, self._limits)
+            if frames is None:
+                return None
+            try:
+                message = decode(frames, self._limits)
+                if message.kind == "ready" and not self.connected and message.sequence == self._greeting > 0:
+                    self._welcome(message)
+                    continue
+                mine = self._pending is not None and message.sequence == self._pending.sequence and message.session == self._session
+                if mine and self._pending is not None and self._clock() < self._pending.deadline:
+                    return self._answer(message)
+                if message.kind == "error" and not self.connected and message.sequence == self._greeting > 0:
+                    self._refusal = message.value("text", str)
+                else:
+                    self.late_replies += 1
+            except WireError as error:
+                if self._pending is not None:
+                    self._lose()
+                    raise RequestFailed("error", f"{self.address} sent a malformed message: {error}") from error
+        return None
+
+    def _welcome(self, message: Message) -> None:
+        """Accept a new session, if it is with the same policy as before."""
+        try:
+            spec = Spec.from_dict(json.loads(message.value("policy_spec", str)))
+        except (InputError, ValueError) as error:
+            raise WireError(f"ready message without a spec: {error}") from error
+        steps = [message.value(key, int) for key in ("n_obs_steps", "horizon", "n_action_steps")]
+        if message.session == 0 or not all(1 <= n <= 4096 for n in steps):
+            raise WireError(f"ready message with session {message.session} and steps {steps}")
+        served = (spec.fingerprint(), steps)
+        if self._served is not None and served != self._served:
+            raise SpecMismatch(
+                f"policy server {self.address} came back with another policy: expected spec {self._served[0]} with steps "
+                f"{self._served[1]}, found {served[0]} with {steps}; start the run again"
+            )
+        self.spec, (self.n_obs_steps, self.horizon, self.n_action_steps) = spec, steps
+        self.name, self._fingerprint, self._served = message.value("name", str), served[0], served
+        self._limits = Limits.of_actions(spec.action, max(self.horizon, self.n_action_steps), self.streams)
+        self._session, self._retry_s = message.session, _RETRY_S
+        self.sessions += 1
+
+    def _answer(self, message: Message) -> tuple[Plan, State]:
+        """Return the plan of a reply to the present request. Raises RequestFailed if the server would or could not."""
+        if message.kind == "plan":
+            return self._plan(message)
+        code, text = message.value("code", str), message.value("text", str)
+        self._lose()
+        raise RequestFailed("error" if code == "policy" else "refused", f"{self.address}: {' '.join(text.split())}")
+
+    def _plan(self, message: Message) -> tuple[Plan, State]:
+        """Check the reply's form (not its values: that is the runtime's) and end the request."""
+        assert self._pending is not None
+        rows, self._pending = self._pending.streams, None
+        arrays = dict(message.arrays)
+        actions = arrays.pop("actions", None)
+        expected = (rows, self.n_action_steps, self.spec.action.dim)
+        if actions is None or actions.shape != expected or actions.dtype != np.float32:
+            self._lose()
+            found = "none" if actions is None else f"{actions.dtype}{list(actions.shape)}"
+            raise RequestFailed("error", f"plan from {self.address}: expected actions float32{list(expected)}, found {found}")
+        info = {name: value for name, value in arrays.items() if value.shape == (rows,)}
+        return Plan(actions, info), {"restart": np.zeros(rows, bool)}

@@ -1,0 +1,149 @@
+"""Driver of the twin: a simulated world in another process (``robopolicy twin TASK``) behind the robot interface."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pydantic
+import zmq
+
+from policies.config import Config
+from policies.spec import InputError, Spec
+from real.robot import Observation, RobotGone, RobotInfo
+from real.wire import Limits, Message, WireError, checked_connect, configure, decode, receive, send
+
+
+class TwinConfig(Config):
+    """Where the twin listens, and how long to wait for it, s."""
+
+    address: str = "tcp://127.0.0.1:5556"
+    timeout_s: pydantic.PositiveFloat = 2.0
+    connect_s: pydantic.PositiveFloat = 10.0
+
+
+class TwinRobot:
+    """Client of ``robopolicy.twin.TwinServer``; see ``real.robot.Robot``.
+
+    In lock-step :meth:`write` and :meth:`hold` step the world once and bring back the reading that :meth:`read` returns.
+
+    Raises:
+        InputError: if the address is not one, no twin answers, or another session commands it.
+    """
+
+    Config = TwinConfig
+
+    def __init__(self, config: TwinConfig) -> None:
+        self.config = config
+        self._limits = Limits()
+        self._session = self._sequence = 0
+        self._held: Observation | None = None
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        try:
+            self._connect()
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+
+    def _connect(self) -> None:
+        """Greet until the twin answers; making a simulated world takes its time."""
+        until, address = time.monotonic() + self.config.connect_s, self.config.address
+        configure(self._socket, Limits(frame_bytes=1 << 26))
+        checked_connect(self._socket, address)
+        while not self._socket.poll(50, zmq.POLLOUT):
+            if time.monotonic() > until:
+                raise InputError(f"twin {address}: no answer within {self.config.connect_s:g} s; start one with: robopolicy twin TASK --bind {address}")
+        try:
+            ready = self._call("hello", timeout_s=max(until - time.monotonic(), 0.1))
+            self.spec = Spec.from_dict(json.loads(ready.value("robot_spec", str)))
+            episodes = ready.meta.get("episodes")
+            self.info = RobotInfo(
+                name=ready.value("name", str),
+                rate_hz=ready.value("rate_hz", float),
+                on_silence=ready.value("on_silence", str),
+                silence_s=ready.value("silence_s", float),
+                lockstep=ready.value("lockstep", bool),
+                episodes=ready.value("episodes", int) if episodes is not None else None,
+            )
+        except (RobotGone, WireError, json.JSONDecodeError) as error:
+            raise InputError(f"twin {address}: {error}") from error
+        self._session = ready.session
+        self._limits = Limits.of_observations(self.spec.observation)
+
+    def read(self) -> Observation:
+        """Return the newest reading. Raises RobotGone when the twin does not answer."""
+        held, self._held = self._held, None
+        return held if held is not None else self._observe("read")
+
+    def write(self, command: np.ndarray) -> None:
+        """Send one command (Da,); in lock-step the world steps. Raises RobotGone."""
+        self._command("write", {"action": np.ascontiguousarray(command, np.float32)})
+
+    def hold(self) -> None:
+        """Keep the pose; in lock-step the world steps. Raises RobotGone."""
+        self._command("hold", {})
+
+    def stop(self) -> None:
+        """Hold, and take no command until a new session. Raises RobotGone."""
+        self._command("stop", {})
+
+    def reset(self) -> None:
+        """Give up the present episode and begin the next. Raises RobotGone."""
+        self._command("reset", {})
+
+    def report(self) -> list[dict[str, Any]]:
+        """Return the twin's own record of the finished episodes: index, seed, success, length, score, repeated, silent."""
+        try:
+            return json.loads(self._call("report").value("records", str))
+        except (WireError, json.JSONDecodeError) as error:
+            raise RobotGone(f"twin {self.config.address}: {error}") from error
+
+    def close(self) -> None:
+        """End the session; may be called twice."""
+        if self._session:
+            self._sequence += 1
+            send(self._socket, Message("bye", self._session, self._sequence))
+            self._session = 0
+        self._context.destroy(linger=100)
+
+    def _command(self, kind: str, arrays: Mapping[str, np.ndarray]) -> None:
+        reading = self._observe(kind, arrays)
+        self._held = reading if self.info.lockstep else None
+
+    def _observe(self, kind: str, arrays: Mapping[str, np.ndarray] | None = None) -> Observation:
+        asked_ns = time.monotonic_ns()
+        reply = self._call(kind, arrays)
+        try:
+            # The age is as of the reply, which left after we asked: counting from then, a reading is never held younger than it is
+            stamps = {name: asked_ns - int(1e9 * reply.ages_s[name]) for name in reply.arrays}
+            return Observation(dict(reply.arrays), stamps, reply.value("episode", int), reply.value("ended", bool), reply.value("success", bool))
+        except (WireError, KeyError) as error:
+            raise RobotGone(f"twin {self.config.address} sent a malformed reading: {error}") from error
+
+    def _call(self, kind: str, arrays: Mapping[str, np.ndarray] | None = None, timeout_s: float | None = None) -> Message:
+        """Ask and wait for the answer to exactly this message."""
+        timeout_s = timeout_s or self.config.timeout_s
+        self._sequence += 1
+        until = time.monotonic() + timeout_s
+        sent = send(self._socket, Message(kind, self._session, self._sequence, timeout_s, arrays=dict(arrays or {})))
+        while sent and (left := until - time.monotonic()) > 0:
+            self._socket.poll(math.ceil(1e3 * left))
+            frames = receive(self._socket, self._limits)
+            if frames is None:
+                continue
+            try:
+                reply = decode(frames, self._limits)
+                if reply.sequence != self._sequence or (self._session and reply.session != self._session):
+                    continue  # of a call that was given up
+                if reply.kind == "error":
+                    raise RobotGone(f"twin {self.config.address} refused to {kind}: {reply.value('text', str)}")
+            except WireError as error:
+                raise RobotGone(f"twin {self.config.address}: {error}") from error
+            return reply
+        why = f"no answer within {timeout_s:g} s" if sent else "the connection is gone"
+        raise RobotGone(f"twin {self.config.address}: {why}")

@@ -1,0 +1,134 @@
+"""What a run counted: control rate held, latency of plans, late chunks, holds with their cause, episodes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from policies.spec import InputError
+from real.latency import Latency
+
+
+@dataclass
+class EpisodeRecord:
+    """One episode as the runtime saw it: actions sent, ticks held, plans, network calls."""
+
+    index: int
+    success: bool = False
+    steps: int = 0
+    holds: int = 0
+    plans: int = 0
+    network_calls: float = 0.0
+
+
+@dataclass
+class Summary:
+    """Counts of one run.
+
+    Attributes:
+        rate_hz: Control rate asked for.
+        lockstep: Whether the world waited for the policy (rates and lateness then mean nothing).
+        seconds: Wall time.
+        ticks: Control steps done.
+        on_time: Ticks whose command had left within half a period of its grid point.
+        overruns: Grid points that passed without a tick; they are never caught up.
+        requests, plans: Plans asked for, and received in time.
+        failed_requests: Cause -> requests that brought no plan.
+        late_chunks: Plans that came only after the one before had run out.
+        dropped_actions: Actions of plans that the plan before had already covered.
+        late_replies: Replies that came too late, out of order or from another session; none was executed.
+        sessions: Sessions opened with the policy server.
+        actions: Commands sent from a plan.
+        holds: Cause -> ticks in which the robot was held.
+        bad_actions: Actions refused as not finite or of the wrong shape.
+        clamped: Actions that were outside the limits.
+        network_calls: Of all plans.
+        latency: From request to plan; ``inference`` is the part inside the policy.
+        jitter: How late ticks began after their grid point.
+        episodes: Finished episodes.
+        ended: Why the run ended.
+        failed: Whether it ended because the robot or, in lock-step, the policy had gone.
+    """
+
+    rate_hz: float
+    lockstep: bool = False
+    seconds: float = 0.0
+    ticks: int = 0
+    on_time: int = 0
+    overruns: int = 0
+    requests: int = 0
+    plans: int = 0
+    failed_requests: Counter[str] = field(default_factory=Counter)
+    late_chunks: int = 0
+    dropped_actions: int = 0
+    late_replies: int = 0
+    sessions: int = 0
+    actions: int = 0
+    holds: Counter[str] = field(default_factory=Counter)
+    bad_actions: int = 0
+    clamped: int = 0
+    network_calls: float = 0.0
+    latency: Latency = field(default_factory=Latency)
+    inference: Latency = field(default_factory=Latency)
+    jitter: Latency = field(default_factory=Latency)
+    episodes: list[EpisodeRecord] = field(default_factory=list)
+    ended: str = ""
+    failed: bool = False
+
+    @property
+    def rate_held(self) -> float:
+        """Fraction of the grid points whose command left on time."""
+        return self.on_time / max(self.ticks + self.overruns, 1)
+
+    @property
+    def successes(self) -> int:
+        """Finished episodes that succeeded."""
+        return sum(e.success for e in self.episodes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything JSON-ready; latencies in milliseconds."""
+        plain = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str)}
+        return {
+            **plain,
+            "rate_held": self.rate_held,
+            "success_rate": self.successes / len(self.episodes) if self.episodes else None,
+            "successes": self.successes,
+            "network_calls_per_step": self.network_calls / max(self.actions, 1),
+            "failed_requests": dict(self.failed_requests),
+            "holds": dict(self.holds),
+            "ms_per_chunk": self.latency.to_dict(),
+            "inference_ms": self.inference.to_dict(),
+            "jitter_ms": self.jitter.to_dict(),
+            "episodes": [vars(e) for e in self.episodes],
+        }
+
+    def write(self, path: str | Path) -> None:
+        """Write :meth:`to_dict` as JSON, whole or not at all. Raises InputError if the path cannot be written."""
+        write_json(Path(path), self.to_dict())
+
+    def line(self) -> str:
+        """Return the main counts as one line."""
+        held = ", ".join(f"{cause} {n}" for cause, n in sorted(self.holds.items())) or "none"
+        done = f"episodes {len(self.episodes)} ({self.successes} succeeded)   " if self.episodes else ""
+        rate = "lock-step" if self.lockstep else f"{self.rate_hz:g} Hz, {100 * self.rate_held:.1f} % on time, {self.overruns} overruns"
+        ms = f"{1e3 * self.latency.quantile(0.5):.1f} / {1e3 * self.latency.quantile(0.99):.1f}"
+        return f"{done}ticks {self.ticks}   {rate}   ms/chunk p50/p99 {ms}   late chunks {self.late_chunks}   holds: {held}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON, whole or not at all. Raises InputError if the path cannot be written."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error

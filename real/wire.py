@@ -1,0 +1,327 @@
+"""The wire: ZeroMQ multipart messages, a small msgpack header and then raw array frames, never copied on the way.
+
+Frame 0 is a msgpack map: protocol version, kind, session, sequence, remaining time budget, capture ages, spec
+fingerprint, a few scalars, and name, dtype and shape of every array; frame i is the bytes of array i, C order, little
+endian. Monotonic clocks mean nothing on another machine, so times cross as ages and remaining budgets in seconds.
+
+Whatever arrives is hostile until it is decoded: every malformed message is a :class:`WireError` of one line, and
+nothing is allocated for a length that a message only claims. There is no pickle and no object dtype.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgpack
+import numpy as np
+import zmq
+
+from policies.spec import ActionSpec, InputError, ObservationSpec
+
+PROTOCOL = 1
+#: Array dtypes that may cross; the numpy name without byte order.
+DTYPES = ("float32", "float64", "uint8", "int64", "bool")
+_HEADER_KEYS = {"v", "kind", "session", "seq", "budget", "ages", "spec", "meta", "arrays"}
+_MAX_DIMS = 8
+_MAX_NAME = 128
+_MAX_LIST = 4096
+_INT64 = 1 << 63
+_SCALARS = (str, int, float, bool, type(None))
+
+T = TypeVar("T")
+
+
+class WireError(ValueError):
+    """A message that is not one of ours; the text is one line."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a message may hold at most: number of array frames, bytes in each, bytes of the header."""
+
+    frames: int = 64
+    frame_bytes: int = 1 << 20
+    header_bytes: int = 1 << 20
+
+    @classmethod
+    def of_observations(cls, spec: ObservationSpec, n_obs_steps: int = 1, streams: int = 1) -> Limits:
+        """Return the limits of messages that carry (streams, n_obs_steps, *shape) of every field."""
+        sizes = [f.size * np.dtype(f.dtype).itemsize * n_obs_steps * streams for f in spec.fields.values()]
+        return cls(frames=len(sizes) + 8, frame_bytes=max([4096, 64 * streams, *sizes]))
+
+    @classmethod
+    def of_actions(cls, spec: ActionSpec, n_action_steps: int = 1, streams: int = 1) -> Limits:
+        """Return the limits of messages that carry (streams, n_action_steps, Da) float32 and numbers about them."""
+        return cls(frames=64, frame_bytes=max(4096, 64 * streams, spec.dim * 4 * n_action_steps * streams))
+
+
+@dataclass
+class Message:
+    """One message, decoded.
+
+    Attributes:
+        kind: What it asks or answers.
+        session: Random 64-bit number (positive int64) that the server gave; 0 before there is one.
+        sequence: Counts up per sender; an answer carries the number of its request.
+        budget_s: Seconds that remained for an answer when this was sent.
+        ages_s: Field -> seconds between its capture and the sending of this message.
+        fingerprint: Fingerprint of the spec that the sender works with.
+        meta: Scalars, or lists of scalars, by name.
+        arrays: Arrays by name; after decoding they view the received frames.
+    """
+
+    kind: str
+    session: int = 0
+    sequence: int = 0
+    budget_s: float = 0.0
+    ages_s: dict[str, float] = field(default_factory=dict)
+    fingerprint: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def value(self, name: str, kind: type[T]) -> T:
+        """Return the scalar ``name`` of ``meta``. Raises WireError if it is absent or not a ``kind``."""
+        found = self.meta.get(name)
+        if kind is float and isinstance(found, int) and not isinstance(found, bool):
+            return float(found)  # type: ignore[return-value]
+        if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
+            raise WireError(f"{self.kind} message: {name!r}: expected {kind.__name__}, found {_shown(found)}")
+        return found
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return " ".join((text if len(text) < 60 else text[:57] + "...").split())
+
+
+def encode(message: Message) -> list[Any]:
+    """Return the frames of ``message``; array frames are views, so arrays must not change until they are sent.
+
+    Raises:
+        TypeError: for a dtype that may not cross.
+    """
+    frames: list[Any] = [b""]
+    arrays = []
+    for name, value in message.arrays.items():
+        array = np.ascontiguousarray(value)
+        if array.dtype.name not in DTYPES:
+            raise TypeError(f"array {name!r}: dtype {array.dtype} does not cross the wire; one of {', '.join(DTYPES)} does")
+        if sys.byteorder == "big":
+            array = array.astype(array.dtype.newbyteorder("<"))
+        arrays.append([name, array.dtype.name, list(np.shape(value))])
+        frames.append(array.reshape(-1).view(np.uint8).data if array.size else b"")
+    header = {
+        "v": PROTOCOL,
+        "kind": message.kind,
+        "session": message.session,
+        "seq": message.sequence,
+        "budget": float(message.budget_s),
+        "ages": {name: float(age) for name, age in message.ages_s.items()},
+        "spec": message.fingerprint,
+        "meta": message.meta,
+        "arrays": arrays,
+    }
+    frames[0] = msgpack.packb(header, use_bin_type=True)
+    return frames
+
+
+def decode(frames: Sequence[Any], limits: Limits) -> Message:
+    """Build a message from received frames (bytes, or ``zmq.Frame`` to view them without a copy).
+
+    Raises:
+        WireError: for anything that :func:`encode` would not have made, or that is beyond ``limits``.
+    """
+    if not frames:
+        raise WireError("message without a header")
+    if len(frames) - 1 > limits.frames:
+        raise WireError(f"message of {len(frames) - 1} or more arrays: at most {limits.frames} are allowed")
+    header = _header(_buffer(frames[0]), limits)
+    described = header["arrays"]
+    if len(described) != len(frames) - 1:
+        raise WireError(f"header describes {len(described)} arrays, the message has {len(frames) - 1}")
+    arrays: dict[str, np.ndarray] = {}
+    for item, frame in zip(described, frames[1:], strict=True):
+        name, array = _array(item, _buffer(frame), limits)
+        if name in arrays:
+            raise WireError(f"array {name!r} appears twice")
+        arrays[name] = array
+    return Message(
+        header["kind"], header["session"], header["seq"], header["budget"], header["ages"], header["spec"], header["meta"], arrays
+    )
+
+
+def _buffer(frame: Any) -> memoryview:
+    return frame.buffer if isinstance(frame, zmq.Frame) else memoryview(frame)
+
+
+def _header(data: memoryview, limits: Limits) -> dict[str, Any]:
+    """Return the header with every value checked and converted."""
+    if len(data) > limits.header_bytes:
+        raise WireError(f"header of {len(data)} bytes: at most {limits.header_bytes} are allowed")
+    try:
+        header = msgpack.unpackb(data, raw=False, strict_map_key=True, max_ext_len=0, max_bin_len=0)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise WireError(f"header is not msgpack: {type(error).__name__}: {_shown(str(error))}") from None
+    if not isinstance(header, dict):
+        raise WireError(f"header: expected a map, found {type(header).__name__}")
+    if header.get("v") != PROTOCOL:
+        raise WireError(f"protocol version: expected {PROTOCOL}, found {_shown(header.get('v'))}")
+    if set(header) != _HEADER_KEYS:
+        odd = sorted(map(str, set(header) ^ _HEADER_KEYS))
+        raise WireError(f"header: keys missing or unknown: {_shown(', '.join(odd))}")
+    for key in ("kind", "spec"):
+        if not isinstance(header[key], str) or len(header[key]) > _MAX_NAME:
+            raise WireError(f"header: {key!r}: expected a short text, found {_shown(header[key])}")
+    for key in ("session", "seq"):
+        if type(header[key]) is not int or not 0 <= header[key] < _INT64:
+            raise WireError(f"header: {key!r}: expected an integer in [0, 2^63), found {_shown(header[key])}")
+    header["budget"] = _seconds("budget", header["budget"])
+    header["ages"] = {name: _seconds(f"age of {_shown(name)}", age) for name, age in _mapping("ages", header["ages"]).items()}
+    for name, value in _mapping("meta", header["meta"]).items():
+        _check_meta(name, value)
+    if not isinstance(header["arrays"], list):
+        raise WireError(f"header: 'arrays': expected a list, found {_shown(header['arrays'])}")
+    return header
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or len(value) > 256 or not all(isinstance(k, str) and len(k) <= _MAX_NAME for k in value):
+        raise WireError(f"header: {key!r}: expected a small map with short names, found {_shown(value)}")
+    return value
+
+
+def _seconds(key: str, value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+        raise WireError(f"header: {key}: expected seconds, finite and not negative, found {_shown(value)}")
+    return float(value)
+
+
+def _check_meta(name: str, value: Any) -> None:
+    values = value if isinstance(value, list) else [value]
+    if len(values) > _MAX_LIST:
+        raise WireError(f"header: {name!r}: list of {len(values)}, at most {_MAX_LIST} are allowed")
+    for item in values:
+        if not isinstance(item, _SCALARS) or (isinstance(item, float) and not math.isfinite(item)):
+            raise WireError(f"header: {name!r}: expected finite numbers or texts, found {_shown(item)}")
+        if isinstance(item, int) and not -_INT64 <= item < _INT64:
+            raise WireError(f"header: {name!r}: integer beyond 64 bits")
+
+
+def _array(item: Any, data: memoryview, limits: Limits) -> tuple[str, np.ndarray]:
+    """Return name and array of one frame; the array views ``data`` where the alignment allows it."""
+    if not isinstance(item, list) or len(item) != 3:
+        raise WireError(f"array: expected [name, dtype, shape], found {_shown(item)}")
+    name, dtype_name, shape = item
+    if not isinstance(name, str) or len(name) > _MAX_NAME:
+        raise WireError(f"array: expected a short name, found {_shown(name)}")
+    if dtype_name not in DTYPES:
+        raise WireError(f"array {_shown(name)}: dtype {_shown(dtype_name)}, expected one of {', '.join(DTYPES)}")
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMS or not all(type(n) is int and 0 <= n < 1 << 31 for n in shape):
+        raise WireError(f"array {_shown(name)}: shape {_shown(shape)} is not one")
+    dtype = np.dtype(dtype_name).newbyteorder("<")
+    expected = math.prod(shape) * dtype.itemsize
+    if expected != len(data):
+        raise WireError(f"array {_shown(name)}: {dtype_name}{shape} needs {_shown(expected)} bytes, found {len(data)}")
+    if expected > limits.frame_bytes:
+        raise WireError(f"array {_shown(name)}: {expected} bytes, at most {limits.frame_bytes} are allowed")
+    array = np.frombuffer(data, dtype) if len(data) else np.empty(0, dtype)
+    if dtype_name == "bool" and array.size and array.view(np.uint8).max() > 1:
+        raise WireError(f"array {_shown(name)}: bytes other than 0 and 1 in a bool array")
+    if not array.flags.aligned or sys.byteorder == "big":  # small messages lie anywhere in the receive buffer
+        array = array.astype(np.dtype(dtype_name))
+    return name, array.reshape(shape)
+
+
+def configure(socket: zmq.Socket, limits: Limits) -> None:
+    """Bound what ``socket`` keeps: no lingering, queues of 2, frames within ``limits`` (libzmq drops the sender of more)."""
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 2)
+    socket.setsockopt(zmq.RCVHWM, 2)
+    socket.setsockopt(zmq.MAXMSGSIZE, max(limits.frame_bytes, limits.header_bytes))
+    if socket.socket_type == zmq.ROUTER:
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that cannot go is said, not swallowed
+    if socket.socket_type == zmq.DEALER:
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # without a connection sending fails at once, nothing waits to arrive late
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+
+
+def send(socket: zmq.Socket, message: Message, identity: bytes | None = None) -> bool:
+    """Send without waiting; returns False when the queue is full or the peer is not connected."""
+    frames = encode(message)
+    if identity is not None:
+        frames.insert(0, identity)
+    for attempt in (0, 1):
+        try:
+            socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            return True
+        except zmq.Again:
+            if not attempt:
+                socket.getsockopt(zmq.EVENTS)  # libzmq takes note of what the peer has read only now and then; now it does
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return False
+            raise
+    return False
+
+
+def receive(socket: zmq.Socket, limits: Limits) -> list[zmq.Frame] | None:
+    """Return the frames of one waiting message, or None. Of a message with too many, the surplus is thrown away unread."""
+    try:
+        frames = [socket.recv(zmq.NOBLOCK, copy=False)]
+    except zmq.Again:
+        return None
+    while frames[-1].more:
+        frame = socket.recv(zmq.NOBLOCK, copy=False)
+        if len(frames) <= limits.frames + 2:  # identity, header, arrays and one too many, so that decode sees the excess
+            frames.append(frame)
+        else:
+            frames[-1] = frame
+    return frames
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a ZeroMQ address can be reached from this machine alone."""
+    transport, _, rest = address.partition("://")
+    if transport in ("ipc", "inproc"):
+        return True
+    host = rest.rpartition(":")[0].strip("[]")
+    if host == "localhost" or host == "::1":
+        return True
+    octets = host.split(".")
+    return transport == "tcp" and len(octets) == 4 and octets[0] == "127" and all(o.isdigit() and int(o) < 256 for o in octets)
+
+
+def require_loopback(address: str) -> None:
+    """Raise policies.spec.InputError, one line, unless ``address`` can be reached from this machine alone."""
+    if not is_loopback(address):
+        loopback = "tcp://127.0.0.1:PORT or ipc://PATH"
+        raise InputError(f"address {address!r}: only loopback may be bound ({loopback}); from another machine go through an ssh tunnel")
+
+
+def checked_bind(socket: zmq.Socket, address: str) -> str:
+    """Bind to a loopback address and return the one bound (port 0 or ``*``: any free port).
+
+    Raises:
+        InputError: one line, for another address or one that cannot be bound.
+    """
+    require_loopback(address)
+    if address.endswith(":0"):
+        address = address[:-1] + "*"
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise InputError(f"address {address!r} cannot be bound: {error}") from error
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def checked_connect(socket: zmq.Socket, address: str) -> None:
+    """Connect (in the background). Raises InputError for what is not an address."""
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        raise InputError(f"address {address!r} is not one: {error}; expected tcp://HOST:PORT or ipc://PATH") from error

@@ -1,0 +1,65 @@
+"""``robopolicy run``: the control runtime between a robot and a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+
+    @app.command()
+    def run(
+        arguments: Annotated[
+            list[str] | None,
+            typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="Recipe (runtime/default) and overrides."),
+        ] = None,
+        json: Annotated[str | None, typer.Option(help="File for what the run counted; the same as json=FILE.")] = None,
+    ) -> None:
+        """Drive a robot: read, plan, check, write, at a fixed rate, holding whenever there is no command that may be sent.
+
+        Keys: robot (driver, e.g. robot=twin) and its options (robot.address=tcp://127.0.0.1:5556), policy (address of
+        `robopolicy serve`, or a checkpoint folder), rate_hz, seconds, episodes, json, timeout_s, max_age_s, lead,
+        quantile, noise_seed. Ctrl-C holds the robot and ends the run.
+
+        Example: robopolicy run robot=twin policy=tcp://127.0.0.1:5555 episodes=10 json=run.json
+        """
+        from robopolicy.deployment import load_run_config, stop_signals
+        from robopolicy.deployment import run as run_robot
+
+        config = load_run_config([*(arguments or []), *([f"json={json}"] if json else [])])
+        with stop_signals() as stopped:
+            summary = run_robot(config, stopped, status)
+        typer.echo(summary.line())
+        if config.json_file:
+            typer.echo(f"counts: {config.json_file}")
+        if summary.failed:
+            typer.echo(f"error: {summary.ended}", err=True)
+            raise typer.Exit(1)
+        typer.echo(f"ended: {summary.ended}; the robot holds")
+
+
+@contextmanager
+def status(runtime: Any) -> Iterator[None]:
+    """Draw the state of ``runtime`` four times a second, from a thread of its own; nothing where there is no terminal."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        yield
+        return
+    colours = {"active": "green", "hold": "yellow", "idle": "dim"}
+
+    class Line:
+        def __rich__(self) -> Text:
+            state = f"{runtime.state} ({runtime.cause})" if runtime.cause else runtime.state
+            return Text.assemble((f"{state:<24} ", colours[runtime.state]), runtime.summary.line())
+
+    with Live(Line(), console=console, refresh_per_second=4, transient=True):
+        yield

@@ -1,0 +1,51 @@
+"""``robopolicy twin``: a simulated world behind the robot interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+
+    @app.command()
+    def twin(
+        task: Annotated[str, typer.Argument(help="Task, e.g. peg-insert-side (see: robopolicy list tasks).")],
+        bind: Annotated[str, typer.Option(help="Loopback address: tcp://127.0.0.1:PORT (port 0: any free one) or ipc://PATH.")] = "tcp://127.0.0.1:5556",
+        lockstep: Annotated[bool, typer.Option("--lockstep", help="Step once for every command, as fast as they come, instead of in real time.")] = False,
+        episodes: Annotated[int | None, typer.Option(min=1, help="Episodes of a run; without end if not given.")] = None,
+        seed0: Annotated[int, typer.Option(min=0, help="Seed of the first episode; the next has the next seed.")] = 0,
+        speed: Annotated[float, typer.Option(min=0.01, help="Real time: how many times faster than the task's rate.")] = 1.0,
+        silence: Annotated[float | None, typer.Option(min=0.01, help="Seconds without a command after which the robot holds.")] = None,
+        observations: Annotated[str, typer.Option(help="state, image or state+image.")] = "state",
+        image_size: Annotated[int, typer.Option(min=8, help="Height and width of observation images, px.")] = 96,
+        max_steps: Annotated[int | None, typer.Option(min=1, help="Time limit of an episode in control steps, if not the task's.")] = None,
+        json: Annotated[Path | None, typer.Option(help="File for the records of the last run's episodes, written at the end.")] = None,
+        announce: Annotated[Path | None, typer.Option(help="File that gets the bound address once the twin is ready.")] = None,
+        with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+    ) -> None:
+        """Simulate a robot: a task's world behind the same interface as a real one, for `robopolicy run robot=twin`."""
+        from real.wire import require_loopback
+        from robopolicy.deployment import announce as tell
+        from robopolicy.deployment import stop_signals
+        from robopolicy.twin import TwinServer, World, write_records
+        from sim.registry import make
+
+        require_loopback(bind)
+        with stop_signals(with_parent) as stopped:
+            env = make(task, 1, observations, image_size, max_steps)  # type: ignore[arg-type]
+            world = World(env, seed0, episodes, lockstep, speed, silence)
+            server = TwinServer(world, bind, _say)
+            tell(str(announce) if announce else None, server.address)
+            pace = "lock-step" if lockstep else f"{world.rate_hz:g} Hz"
+            _say(f"ready: {env.task} at {server.address}, {pace}, holds after {world.silence_s:g} s without a command")
+            server.serve(stopped)
+            if json:
+                write_records(json, env.task, server.finished())
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

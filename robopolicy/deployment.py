@@ -1,0 +1,248 @@
+"""Putting a policy to work: what a run is made of, and a server, a twin and a runtime closed into one loop.
+
+Nothing here imports torch unless the policy runs in this process: ``robopolicy run`` works from the core install.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from policies.config import Config
+from policies.spec import InputError
+from real.policy import AsyncPolicy
+from real.robot import Robot
+from real.robots import robot_class
+from real.runtime import Runtime, RuntimeOptions
+from real.summary import Summary
+from robopolicy.config import apply_overrides, find_recipe, read_yaml, validate
+
+DEFAULT = "runtime/default"
+
+
+class RunConfig(Config):
+    """One run of the control runtime; see ``configs/runtime/default.yaml`` for what the keys mean."""
+
+    robot: dict[str, Any]
+    policy: str
+    rate_hz: pydantic.PositiveFloat | None = None
+    seconds: pydantic.PositiveFloat | None = None
+    episodes: pydantic.PositiveInt | None = None
+    json_file: str | None = pydantic.Field(None, alias="json")
+    timeout_s: pydantic.PositiveFloat = 0.5
+    lockstep_timeout_s: pydantic.PositiveFloat = 30.0
+    max_age_s: pydantic.PositiveFloat = 0.5
+    lead: pydantic.NonNegativeInt | None = None
+    quantile: float = pydantic.Field(0.95, gt=0, le=1)
+    noise_seed: int = 0
+    threads: pydantic.PositiveInt = 1
+
+    @property
+    def options(self) -> RuntimeOptions:
+        """What of it the runtime itself takes."""
+        return RuntimeOptions(
+            self.rate_hz, self.timeout_s, self.lockstep_timeout_s, self.max_age_s, self.noise_seed, self.lead, self.quantile
+        )
+
+
+def load_run_config(arguments: Sequence[str]) -> RunConfig:
+    """Read ``[RECIPE] key=value ...``; the recipe is ``runtime/default`` unless named. Raises InputError."""
+    named = [a for a in arguments if "=" not in a]
+    if len(named) > 1:
+        raise InputError(f"run takes one recipe and key=value, found {named[0]!r} and {named[1]!r}")
+    path = find_recipe(named[0] if named else DEFAULT)
+    return validate(RunConfig, apply_overrides(read_yaml(path), [a for a in arguments if "=" in a]), str(path))
+
+
+def open_robot(robot: dict[str, Any]) -> Robot:
+    """Connect to the robot of a run: ``type`` is the driver, the rest its options. Raises InputError."""
+    kind = robot.get("type")
+    if not isinstance(kind, str):
+        raise InputError("robot: expected a type, e.g. robot=twin (see: robopolicy list robots)")
+    driver: Any = robot_class(kind)
+    return driver(validate(driver.Config, {k: v for k, v in robot.items() if k != "type"}, f"robot {kind!r}", "robot."))
+
+
+def open_policy(policy: str, threads: int = 1) -> AsyncPolicy:
+    """Return the client of a server address, or the checkpoint of a folder loaded into this process. Raises InputError."""
+    if "://" in policy:
+        from real.client import PolicyClient
+
+        return PolicyClient(policy)
+    from policies.checkpoint import read_manifest
+
+    read_manifest(policy)  # says what is wrong with the folder before torch is loaded
+    import torch
+
+    from policies.checkpoint import load
+    from real.policy import LocalPolicy
+
+    torch.set_num_threads(threads)
+    return LocalPolicy(load(policy))
+
+
+def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: Callable[[Runtime], Any] | None = None) -> Summary:
+    """Run the control runtime as ``config`` says; robot and policy are let go of whatever happens.
+
+    Args:
+        config: The run.
+        stopped: Asked before every tick.
+        watch: Called with the runtime before it starts; a context manager that it returns is open while it runs.
+
+    Raises:
+        InputError: one line, before anything moves: no robot, no policy, or they do not fit.
+    """
+    with ExitStack() as stack:
+        robot = open_robot(config.robot)
+        stack.callback(robot.close)
+        policy = open_policy(config.policy, config.threads)
+        stack.callback(policy.close)
+        runtime = Runtime(robot, policy, config.options)
+        if watch is not None:
+            stack.enter_context(watch(runtime))
+        summary = runtime.run(seconds=config.seconds, episodes=config.episodes, stopped=stopped)
+    if config.json_file:
+        summary.write(config.json_file)
+    return summary
+
+
+@contextmanager
+def stop_signals(with_parent: bool = False) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGINT or SIGTERM has come (a second one interrupts).
+
+    Args:
+        with_parent: Also stop when the process that started this one has gone.
+    """
+    caught: list[int] = []
+    parent = os.getppid()
+
+    def note(number: int, frame: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught) or (with_parent and os.getppid() != parent)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def announce(path: str | None, address: str) -> None:
+    """Write ``address`` to the file ``path``, whole or not at all: who waits for it knows that it is served."""
+    if path:
+        part = Path(f"{path}.part")
+        part.write_text(address)
+        part.replace(path)
+
+
+class Background:
+    """A ``robopolicy`` command that serves an address, in a process of its own; a context manager.
+
+    Args:
+        arguments: Command and options without ``--bind`` and ``--announce``.
+        folder: For its log and the announced address.
+        name: Of these files.
+    """
+
+    def __init__(self, arguments: Sequence[str], folder: Path, name: str) -> None:
+        self._file, self.log = folder / f"{name}.address", folder / f"{name}.log"
+        root = str(Path(__file__).resolve().parent.parent)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+        command = [sys.executable, "-m", "robopolicy", *arguments, "--bind", "tcp://127.0.0.1:0", "--announce", str(self._file), "--with-parent"]
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, stdin=subprocess.DEVNULL)
+
+    def __enter__(self) -> Background:
+        """Return this process."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the process: SIGTERM, and SIGKILL after 5 s."""
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def address(self, timeout_s: float = 120.0) -> str:
+        """Return the address once it is served. Raises InputError with the last line of its log if that never happens."""
+        until = time.monotonic() + timeout_s
+        while not self._file.exists():
+            if self.process.poll() is not None or time.monotonic() > until:
+                why = "ended" if self.process.poll() is not None else f"is not ready after {timeout_s:g} s"
+                lines = self.log.read_text(errors="replace").split("\n")
+                last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+                raise InputError(f"{' '.join(self.process.args[2:5])} {why}: {last.strip()}")  # type: ignore[index]
+            time.sleep(0.02)
+        return self._file.read_text()
+
+
+def drive(
+    checkpoint: str | Path,
+    task: str,
+    episodes: int = 10,
+    seed0: int = 0,
+    *,
+    lockstep: bool = False,
+    speed: float = 1.0,
+    noise_seed: int = 0,
+    threads: int = 1,
+    env: dict[str, Any] | None = None,
+    watch: Callable[[Runtime], Any] | None = None,
+) -> dict[str, Any]:
+    """Serve ``checkpoint``, simulate ``task`` as a robot, each in its own process, and close the loop between them.
+
+    Args:
+        checkpoint: Folder of the policy.
+        task: Registered name.
+        episodes: How many, with seeds ``seed0``, ``seed0 + 1``, ...
+        seed0: Seed of the first episode.
+        lockstep: Whether the world waits for the policy; success then equals an evaluation's at batch 1.
+        speed: Real time: how many times faster than the task's rate.
+        noise_seed: Seed of the policy's noise.
+        threads: Torch threads of the server.
+        env: Options of ``sim.registry.make``; None: those of the checkpoint's recipe.
+        watch: See :func:`run`.
+
+    Returns:
+        ``Summary.to_dict`` and ``world``: the twin's own records of the episodes.
+
+    Raises:
+        InputError: if the checkpoint, the task or their fit is wrong.
+    """
+    from policies.checkpoint import read_manifest
+
+    if env is None:
+        env = read_manifest(checkpoint)["recipe"].get("env", {})
+    world = ["twin", task, "--episodes", str(episodes), "--seed0", str(seed0), "--speed", str(speed)]
+    world += ["--lockstep"] if lockstep else []
+    for key, option in (("observations", "--observations"), ("image_size", "--image-size"), ("max_episode_steps", "--max-steps")):
+        world += [option, str(env[key])] if env.get(key) is not None else []
+    with tempfile.TemporaryDirectory(prefix="robopolicy-") as name:
+        folder = Path(name)
+        with Background(["serve", str(checkpoint), "--threads", str(threads)], folder, "serve") as server, Background(world, folder, "twin") as twin:
+            robot: Any = open_robot({"type": "twin", "address": twin.address()})
+            with ExitStack() as stack:
+                stack.callback(robot.close)
+                policy = open_policy(server.address())
+                stack.callback(policy.close)
+                runtime = Runtime(robot, policy, RuntimeOptions(noise_seed=noise_seed))
+                if watch is not None:
+                    stack.enter_context(watch(runtime))
+                summary = runtime.run(episodes=episodes)
+                if summary.ended != f"{episodes} episodes done":
+                    raise InputError(f"the run ended early: {summary.ended}")
+                return {**summary.to_dict(), "world": robot.report()}

@@ -1,0 +1,313 @@
+"""The twin: a simulated world behind the robot interface, in a process of its own.
+
+In real time the world steps at the task's rate (times ``speed``) with the newest command; when commands stop coming it
+holds, as its driver declares. In lock-step it steps once for every command, as fast as the policy answers. Episodes
+follow each other with seeds ``seed0``, ``seed0 + 1``, ...; the clock of an episode starts with its first command, and
+a new one begins once the reading that says ``ended`` has been delivered, so that nobody misses an end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zmq
+
+from policies.spec import InputError
+from real.server import Refusal
+from real.summary import write_json
+from real.wire import Limits, Message, WireError, checked_bind, configure, decode, receive, send
+from sim.env import BatchEnv
+
+_FIRST_PHASE = 0.25  # of a period: where in its interval the first command arrives, so that jitter stays inside it
+_LEASE_S = 5.0  # a session that is silent for longer can be taken over
+
+
+@dataclass
+class TwinEpisode:
+    """One episode as the world saw it.
+
+    Attributes:
+        index: Counts from 0 in every session.
+        seed: What the world was reset with.
+        success: Whether success was reached.
+        length: Control steps.
+        score: Largest score, None where the task has none.
+        repeated: Real time: steps without a new command, in which the last one was used again.
+        silent: Real time: steps in which the world held because commands had stopped coming.
+    """
+
+    index: int
+    seed: int
+    success: bool = False
+    length: int = 0
+    score: float | None = None
+    repeated: int = 0
+    silent: int = 0
+
+
+@dataclass
+class World:
+    """One world and its list of episodes; it knows commands and time, not the network.
+
+    Attributes:
+        env: A batch of one world, auto-reset off.
+        seed0: Seed of the first episode.
+        episodes: How many there are; None: without end.
+        lockstep: Whether it steps by commands alone.
+        speed: Real time: how many times faster than the task's rate.
+        silence_s: Real time: seconds without a command after which it holds.
+    """
+
+    env: BatchEnv
+    seed0: int = 0
+    episodes: int | None = None
+    lockstep: bool = False
+    speed: float = 1.0
+    silence_s: float | None = None
+    records: list[TwinEpisode] = field(default_factory=list)
+    slips: int = 0  # steps that began more than half a period late: this machine is too slow for the world
+
+    def __post_init__(self) -> None:
+        """Check the options and begin the first episode."""
+        if self.env.num_worlds != 1 or self.env.autoreset:
+            raise ValueError("the twin needs a batch of one world without auto-reset")
+        if not (math.isfinite(self.speed) and self.speed > 0):
+            raise InputError(f"speed: expected a number above 0, found {self.speed:g}")
+        self.rate_hz = self.env.spec.action.rate_hz * self.speed
+        self.silence_s = max(0.25, 3 / self.rate_hz) if self.silence_s is None else self.silence_s
+        self.restart()
+
+    @property
+    def over(self) -> bool:
+        """Whether the last episode has ended."""
+        return self.ended and self.episodes is not None and len(self.records) >= self.episodes
+
+    def restart(self) -> None:
+        """Forget all records and begin the first episode."""
+        self.records.clear()
+        self._begin()
+
+    def _begin(self) -> None:
+        index = len(self.records)
+        self.record = TwinEpisode(index, self.seed0 + index)
+        self.records.append(self.record)
+        self.observation = {n: a[0] for n, a in self.env.reset(np.array([self.record.seed], np.int64)).items()}
+        self.ended = self.delivered = False
+        self.command: np.ndarray | None = None  # None: the clock of this episode has not started
+        self._fresh, self._waited = False, 0
+        self._commanded_at = self._next_step = self.captured_at = time.monotonic()
+
+    def reading(self, now: float) -> tuple[dict[str, np.ndarray], float]:
+        """Return the newest observation and its age in seconds; a world whose clock stands still is measured now."""
+        running = self.command is not None and not self.ended and not self.lockstep
+        return self.observation, max(now - self.captured_at, 0.0) if running else 0.0
+
+    def write(self, command: np.ndarray | None, now: float) -> None:
+        """Take a command (Da,), or None to hold. In lock-step the world steps; an episode that has ended makes room for the next."""
+        if self.ended:
+            self._next_episode()
+            return
+        if command is None and self.command is None:
+            self._waited += 1  # nothing has moved yet: holding takes no step, but not for ever
+            if self.lockstep and self._waited >= self.env.max_episode_steps:
+                self.ended = True
+            return
+        if self.command is None:
+            self._next_step = now + (1 - _FIRST_PHASE) / self.rate_hz
+            self.captured_at = now
+        self.command = self.env.spec.action.hold(self.command) if command is None else np.asarray(command, np.float32)  # type: ignore[arg-type]
+        self._fresh, self._commanded_at = True, now
+        if self.lockstep:
+            self._step()
+
+    def advance(self, now: float) -> float:
+        """Real time: do the step that is due; returns seconds until the next."""
+        if self.ended:
+            self._next_episode()
+        if self.lockstep or self.ended or self.command is None:
+            return math.inf
+        if now >= self._next_step:
+            period = 1 / self.rate_hz
+            if now - self._commanded_at > (self.silence_s or 0):
+                self.command = self.env.spec.action.hold(self.command)
+                self.record.silent += 1
+            elif not self._fresh:
+                self.record.repeated += 1
+            self.captured_at = self._next_step
+            if now - self._next_step > 0.5 * period:
+                self.slips += 1
+                self.captured_at = self._next_step = now  # the world waits for this machine, it never hurries after it
+            self._next_step += period
+            self._step()
+        return max(self._next_step - time.monotonic(), 0.0)
+
+    def _step(self) -> None:
+        assert self.command is not None
+        result = self.env.step(self.command[None])
+        self._fresh = False
+        self.record.length += 1
+        self.record.success |= bool(result.info["success"][0])
+        if "score" in result.info:
+            self.record.score = max(float(result.info["score"][0]), self.record.score if self.record.score is not None else -math.inf)
+        self.observation = {name: array[0] for name, array in result.next_obs.items()}
+        self.ended = self.record.success or bool(result.terminated[0] or result.truncated[0])
+
+    def _next_episode(self) -> None:
+        if self.delivered and not self.over:
+            self._begin()
+
+
+class TwinServer:
+    """Serves a world as a robot: hello, read, write, hold, stop, reset, report, bye.
+
+    Only one session commands at a time; it begins with the first episode. ``stop`` is latched until a new session.
+
+    Args:
+        world: The world.
+        bind: Loopback address; port 0 takes any free one. See :attr:`address`.
+        log: Where lines go.
+
+    Raises:
+        InputError: if ``bind`` is not loopback or cannot be bound.
+    """
+
+    def __init__(self, world: World, bind: str, log: Callable[[str], None] = print) -> None:
+        self.world, self._log = world, log
+        self._limits = Limits.of_actions(world.env.spec.action)
+        self._session, self._identity, self._sequence, self._heard = 0, b"", 0, -math.inf
+        self._stopped, self._told = False, 0
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        configure(self._socket, self._limits)
+        try:
+            self.address = checked_bind(self._socket, bind)
+        except InputError:
+            self._context.destroy(linger=0)
+            raise
+
+    def serve(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Run the world and answer until ``stopped()``, looked at every 0.1 s; then close."""
+        try:
+            while not stopped():
+                self.step(0.1)
+        finally:
+            self.close()
+
+    def step(self, wait_s: float) -> None:
+        """Wait for a message or the next step of the world, and do what there is to do."""
+        until_step = self.world.advance(time.monotonic())
+        if until_step < 0.001:  # finer than poll waits
+            time.sleep(until_step)
+            wait_s = 0.0
+        self._socket.poll(int(1e3 * min(wait_s, until_step)))
+        while (frames := receive(self._socket, self._limits)) is not None:
+            self._answer(frames)
+        self._tell()
+
+    def close(self) -> None:
+        """Release the address and the world; may be called twice."""
+        self._context.destroy(linger=0)
+        self.world.env.close()
+
+    def _tell(self) -> None:
+        """Say how episodes ended, one line each."""
+        finished = self.finished()
+        for record in finished[self._told :]:
+            score = "" if record.score is None else f", score {record.score:.2f}"
+            self._log(f"episode {record.index} (seed {record.seed}): {'success' if record.success else 'no success'} in {record.length} steps{score}")
+        self._told = len(finished)
+
+    def finished(self) -> list[TwinEpisode]:
+        """Return the records of the episodes that have ended."""
+        return [r for r in self.world.records if r is not self.world.record or self.world.ended]
+
+    def _answer(self, frames: list[zmq.Frame]) -> None:
+        identity, session, sequence = frames[0].bytes, 0, 0
+        try:
+            message = decode(frames[1:], self._limits)
+            session, sequence = message.session, message.sequence
+            if message.kind == "hello":
+                reply = self._open(identity, message)
+                session = self._session
+            else:
+                reply = self._obey(identity, message)
+        except WireError as error:
+            reply = Message("error", meta={"code": "wire", "text": str(error)})
+        except Refusal as error:
+            reply = Message("error", meta={"code": error.code, "text": str(error)})
+        if reply is not None:
+            reply.session, reply.sequence = session, sequence
+            send(self._socket, reply, identity)  # a client that has gone gets none
+
+    def _open(self, identity: bytes, message: Message) -> Message:
+        now, world = time.monotonic(), self.world
+        if self._session and identity != self._identity and now - self._heard < _LEASE_S:
+            raise Refusal("busy", "another session commands this robot")
+        self._session, self._identity, self._sequence, self._heard = secrets.randbits(63) or 1, identity, message.sequence, now
+        self._stopped, self._told = False, 0
+        if world.record.length or world.record.index or world.ended:
+            world.restart()
+        self._log("session opened")
+        meta: dict[str, Any] = {
+            "robot_spec": json.dumps(world.env.spec.to_dict()),
+            "name": f"twin of {world.env.task}",
+            "rate_hz": world.rate_hz,
+            "on_silence": "holds",
+            "silence_s": world.silence_s,
+            "lockstep": world.lockstep,
+            "episodes": world.episodes,
+        }
+        return Message("ready", fingerprint=world.env.spec.fingerprint(), meta=meta)
+
+    def _obey(self, identity: bytes, message: Message) -> Message | None:
+        """Do what the session's owner asks and return the newest observation."""
+        now, world = time.monotonic(), self.world
+        if message.session != self._session or identity != self._identity or not self._session:
+            raise Refusal("session", "this session does not command the robot; greet again")
+        if message.sequence <= self._sequence:
+            raise Refusal("sequence", f"sequence {message.sequence}: expected more than {self._sequence}")
+        self._sequence, self._heard = message.sequence, now
+        if message.kind == "bye":
+            world.write(None, now)
+            self._session = 0
+            return None
+        if message.kind == "report":
+            return Message("report", meta={"records": json.dumps([asdict(r) for r in self.finished()]), "slips": world.slips})
+        if message.kind == "write":
+            world.write(self._command(message), now)
+        elif message.kind == "hold":
+            world.write(None, now)
+        elif message.kind == "stop":
+            self._stopped = True
+            world.write(None, now)
+        elif message.kind == "reset":
+            world.ended = world.delivered = True
+            world.write(None, now)
+        elif message.kind != "read":
+            raise Refusal("kind", f"kind {message.kind!r}: a robot answers hello, read, write, hold, stop, reset, report and bye")
+        observation, age = world.reading(time.monotonic())
+        meta = {"episode": world.record.seed, "ended": world.ended, "success": world.record.success}
+        world.delivered |= world.ended
+        return Message("observation", ages_s=dict.fromkeys(observation, age), meta=meta, arrays=dict(observation))
+
+    def _command(self, message: Message) -> np.ndarray:
+        """Return the command of a write. Raises Refusal when the drive would not take it."""
+        if self._stopped:
+            raise Refusal("stopped", "the robot was stopped; a new session clears that")
+        command = message.arrays.get("action")
+        if command is None or command.shape != (self.world.env.spec.action.dim,) or not np.isfinite(command).all():
+            raise Refusal("command", f"command: expected {self.world.env.spec.action.dim} finite numbers")
+        return self.world.env.spec.action.clip(command)
+
+
+def write_records(path: Path, task: str, records: list[TwinEpisode]) -> None:
+    """Write the records of a run as JSON, whole or not at all. Raises InputError if the path cannot be written."""
+    write_json(path, {"task": task, "successes": sum(r.success for r in records), "episodes": [asdict(r) for r in records]})
