@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-#: Backends that need no display: MUJOCO_GL value, shared library, Debian packages that bring it.
-_HEADLESS = (
-    ("egl", "libEGL.so.1", "libegl1 libegl-mesa0 libgl1-mesa-dri"),
-    ("osmesa", "libOSMesa.so.8", "libosmesa6"),
-)
+#: Backends that need no display: MUJOCO_GL value -> shared library, and what brings it.
+_HEADLESS = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+_REMEDY = {"egl": "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri", "osmesa": "apt-get install libosmesa6"}
+_OFF = ("disable", "disabled", "off", "false", "0")
 
 
 def _loads(library: str) -> bool:
@@ -33,25 +32,32 @@ def _loads(library: str) -> bool:
 
 
 @functools.cache
+def _choice() -> tuple[str | None, str]:
+    """Set ``MUJOCO_GL`` and return (backend, ""), or (None, why there is none) with rendering switched off."""
+    if sys.platform != "linux":  # macOS and Windows bring their own
+        return os.environ.get("MUJOCO_GL") or "system", ""
+    wanted = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if wanted in _OFF:
+        return None, f"MUJOCO_GL={wanted} switches rendering off"
+    if wanted in ("glfw", "glx"):  # somebody wants their display
+        return wanted, ""
+    for name in [wanted] if wanted in _HEADLESS else list(_HEADLESS):
+        if _loads(_HEADLESS[name]):
+            os.environ["MUJOCO_GL"] = name
+            return name, ""
+    os.environ["MUJOCO_GL"] = "disabled"
+    if wanted in _HEADLESS:
+        return None, f"MUJOCO_GL={wanted}, but {_HEADLESS[wanted]} is not there: {_REMEDY[wanted]}"
+    return None, f"neither libEGL nor libOSMesa was found: {_REMEDY['egl']}"
+
+
 def configure() -> str | None:
     """Choose the GL backend before mujoco is imported, and return its name, or None when there is none.
 
     Sets ``MUJOCO_GL`` to ``egl`` or ``osmesa`` once the library is found. A value that is already set is kept unless its
     library is missing, in which case rendering is switched off so that ``import mujoco`` still works.
     """
-    if sys.platform != "linux":  # macOS and Windows have their own, always present
-        return os.environ.get("MUJOCO_GL") or "system"
-    libraries = {name: library for name, library, _ in _HEADLESS}
-    wanted = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if wanted in ("glfw", "glx"):
-        return wanted
-    candidates = [wanted] if wanted else list(libraries)
-    for name in candidates:
-        if name in libraries and _loads(libraries[name]):
-            os.environ["MUJOCO_GL"] = name
-            return name
-    os.environ["MUJOCO_GL"] = "disabled"
-    return None
+    return _choice()[0]
 
 
 def backend() -> str | None:
@@ -62,16 +68,16 @@ def backend() -> str | None:
 @functools.cache
 def unavailable_reason() -> str | None:
     """Return None when MuJoCo pictures can be drawn here, else one line that says what is missing and what brings it."""
-    name = configure()
-    packages = "; ".join(f"{backend}: apt-get install {package}" for backend, _, package in _HEADLESS)
+    name, why_not = _choice()
     if name is None:
-        return f"no OpenGL library for rendering without a display was found ({packages})"
+        return why_not
     try:
         context = _gl_context(16, 16)
         context.make_current()
         context.free()
     except Exception as error:  # each GL binding raises its own kinds
-        return f"MUJOCO_GL={name} gives no OpenGL context ({type(error).__name__}: {error}; {packages})"
+        told = " ".join(str(error).split()).partition(". ")[0]
+        return f"MUJOCO_GL={name} gives no OpenGL context ({type(error).__name__}: {told}): {_REMEDY.get(name, _REMEDY['egl'])}"
     return None
 
 

@@ -26,9 +26,11 @@ _STANDOFF = AGENT_RADIUS + 3.0  # px from the outline to the agent's centre befo
 _CLEARANCE = AGENT_RADIUS + 1.5  # px kept from the outline while going round it
 _REACH = (22.0, 490.0)  # px, where the agent's centre may start a push, clear of the walls
 _PUSH_ANGLES = (0.0, -0.5, 0.5)  # rad from the outline's inward normal
+_ROOM = (8.0, 504.0)  # px, where it may go round
 _TRAVEL_STEP = 60.0  # px, farthest target ahead of the agent while it goes round
 _RETREAT = 22.0  # px
-_TRAVEL_PRICE = 0.01  # px of corner distance that one px of detour is worth: prefer near contacts among equals
+_TRAVEL_PRICE = 3e-4  # share of the present corner distance that one px of way costs: prefer near contacts among equals
+_LEAST_GAIN = 0.1  # share of the present corner distance below which a push hardly counts
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ _GOAL_CORNERS = corners(GOAL_POSITION, GOAL_ANGLE)
 
 
 def corner_distance(position: np.ndarray, angle: float) -> float:
-    """Return the root mean square distance of the corners from their goal, px."""
+    """Return the root mean square distance, px, of the corners of a block at ``position`` (2,) px from their goal."""
     return float(np.sqrt(((corners(position, angle) - _GOAL_CORNERS) ** 2).sum(1).mean()))
 
 
@@ -142,84 +144,107 @@ class Replica:
         return poses
 
 
-def candidate_pushes(position: np.ndarray, angle: float) -> list[Push]:
-    """Return the pushes worth trying: every free contact on the outline, along and beside its normal.
-
-    The push is long while the block is far from its goal and fine when it is near.
-    """
+def free_contacts(position: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the agent can stand against the block: places (M, 2) px and the inward normals there (M, 2)."""
     import shapely
 
-    distance = corner_distance(position, angle)
-    stride, steps = (12.0, 12) if distance > 40 else (6.0, 10) if distance > 12 else (3.0, 10)
     points, normals = _outline_contacts()
     turn = rotation(angle)
     inward = -(normals @ turn.T)
-    starts = points @ turn.T + position - inward * _STANDOFF
+    places = points @ turn.T + position - inward * _STANDOFF
     body = shapely.Polygon(corners(position, angle)).buffer(AGENT_RADIUS + 0.5)
-    free = (starts > _REACH[0]).all(1) & (starts < _REACH[1]).all(1) & ~shapely.contains_xy(body, starts[:, 0], starts[:, 1])
-    return [Push(starts[i], rotation(bend) @ inward[i], stride, steps) for i in np.flatnonzero(free) for bend in _PUSH_ANGLES]
+    inside = (places > _REACH[0]).all(1) & (places < _REACH[1]).all(1)
+    free = inside & ~shapely.contains_xy(body, places[:, 0], places[:, 1])
+    return places[free], inward[free]
 
 
-def best_push(agent: np.ndarray, position: np.ndarray, angle: float) -> Push:
-    """Return the push, cut at its best step, that leaves the corners nearest to their goal for little travel.
+class WaysRound:
+    """Shortest agent ways to many places that keep clear of the block.
+
+    The agent and the corners of the enlarged outline form a visibility graph (Lozano-Perez and Wesley 1979), searched
+    with Dijkstra's method.
+
+    Attributes:
+        length: (M,) px to each place, inf where there is no way.
+    """
+
+    def __init__(self, agent: np.ndarray, places: np.ndarray, position: np.ndarray, angle: float) -> None:
+        import shapely
+
+        outline = shapely.Polygon(corners(position, angle))
+        body = outline.buffer(_CLEARANCE)
+        bends = np.array(outline.buffer(_CLEARANCE + 2.0, join_style="mitre").exterior.coords)[:-1]
+        bends = bends[((bends > _ROOM[0]) & (bends < _ROOM[1])).all(1)]
+        first = agent
+        if shapely.contains_xy(body, *agent):  # straight out of the margin before anything else
+            edge = np.array(body.exterior.interpolate(body.exterior.project(shapely.Point(agent))).coords[0])
+            first = edge + (edge - agent) / max(float(np.linalg.norm(edge - agent)), 1e-9)
+        self._places, self._nodes, self._leave_first = places, np.vstack([first, bends]), first is not agent
+        cost, self._previous = _shortest(_visible_length(self._nodes, self._nodes, body))
+        total = cost[:, None] + _visible_length(self._nodes, places, body)
+        self._last = total.argmin(axis=0)
+        self.length = total.min(axis=0)
+
+    def way(self, place: int) -> list[np.ndarray]:
+        """Return the agent's targets (2,) px on the way to ``place``, that place last; straight if there is no way."""
+        nodes = [int(self._last[place])] if np.isfinite(self.length[place]) else []
+        while nodes and nodes[-1] > 0:
+            nodes.append(int(self._previous[nodes[-1]]))
+        if not self._leave_first:
+            nodes = nodes[:-1]
+        return [*(self._nodes[node] for node in reversed(nodes)), self._places[place]]
+
+
+def _visible_length(a: np.ndarray, b: np.ndarray, body: Any) -> np.ndarray:
+    """Return the distances (A, B) px between points, inf where ``body`` is in between."""
+    import shapely
+
+    pairs = np.stack(np.broadcast_arrays(a[:, None], b[None]), axis=2)  # (A, B, 2, 2)
+    return np.where(shapely.intersects(shapely.linestrings(pairs), body), np.inf, np.linalg.norm(a[:, None] - b[None], axis=-1))
+
+
+def _shortest(length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance (V,) from node 0 of a dense graph (V, V), and the node before each on its shortest path (V,)."""
+    cost, previous, open_ = np.full(len(length), np.inf), np.zeros(len(length), np.int64), np.ones(len(length), bool)
+    cost[0] = 0.0
+    for _ in range(len(length)):
+        node = int(np.argmin(np.where(open_, cost, np.inf)))
+        open_[node] = False
+        better = cost[node] + length[node] < cost
+        cost[better], previous[better] = (cost[node] + length[node])[better], node
+    return cost, previous
+
+
+def plan(agent: np.ndarray, position: np.ndarray, angle: float) -> Macro:
+    """Return the macro that leaves the corners nearest to their goal for little travel, cut at its best step.
+
+    Pushes are long while the block is far from its goal and fine when it is near. Contacts that cannot be reached without
+    moving the block are left out, unless there is no other.
 
     Args:
         agent: (2,) px.
         position: Block position (2,) px.
         angle: Block angle, rad.
     """
+    distance = corner_distance(position, angle)
+    stride, steps = (12.0, 12) if distance > 40 else (6.0, 10) if distance > 12 else (3.0, 10)
+    places, inward = free_contacts(position, angle)
+    if not len(places):
+        return Macro([], Push(agent, np.zeros(2), 0.0, 1))
+    ways = WaysRound(agent, places, position, angle)
+    reachable = np.isfinite(ways.length)
     replica = Replica()
-    best, chosen = math.inf, Push(agent, np.zeros(2), 0.0, 1)  # nothing can be reached: stay for a step
-    for push in candidate_pushes(position, angle):
-        price = _TRAVEL_PRICE * float(np.linalg.norm(push.start - agent))
-        for k, (moved, turned) in enumerate(replica.push(position, angle, push), start=1):
-            score = corner_distance(moved, turned) + price
-            if score < best:
-                best, chosen = score, Push(push.start, push.direction, push.stride, k)
-    return chosen
-
-
-def way_round(agent: np.ndarray, target: np.ndarray, position: np.ndarray, angle: float) -> list[np.ndarray]:
-    """Return the shortest agent way (2,) px points, ``target`` last, that keeps clear of the block.
-
-    The corners of the enlarged outline, the agent and the target form a visibility graph; Dijkstra's method on it.
-    """
-    import shapely
-
-    outline = shapely.Polygon(corners(position, angle))
-    body = outline.buffer(_CLEARANCE)
-    bends = np.array(outline.buffer(_CLEARANCE + 2.0, join_style="mitre").exterior.coords)[:-1]
-    bends = bends[((bends > 8) & (bends < 504)).all(1)]
-    nodes = np.vstack([agent[None], target[None], bends])
-    if shapely.contains_xy(body, *agent):  # first straight out of the margin
-        edge = body.exterior
-        nodes[0] = np.array(edge.interpolate(edge.project(shapely.Point(agent))).coords[0])
-        nodes[0] += (nodes[0] - agent) / max(float(np.linalg.norm(nodes[0] - agent)), 1e-9)
-    pairs = np.stack(np.broadcast_arrays(nodes[:, None], nodes[None]), axis=2)  # (V, V, 2, 2)
-    blocked = shapely.intersects(shapely.linestrings(pairs), body)
-    length = np.where(blocked, np.inf, np.linalg.norm(nodes[:, None] - nodes[None], axis=-1))
-    path = _shortest(length, 0, 1)
-    way = [nodes[i] for i in path[1:]] if path else [target]
-    return way if np.array_equal(nodes[0], agent) else [nodes[0], *way]
-
-
-def _shortest(length: np.ndarray, start: int, end: int) -> list[int]:
-    """Return the nodes of the shortest path in a dense graph (V, V), or an empty list when there is none."""
-    cost, previous, open_ = np.full(len(length), np.inf), np.full(len(length), -1), np.ones(len(length), bool)
-    cost[start] = 0.0
-    while open_.any():
-        node = int(np.argmin(np.where(open_, cost, np.inf)))
-        if not open_[node] or not np.isfinite(cost[node]):
-            return []
-        if node == end:
-            path = [end]
-            while path[-1] != start:
-                path.append(int(previous[path[-1]]))
-            return path[::-1]
-        open_[node] = False
-        better = cost[node] + length[node] < cost
-        cost[better], previous[better] = (cost[node] + length[node])[better], node
-    return []
+    best, chosen = math.inf, (0, Push(places[0], inward[0], stride, steps))
+    for i in np.flatnonzero(reachable) if reachable.any() else range(len(places)):
+        price = _TRAVEL_PRICE * distance * min(float(ways.length[i]), 1e3)
+        for bend in _PUSH_ANGLES:
+            push = Push(places[i], rotation(bend) @ inward[i], stride, steps)
+            for k, (moved, turned) in enumerate(replica.push(position, angle, push), start=1):
+                after = corner_distance(moved, turned)
+                score = after + price + (distance if after > (1 - _LEAST_GAIN) * distance else 0.0)
+                if score < best:
+                    best, chosen = score, (int(i), Push(push.start, push.direction, stride, k))
+    return Macro(ways.way(chosen[0]), chosen[1])
 
 
 @dataclass
@@ -255,9 +280,7 @@ class Planner:
         macro = self.macros.get(world)
         target = next_target(macro, agent) if macro else None
         if target is None:
-            push = best_push(agent, position, angle)
-            macro = Macro(way_round(agent, push.start, position, angle), push)
-            self.macros[world] = macro
+            macro = self.macros[world] = plan(agent, position, angle)
             target = next_target(macro, agent)
         action = np.clip(agent if target is None else target, 0.0, 512.0)
         self.asked[world] = (step, action)

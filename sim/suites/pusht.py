@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from policies.spec import ActionSpec, Field, ObservationSpec, Spec
+from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from sim.env import BatchEnv, Observation
 from sim.episodes import EpisodicBatch, Outcome
 from sim.oracles.pusht_planner import Planner
@@ -71,6 +71,10 @@ def _suite_class() -> Any:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        try:
+            import cv2  # noqa: F401  (gym-pusht imports it; OpenCV in turn loads libGL)
+        except ImportError as error:
+            raise InputError(f"task {NAME!r} needs OpenCV, which cannot be loaded ({error}): apt-get install libgl1 libglib2.0-0") from error
         from gym_pusht.envs.pusht import PushTEnv
     return PushTEnv
 
