@@ -1,0 +1,160 @@
+"""What policies that predict chunks of actions share: observation in, normalised chunk in between, robot actions out.
+
+A concrete policy adds two functions over normalised chunks (B, Tp, De): ``errors``, what training makes small, and
+``generate``, how a chunk is made. Backbone, encoder and loss are the same, so policies can be compared at equal size.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import pydantic
+import torch
+
+from policies.actions import ActionTransform
+from policies.base import Execution, Plan, State
+from policies.config import Config
+from policies.learnt import Batch, LearntPolicy
+from policies.networks.encoders import ImageConfig, ImageEncoder
+from policies.networks.mlp import MlpConfig, MlpDenoiser
+from policies.networks.transformer import TransformerConfig, TransformerDenoiser
+from policies.networks.unet1d import UnetConfig, UnetDenoiser
+from policies.noise import Noise
+from policies.normalize import Normalizer, default_modes
+from policies.spec import InputError, Spec
+from policies.statistics import RunningStats
+
+Normalization = Literal["min_max", "mean_std", "quantile", "identity"]
+
+
+class ChunkConfig(Config):
+    """What all chunk policies can be told; windows as in Diffusion Policy: To 2, Tp 16, Ta 8."""
+
+    n_obs_steps: pydantic.PositiveInt = 2  # To, control steps: the latest observations that are seen
+    horizon: pydantic.PositiveInt = 16  # Tp, control steps predicted, from the oldest observation on
+    n_action_steps: pydantic.PositiveInt = 8  # Ta, control steps executed, from the latest observation on
+    observations: list[str] | None = None  # observation fields to read; None: all of them
+    actions: Literal["absolute", "delta", "chunk_relative"] = "absolute"  # what is predicted, see policies.actions
+    action_reference: dict[str, str] = {}  # action field -> where it is measured, e.g. {position: "observation.state[0:3]"}
+    action_rotation: Literal["rotation_6d", "rotation_quaternion", "rotation_axis_angle"] | None = None  # predicted form; None: as commanded
+    state_normalization: Normalization = "min_max"
+    action_normalization: Normalization = "min_max"
+    mask_padding: bool = False  # leave repeated actions at an episode's edge out of the loss; published: they count
+    backbone: Literal["mlp", "unet", "transformer"] = "unet"
+    mlp: MlpConfig = MlpConfig()
+    unet: UnetConfig = UnetConfig()
+    transformer: TransformerConfig = TransformerConfig()
+    image: ImageConfig = ImageConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _windows_fit(self) -> ChunkConfig:
+        if self.n_obs_steps - 1 + self.n_action_steps > self.horizon:
+            raise ValueError(f"horizon {self.horizon} is too short: expected at least n_obs_steps - 1 + n_action_steps = {self.n_obs_steps - 1 + self.n_action_steps}")
+        if self.backbone == "unet" and self.horizon % self.unet.divisor:
+            raise ValueError(f"horizon {self.horizon}: a U-Net with {len(self.unet.channels)} levels needs a multiple of {self.unet.divisor}")
+        return self
+
+
+class ChunkPolicy(LearntPolicy):
+    """Predicts Tp steps from To observations and executes Ta of them, beginning with the present one.
+
+    Args:
+        config: See ``ChunkConfig``.
+        spec: What the world or robot offers.
+        normalizer: See :meth:`fit_normalizer`; images are not in it.
+
+    Raises:
+        InputError: if the config asks for what the spec or the normaliser does not have.
+    """
+
+    config: ChunkConfig
+
+    def __init__(self, config: ChunkConfig, spec: Spec, normalizer: Normalizer) -> None:
+        super().__init__(config, spec, normalizer)
+        observation = self.spec.observation
+        self.transform = self.action_transform(config, spec)
+        for name in (*observation.state_names, "action"):
+            normalizer.modes(name)  # refuses a field that was not fitted
+        self.cameras = torch.nn.ModuleList(ImageEncoder(config.image, observation.fields[name].shape) for name in observation.image_names)
+        states = sum(observation.fields[name].size for name in observation.state_names)
+        self.network = _backbone(config, self.transform.dim, states + len(self.cameras) * config.image.features)
+
+    @classmethod
+    def window(cls, config: ChunkConfig) -> tuple[int, int, int]:
+        """See base class."""
+        return config.n_obs_steps, config.horizon, config.n_action_steps
+
+    @classmethod
+    def observed(cls, config: ChunkConfig, spec: Spec) -> Spec:
+        """See base class."""
+        if config.observations is not None:
+            spec = spec.subset(config.observations)
+        if not spec.observation.fields:
+            raise InputError("policy: no observation field to read; leave observations out to read all")
+        missing = [n for n in cls.action_transform(config, spec).observation_fields if n not in spec.observation.fields]
+        if missing:
+            raise InputError(f"policy: actions={config.actions} refers to {missing[0]!r}, which observations leaves out")
+        return spec
+
+    @classmethod
+    def action_transform(cls, config: ChunkConfig, spec: Spec) -> ActionTransform:
+        """Return what maps robot actions to what is predicted. Raises InputError if the spec does not have what it refers to."""
+        return ActionTransform.from_config(config.actions, spec, config.action_reference, config.action_rotation)
+
+    @classmethod
+    def fit_normalizer(cls, config: ChunkConfig, spec: Spec, stats: Mapping[str, Mapping[str, Any]], windows: Iterable[Batch]) -> Normalizer:
+        """See base class."""
+        spec = cls.observed(config, spec)
+        transform = cls.action_transform(config, spec)
+        if config.actions != "absolute" or config.action_rotation is not None:
+            running = RunningStats((transform.dim,))
+            for batch in windows:
+                running.update(transform.encode(batch["action"], batch).flatten(0, 1).numpy())
+            stats = {**stats, "action": running.result()}
+        return Normalizer.fit(stats, default_modes(spec, config.state_normalization, config.action_normalization, transform.kinds))
+
+    @abc.abstractmethod
+    def errors(self, chunk: torch.Tensor, condition: torch.Tensor, noise: Noise) -> torch.Tensor:
+        """Return squared errors (B, Tp, De) for demonstrated ``chunk`` (B, Tp, De) and ``condition`` (B, To, C), normalised."""
+
+    @abc.abstractmethod
+    def generate(self, condition: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]:
+        """Return a chunk (B, Tp, De) for ``condition`` (B, To, C), both normalised, and the network calls that it took."""
+
+    def condition(self, obs: Batch, noise: Noise) -> torch.Tensor:
+        """Return (B, To, C), pure numbers, from observation field -> (B, To, *shape); ``noise`` places crops in training."""
+        fields = self.spec.observation
+        states = [self.normalizer.normalize(name, obs[name]).flatten(2) for name in fields.state_names]
+        images = [encoder(obs[name], noise) for name, encoder in zip(fields.image_names, self.cameras, strict=True)]
+        return torch.cat([*states, *images], -1)
+
+    @torch.no_grad()
+    def act(self, obs: Batch, state: State, noise: Noise, execution: Execution = Execution()) -> tuple[Plan, State]:
+        """See ``policies.base.Policy.act``; ``plan.info["network_calls"]`` is (B,) float32. Actions are not clipped to limits."""
+        self.spec.observation.validate(obs, (len(noise.keys), self.n_obs_steps))
+        chunk, calls = self.generate(self.condition(obs, noise), noise)
+        actions = self.transform.decode(self.normalizer.unnormalize("action", chunk), obs)
+        now = self.n_obs_steps - 1
+        plan = Plan(actions[:, now : now + self.n_action_steps], {"network_calls": chunk.new_full((len(chunk),), calls)})
+        return plan, state
+
+    def loss(self, batch: Batch, noise: Noise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """See base class: the mean of :meth:`errors`."""
+        condition = self.condition(batch, noise)
+        chunk = self.normalizer.normalize("action", self.transform.encode(batch["action"], batch))
+        errors = self.errors(chunk, condition, noise)
+        if not self.config.mask_padding:
+            return errors.mean(), {}
+        real = (~batch["action_is_pad"])[..., None].to(errors.dtype)
+        return (errors * real).sum() / (real.sum() * errors.shape[-1]), {}
+
+
+def _backbone(config: ChunkConfig, action_dim: int, condition_dim: int) -> torch.nn.Module:
+    """Return a network (x (B, Tp, De), clock (B,), condition (B, To, C)) -> (B, Tp, De)."""
+    if config.backbone == "mlp":
+        return MlpDenoiser(config.mlp, action_dim, config.horizon, condition_dim, config.n_obs_steps)
+    if config.backbone == "unet":
+        return UnetDenoiser(config.unet, action_dim, condition_dim, config.n_obs_steps)
+    return TransformerDenoiser(config.transformer, action_dim, config.horizon, condition_dim, config.n_obs_steps)

@@ -1,0 +1,1 @@
+"""Generative samplers: noise paths and the solvers that walk them."""

@@ -1,0 +1,1 @@
+"""Networks: denoisers of action chunks and encoders of images."""
