@@ -77,7 +77,8 @@ class Field:
         for side in ("low", "high"):
             value = getattr(self, side)
             if value is not None:
-                flat = np.broadcast_to(np.asarray(value, np.float64), self.shape).ravel()
+                given = np.asarray(value, np.float64)
+                flat = given.ravel() if given.size == self.size else np.broadcast_to(given, self.shape).ravel()  # from_dict gives them flat
                 object.__setattr__(self, side, tuple(float(v) for v in flat))
         object.__setattr__(self, "names", tuple(self.names))
         if self.dtype not in _DTYPES:

@@ -1,0 +1,1 @@
+"""Conversion of other data sets: one file per format, see ``conversion.convert``."""

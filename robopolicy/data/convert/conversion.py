@@ -1,0 +1,175 @@
+"""``convert``: any known format into a data set of ours, or into a plain LeRobot v3 one."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from policies.spec import InputError, suggest
+from robopolicy.data import layout
+from robopolicy.data.convert.source import Source, SourceEpisode, SourceOptions
+from robopolicy.data.writer import DatasetWriter
+
+#: Name on the command line -> (module, class) of the formats whose frames are written anew.
+SOURCES = {
+    "robomimic": ("robomimic_hdf5", "RobomimicSource"),
+    "dp-zarr": ("diffusion_policy_zarr", "DiffusionPolicyZarrSource"),
+    "minari": ("minari", "MinariSource"),
+}
+FORMATS = (*SOURCES, "lerobot")
+#: robopolicy: with units, limits and capture times, further episodes can be recorded. lerobot: the format alone.
+TARGETS = ("robopolicy", "lerobot")
+
+
+@dataclass(frozen=True)
+class ConversionSummary:
+    """What a conversion made.
+
+    Attributes:
+        path: The new data set.
+        episodes: Its episodes.
+        frames: Its frames.
+        fps: Frames a second.
+        fields: Its fields, in order.
+        notes: One line each for what a person should know.
+    """
+
+    path: Path
+    episodes: int
+    frames: int
+    fps: float
+    fields: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def detect(path: Path) -> str:
+    """Return the format of the data at ``path``. Raises InputError if it is none of ``FORMATS``."""
+    if (path / "meta/info.json").is_file():
+        return "lerobot"
+    if path.suffix in (".hdf5", ".h5") and path.is_file():
+        return "robomimic"
+    if path.name.endswith((".zarr", ".zarr.zip")) or (path / ".zgroup").is_file() or (path / "zarr.json").is_file():
+        return "dp-zarr"
+    if any((path / part / name).is_file() for part in ("data", ".") for name in ("main_data.hdf5", "metadata.json")):
+        return "minari"
+    what = "its format is not recognised; say it with --from" if path.exists() else "does not exist"
+    raise InputError(f"{path}: {what} ({', '.join(FORMATS)})")
+
+
+def open_source(path: Path, source_format: str, options: SourceOptions) -> Source:
+    """Open a source of one of ``SOURCES``. Raises InputError naming what is wrong with it."""
+    module, name = SOURCES[source_format]
+    if source_format != "minari" and not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    return getattr(importlib.import_module(f"robopolicy.data.convert.{module}"), name)(path, options)
+
+
+def convert(
+    source: str | Path,
+    dest: str | Path,
+    source_format: str | None = None,
+    target: str = "robopolicy",
+    options: SourceOptions = SourceOptions(),
+    progress: bool = True,
+) -> ConversionSummary:
+    """Convert the data at ``source`` into a new data set at ``dest``, which appears whole or not at all.
+
+    Args:
+        source: File, folder, or (Minari) the name of an installed data set.
+        dest: New folder.
+        source_format: One of ``FORMATS``; None: recognised from the files.
+        target: One of ``TARGETS``.
+        options: What the source leaves open: rate, task, observations to take.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        InputError: one line: unknown format, damaged source (naming the episode), rate not known, ``dest`` taken.
+    """
+    source, dest = Path(source).expanduser(), Path(dest).expanduser()
+    source_format = source_format or detect(source)
+    if source_format not in FORMATS:
+        raise InputError(f"format {source_format!r} is unknown{suggest(source_format, FORMATS)}")
+    if target not in TARGETS:
+        raise InputError(f"target format {target!r} is unknown{suggest(target, TARGETS)}")
+    with _new_folder(dest) as fresh:
+        if source_format == "lerobot":
+            notes = _rewrite(source, fresh, target, options, progress)
+        elif target == "robopolicy":
+            notes = _write(source, fresh, source_format, options, progress)
+        else:
+            first = fresh.with_name(f"{fresh.name}-frames")
+            try:
+                notes = _write(source, first, source_format, options, progress)
+                notes += _rewrite(first, fresh, target, SourceOptions(), progress)
+            finally:
+                shutil.rmtree(first, ignore_errors=True)
+    info = layout.read_info(dest)
+    fields = tuple(n for n in info["features"] if n not in layout.FRAME_FEATURES)
+    return ConversionSummary(dest, int(info["total_episodes"]), int(info["total_frames"]), float(info["fps"]), fields, tuple(notes))
+
+
+@contextmanager
+def _new_folder(dest: Path) -> Iterator[Path]:
+    """Yield a folder name beside ``dest`` that takes its place at the end; on an error nothing is left."""
+    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
+        raise InputError(f"{dest} exists already; give a new folder")
+    fresh = dest.with_name(f".{dest.name}.converting")
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(fresh, ignore_errors=True)  # of a conversion that was killed
+        yield fresh
+        if dest.exists():
+            dest.rmdir()
+        fresh.rename(dest)
+    except OSError as error:
+        raise InputError(f"{dest}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _write(path: Path, dest: Path, source_format: str, options: SourceOptions, progress: bool) -> list[str]:
+    source = open_source(path, source_format, options)
+    try:
+        provenance = {"converted_from": str(path), "format": source_format}
+        with DatasetWriter(dest, source.spec, source.fps, source.robot_type, source.task, provenance=provenance) as writer:
+            with bar(f"converting {path.name}", source.num_episodes, progress) as advance:
+                for episode in source.episodes():
+                    _add(writer, episode, path)
+                    advance()
+        return list(source.notes)
+    finally:
+        source.close()
+
+
+def _add(writer: DatasetWriter, episode: SourceEpisode, path: Path) -> None:
+    try:
+        for t in range(len(episode.action)):
+            observation = {name: array[t] for name, array in episode.observation.items()}
+            capture = {name: int(array[t]) for name, array in episode.capture_ns.items()}
+            writer.add_frame(observation, episode.action[t], capture or None, {name: array[t] for name, array in episode.extras.items()})
+        writer.save_episode(episode.success, episode.seed)
+    except InputError as error:
+        raise InputError(f"{path}: {episode.name}: {error}") from error
+
+
+def _rewrite(source: Path, dest: Path, target: str, options: SourceOptions, progress: bool) -> list[str]:
+    from robopolicy.data.convert.lerobot import rewrite
+
+    if options != SourceOptions():
+        raise InputError(f"{source}: rate, task, keys and subset are part of a LeRobot set and cannot be given")
+    return rewrite(source, dest, own=target == "robopolicy", progress=progress)
+
+
+@contextmanager
+def bar(title: str, total: int, shown: bool) -> Iterator[Callable[[], None]]:
+    """Show a progress bar with the time left; yields a function that advances it by one."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not shown, transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda: progress.advance(task)
