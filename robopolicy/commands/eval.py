@@ -43,12 +43,10 @@ def register(app: typer.Typer) -> None:
         selection: Annotated[bool, typer.Option("--selection", help="Use the seeds for choosing, not those for reporting.")] = False,
         videos: Annotated[int | None, typer.Option(min=0, help="Film this many best and worst episodes, each.", show_default="the recipe's, 0")] = None,
         compare: Annotated[
-            list[str] | None, typer.Option(help="Another checkpoint, run, expert or earlier evaluation on the same states; may be repeated.", metavar="OTHER")
+            list[str] | None, typer.Option(help="Checkpoint, run, expert or earlier evaluation to pair with; repeatable.", metavar="OTHER")
         ] = None,
         out: Annotated[Path | None, typer.Option(help="Folder for records, videos and the ledger.", show_default="RUN/evaluations or evaluations")] = None,
-        json_file: Annotated[
-            Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - is standard output.", show_default=False)
-        ] = None,
+        json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.", show_default=False)] = None,
         device: Annotated[str, typer.Option(help="Where the policy runs: cpu, cuda, cuda:1.")] = "cpu",
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     ) -> int:
@@ -89,12 +87,10 @@ def _print(evaluations: Sequence[Evaluation]) -> None:
         table.add_column(name, justify="left" if name == "policy" else "right")
     for e in evaluations:
         low, high = e.interval
-        learnt = e.policy != "expert"
         steps = sum(x.length for x in e.episodes) / len(e.episodes)
+        calls = "-" if e.policy == "expert" else f"{e.network_calls_per_chunk:g}"
         cells = [e.label, f"{e.successes}/{len(e.episodes)}", f"{e.success_rate:.1%}", f"{low:.1%} to {high:.1%}", "-" if e.score is None else f"{e.score:.3f}"]
-        table.add_row(
-            *cells, f"{steps:.0f}", f"{e.network_calls_per_chunk:g}" if learnt else "-", f"{e.ms_per_chunk:.1f}" if e.ms_per_chunk is not None else "-"
-        )
+        table.add_row(*cells, f"{steps:.0f}", calls, f"{e.ms_per_chunk:.1f}" if e.ms_per_chunk is not None else "-")
     console.print(table)
     for other in evaluations[1:]:
         pair = compare_evaluations(first, other)

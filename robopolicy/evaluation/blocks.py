@@ -189,6 +189,7 @@ def run_block(env: BatchEnv, planner: Planner, seeds: np.ndarray, first: int, re
     all_seeds = np.concatenate([seeds, np.full(padded - rows, seeds[-1], np.int64)])
     tally = Tally(rows, padded, env.spec.action.dim, env.max_episode_steps)
     history = History(env.reset(all_seeds), planner.n_obs_steps)
+    env.retire(~tally.active)  # padding costs no physics
     planner.begin(all_seeds)
     call = 0
     while tally.active.any():

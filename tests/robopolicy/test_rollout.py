@@ -32,20 +32,24 @@ class Line:
     """A point that starts at (seed mod 7, seed mod 5) and succeeds within 0.5 of the origin; ``score`` is 1 / (1 + distance)."""
 
     task, suite_version, spec, autoreset = "line", "line-1", SPEC, False
+    moves = 0  # of all worlds that were not yet decided
 
     def __init__(self, num_worlds: int, max_episode_steps: int = 12, pictures: bool = True) -> None:
         self.num_worlds, self.max_episode_steps, self.pictures = num_worlds, max_episode_steps, pictures
-        self.steps_of_ended_rows = 0
+
+    def retire(self, mask: np.ndarray) -> None:
+        self.retired |= mask
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> Observation:
         assert seeds.shape == (self.num_worlds,)
         self.place = np.stack([seeds % 7, seeds % 5], 1).astype(np.float32)
-        self.step_count = np.zeros(self.num_worlds, int)
+        self.step_count, self.retired = np.zeros(self.num_worlds, int), np.zeros(self.num_worlds, bool)
         return {"observation.state": self.place.copy()}
 
     def step(self, action: np.ndarray) -> StepResult:
         assert action.shape == (self.num_worlds, 2) and action.dtype == np.float32
-        running = self.step_count < self.max_episode_steps
+        running = (self.step_count < self.max_episode_steps) & ~self.retired
+        Line.moves += int(running.sum())
         self.place = np.where(running[:, None], self.place + np.clip(action, -1, 1), self.place).astype(np.float32)
         self.step_count += running
         distance = np.linalg.norm(self.place, axis=1)
@@ -178,8 +182,9 @@ def test_windows_and_noise_keys() -> None:
 
 
 def test_a_block_is_always_full_and_stops_when_every_row_has_ended() -> None:
-    policy = Homing()
+    policy, Line.moves = Homing(), 0
     evaluation = run(policy, episodes=6, block=4)
+    assert Line.moves == sum(e.length for e in evaluation.episodes)  # padding is not simulated
     assert {w.shape[0] for w in policy.windows} == {4}
     slowest = [max(e.chunks for e in evaluation.episodes[i : i + 4]) for i in (0, 4)]
     assert len(policy.windows) == sum(slowest)

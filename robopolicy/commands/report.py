@@ -1,0 +1,34 @@
+"""``robopolicy report``: one self-contained HTML page of evaluations and training runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = """Make one HTML page of everything below a folder: success with intervals, paired comparisons, latency, network calls,
+training curves and videos.
+
+FOLDER may be a training run, the folder of one evaluation, or any parent that holds several. The page loads nothing from
+anywhere: send it, or open it without a network.
+
+[bold]Examples[/bold]
+
+  robopolicy report runs/pusht-flow-seed0
+
+  robopolicy report runs --out comparison.html
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+
+    @app.command(help=HELP, short_help="Make an HTML page of evaluations and runs.")
+    def report(
+        folder: Annotated[Path, typer.Argument(help="Where to look, with everything below it.", metavar="FOLDER")],
+        out: Annotated[Path | None, typer.Option(help="The HTML file.", show_default="FOLDER/report.html")] = None,
+    ) -> None:
+        from robopolicy.evaluation.report import write_report
+
+        print(f"report: {write_report(folder, out)}")

@@ -1,0 +1,188 @@
+"""``robopolicy report``: find evaluations and training logs below a folder and make one self-contained HTML page of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policies.spec import InputError
+from robopolicy.evaluation.records import FILE, Evaluation
+
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the page shows of one training run.
+
+    Attributes:
+        folder: Of the run.
+        label: Name for legends.
+        steps: (n,) update numbers.
+        loss: (n,) training loss.
+        checks: (step, success, low, high) of each evaluation during training, on selection seeds.
+    """
+
+    folder: Path
+    label: str
+    steps: np.ndarray
+    loss: np.ndarray
+    checks: np.ndarray
+
+
+@dataclass
+class Findings:
+    """Everything below a folder that goes on the page.
+
+    Attributes:
+        evaluations: The newest of each (policy, checkpoint, task, seeds), labels made unique per task.
+        runs: Training runs.
+        older: How many evaluations a newer one of the same thing stands for.
+        problems: Files that could not be used, one line each.
+    """
+
+    evaluations: list[Evaluation] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    older: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Write the page for a run, an evaluation, or any folder that holds some, and return its path.
+
+    Args:
+        folder: Where to look, with everything below it.
+        out: The HTML file; None: ``report.html`` in ``folder``.
+
+    Raises:
+        InputError: if there is neither an evaluation nor a training log, or the page cannot be written.
+    """
+    from robopolicy.data.atomic import write_bytes
+    from robopolicy.evaluation.page import render
+
+    folder = Path(folder)
+    page = render(gather(folder), folder.resolve().name).encode()
+    file = Path(out) if out is not None else folder / "report.html"
+    try:
+        write_bytes(file, page)
+    except OSError as error:
+        raise InputError(f"{file}: the report cannot be written: {error.strerror or error}") from error
+    return file
+
+
+def gather(folder: Path) -> Findings:
+    """Read every evaluation and every training log below ``folder``.
+
+    Raises:
+        InputError: if the folder does not exist, or holds nothing that can be shown; says what was unreadable.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: {'expected a folder, found a file' if folder.exists() else 'no such folder'}")
+    out = Findings()
+    evaluations = []
+    for file in sorted(folder.rglob(FILE)):
+        try:
+            evaluations.append(Evaluation.load(file))
+        except InputError as error:
+            out.problems.append(str(error))
+    out.evaluations = _newest(evaluations)
+    out.older = len(evaluations) - len(out.evaluations)
+    logs = {file.resolve(): file for file in sorted(folder.rglob(LOG))}
+    for e in out.evaluations:  # the runs that the checkpoints come from may lie elsewhere
+        file = Path(e.checkpoint).parent.parent / LOG if e.checkpoint else None
+        if file is not None and file.is_file():
+            logs.setdefault(file.resolve(), file)
+    for file in logs.values():
+        run = _read_run(file, out.problems)
+        if run is not None:
+            out.runs.append(run)
+    if not out.evaluations and not out.runs:
+        why = f" ({'; '.join(out.problems[:2])})" if out.problems else ""
+        raise InputError(f"{folder}: no evaluation and no training log in it or below{why}; robopolicy eval CHECKPOINT --out {folder} makes one")
+    _name_apart(out.evaluations)
+    out.runs = _name_runs_apart(out.runs)
+    return out
+
+
+def _newest(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """Keep the newest of those that measured the same thing, ordered by task, then best first, the expert last."""
+    kept: dict[tuple[Any, ...], Evaluation] = {}
+    for e in sorted(evaluations, key=lambda e: e.time):
+        world = (e.task, e.suite_version, e.max_episode_steps, json.dumps(e.env, sort_keys=True))
+        kept[(*world, e.policy, e.label, e.checkpoint_hash, e.purpose, e.seed0, len(e.episodes), e.noise_seed)] = e
+    return sorted(kept.values(), key=lambda e: (e.task, e.policy == "expert", e.purpose, -e.success_rate, e.label))
+
+
+def _name_apart(evaluations: Sequence[Evaluation]) -> None:
+    """Where two evaluations of a task carry the same label, add what tells them apart: seed, step, run or hash."""
+    ways = (
+        lambda e: e.label,
+        lambda e: f"{e.label} seed {e.training['seed']}" if "seed" in e.training else e.label,
+        lambda e: f"{e.label} seed {e.training.get('seed')} step {e.training['step']}" if "step" in e.training else e.label,
+        lambda e: f"{e.label} {Path(e.checkpoint).parent.parent.name}" if e.checkpoint else e.label,
+        lambda e: f"{e.label} {e.checkpoint_hash or ''} {e.purpose} seeds from {e.seed0}".replace("  ", " "),
+        lambda e: f"{e.label} {e.checkpoint_hash or ''} {e.purpose} {e.seed0} noise {e.noise_seed} n={len(e.episodes)} {e.time}",
+    )
+    for task in {e.task for e in evaluations}:
+        here = [e for e in evaluations if e.task == task]
+        for label in {e.label for e in here}:
+            twins = [e for e in here if e.label == label]
+            names = next((n for n in ([way(e) for e in twins] for way in ways) if len(set(n)) == len(n)), [f"{label} {i + 1}" for i in range(len(twins))])
+            for e, name in zip(twins, names, strict=True):
+                e.label = name
+
+
+def _read_run(file: Path, problems: list[str]) -> Run | None:
+    """Read the loss and the evaluations of one ``log.jsonl``; None when it holds no training step."""
+    train: list[tuple[float, float]] = []
+    checks: list[tuple[float, float, float, float]] = []
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{file}: cannot be read: {error}")
+        return None
+    for i, line in enumerate(lines):
+        if i == len(lines) - 1:
+            break  # after the last end of line: nothing, or what is just being written
+        try:
+            row = json.loads(line)
+            if row["event"] == "train":
+                train.append((float(row["step"]), _real(row["loss"])))
+            elif row["event"] == "evaluation":
+                checks.append((float(row["step"]), _real(row["success"]), _real(row.get("low")), _real(row.get("high"))))
+        except (ValueError, KeyError, TypeError) as error:
+            problems.append(f"{file} line {i + 1}: not a line of a training log: {type(error).__name__}: {error}")
+            return None
+    if not train:
+        return None
+    steps, loss = np.array(train).T
+    return Run(file.parent, _policy_of(file.parent) or file.parent.name, steps, loss, np.array(checks).reshape(-1, 4))
+
+
+def _real(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _policy_of(run: Path) -> str | None:
+    from robopolicy.config import read_yaml
+
+    try:
+        policy = read_yaml(run / "recipe.yaml").get("policy")
+    except InputError:
+        return None
+    return policy.get("type") if isinstance(policy, dict) else None
+
+
+def _name_runs_apart(runs: Sequence[Run]) -> list[Run]:
+    out = []
+    for run in runs:
+        twins = [r for r in runs if r.label == run.label]
+        names = {r.folder.name for r in twins}
+        label = run.label if len(twins) == 1 else f"{run.label} ({run.folder.name if len(names) == len(twins) else run.folder})"
+        out.append(Run(run.folder, label, run.steps, run.loss, run.checks))
+    return out
