@@ -186,7 +186,8 @@ class EpisodicBatch(abc.ABC):
         raise InputError(f"task {self.task!r} ships no scripted expert")
 
     def close(self) -> None:
-        """Release what the worlds hold; may be called twice."""
+        """End every episode and release what the worlds hold; may be called twice."""
+        self._running[:], self._begun = False, False
 
     # Inside ------------------------------------------------------------------------------------------------------
 

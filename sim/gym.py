@@ -60,7 +60,7 @@ class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             raise InputError(f"render_mode {render_mode!r} of task {task!r}: expected None or 'rgb_array'")
         self.worlds = registry.make(task, 1, observations, image_size, max_episode_steps)
         self.render_mode = render_mode
-        self.metadata = {**type(self).metadata, "render_fps": round(self.worlds.spec.action.rate_hz)}
+        self.__dict__["metadata"] = {**self.metadata, "render_fps": round(self.worlds.spec.action.rate_hz)}
         self.observation_space = spaces.Dict({n: box(f) for n, f in self.worlds.spec.observation.fields.items()})
         action = self.worlds.spec.action
         self.action_space = spaces.Box(action.low, action.high, (action.dim,), np.float32)
@@ -165,6 +165,7 @@ class GymBatch(EpisodicBatch):
 
     def close(self) -> None:
         """Close the environments; may be called twice."""
+        super().close()
         for env in self._envs:
             env.close()
         self._envs = []

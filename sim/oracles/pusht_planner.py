@@ -1,6 +1,6 @@
 """A planning expert for PushT: greedy search over macro pushes on a private copy of the physics.
 
-A macro is: go round the block to a contact, push along a line for some steps, back off. Every plan tries some sixty
+A macro is: go round the block to a contact, push along a line for some steps, back off. Every plan tries some forty
 contacts on the block's outline with three push directions each, simulates them, and takes the one after which the
 block's corners are nearest to where they belong. The physics has no momentum (damping 0 stops the block each step), so
 the present pose is the whole state and a plan is a pure function of it; only the macro in progress is remembered.

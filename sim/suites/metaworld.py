@@ -27,17 +27,18 @@ MAX_EPISODE_STEPS = 500
 CAMERA = "corner2"
 PICTURE_SIZE = 256  # px, pictures for people
 
-TASKS = (
-    "assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall button-press-wall "
-    "coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open door-unlock drawer-close "
-    "drawer-open faucet-close faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side "
-    "lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall plate-slide plate-slide-back "
-    "plate-slide-back-side plate-slide-side push push-back push-wall reach reach-wall shelf-place soccer stick-pull stick-push "
-    "sweep sweep-into window-close window-open"
-).split()
-MT10 = (
-    "button-press-topdown door-open drawer-close drawer-open peg-insert-side pick-place push reach window-close window-open"
-).split()
+_NAMES = """
+assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall button-press-wall
+coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open door-unlock drawer-close
+drawer-open faucet-close faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side
+lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall plate-slide plate-slide-back
+plate-slide-back-side plate-slide-side push push-back push-wall reach reach-wall shelf-place soccer stick-pull stick-push
+sweep sweep-into window-close window-open
+"""
+_MT10_NAMES = """
+button-press-topdown door-open drawer-close drawer-open peg-insert-side pick-place push reach window-close window-open
+"""
+TASKS, MT10 = tuple(_NAMES.split()), tuple(_MT10_NAMES.split())
 
 #: Limits of the hand position that the suite clips its observation to, m.
 _HAND_LOW, _HAND_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)
@@ -117,7 +118,7 @@ class MetaWorldBatch(EpisodicBatch):
         suite_name = name.rpartition("/")[2] + "-v3"
         self._suite_class, self._expert = _suite_task(suite_name)
         template = self._suite_class()
-        self._model = template.model
+        self._model: Any = template.model
         self._clean = self._model.body_pos.copy(), self._model.site_pos.copy()
         shim.observe_goal(template)
         space = template.sawyer_observation_space
@@ -197,6 +198,7 @@ class MetaWorldBatch(EpisodicBatch):
         """Free cameras, worlds and the model; may be called twice."""
         for camera in self._cameras.values():
             camera.close()
+        super().close()
         self._cameras, self._worlds, self._loaded, self._model = {}, [], None, None
 
 

@@ -41,9 +41,9 @@ def load() -> Any:
         warnings.simplefilter("ignore")
         import metaworld
         import metaworld.policies.policy
-        from metaworld import sawyer_xyz_env
+        from metaworld.sawyer_xyz_env import SawyerMocapBase
 
-    sawyer_xyz_env.SawyerMocapBase.reset_mocap_welds = _reset_mocap_welds
+    SawyerMocapBase.reset_mocap_welds = _reset_mocap_welds
     # the experts warn on nearly every step that their gains may be too high; only this module's view is silenced
     metaworld.policies.policy.warnings = types.SimpleNamespace(warn=lambda *_args, **_kwargs: None)  # type: ignore[attr-defined]
     return metaworld

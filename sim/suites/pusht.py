@@ -140,4 +140,5 @@ class PushTBatch(EpisodicBatch):
 
     def close(self) -> None:
         """Drop the worlds; may be called twice."""
+        super().close()
         self._envs = []

@@ -1,0 +1,156 @@
+"""Meta-World: equal to the suite's own environment to the last bit, one model for all worlds, experts that succeed."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+from policies.spec import Spec
+from sim import registry
+from sim.suites import metaworld, metaworld_shim
+from tests.require import require
+
+HARD_TASKS = ("peg-insert-side", "stick-pull", "basketball", "disassemble", "pick-place", "push")
+SEEDS = np.arange(2_000_000, 2_000_005)
+
+
+def suite_env(task: str):
+    """Return a new object of the suite's own, with its own model and nothing of ours but the shim."""
+    metaworld_shim.load()
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    env = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
+    metaworld_shim.observe_goal(env)
+    return env
+
+
+def check_equal_to_the_suite(task: str, steps: int) -> None:
+    worlds = registry.make(task, 2)
+    for first in (3, 40):  # the second time on worlds with a history
+        seeds = np.array([first, first + 1])
+        obs = worlds.reset(seeds)
+        suites = [suite_env(task) for _ in seeds]
+        for env, seed in zip(suites, seeds, strict=True):
+            env.seed(int(seed))
+        frames = [env.reset()[0] for env in suites]
+        rng = np.random.default_rng(first)
+        for t in range(steps):
+            for i, frame in enumerate(frames):
+                np.testing.assert_array_equal(obs["observation.state"][i], frame[:4].astype(np.float32), err_msg=f"step {t}")
+                expected = np.concatenate([frame[4:18], frame[36:]]).astype(np.float32)
+                np.testing.assert_array_equal(obs["observation.environment_state"][i], expected, err_msg=f"step {t}")
+            action = np.where(rng.random() < 0.7, worlds.expert_action(), rng.uniform(-1, 1, (2, 4))).astype(np.float32)
+            result = worlds.step(action)
+            for i, env in enumerate(suites):
+                frames[i], reward, _, _, info = env.step(action[i])
+                assert result.reward[i] == np.float32(reward) and result.info["success"][i] == bool(info["success"])
+            obs = result.obs
+        for env in suites:
+            env.close()
+    worlds.close()
+
+
+@pytest.mark.parametrize("task", ["push", "peg-insert-side", "assembly", "stick-pull"])
+def test_episodes_equal_the_suites_own_to_the_last_bit(task: str) -> None:
+    check_equal_to_the_suite(task, 40)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("task", metaworld.TASKS)
+def test_every_task_equals_the_suites_own_to_the_last_bit(task: str) -> None:
+    check_equal_to_the_suite(task, 200)
+
+
+def expert_successes(task: str, seeds: np.ndarray) -> np.ndarray:
+    """Return (N,) bool: success at any time within the time limit."""
+    env = registry.make(task, len(seeds))
+    env.reset(seeds)
+    success = np.zeros(len(seeds), bool)
+    for _ in range(env.max_episode_steps):
+        success |= env.step(env.expert_action()).info["success"]
+        if success.all():
+            break
+    env.close()
+    return success
+
+
+@pytest.mark.parametrize("task", HARD_TASKS)
+def test_experts_of_the_hard_tasks_succeed(task: str) -> None:
+    assert expert_successes(task, SEEDS).sum() >= 4
+
+
+@pytest.mark.soak
+def test_experts_of_all_tasks_succeed() -> None:
+    table = {task: int(expert_successes(task, SEEDS).sum()) for task in metaworld.TASKS}
+    print("\n" + "\n".join(f"{task:28s} {count}/5" for task, count in table.items()))
+    assert sum(table.values()) >= 240 and min(table.values()) >= 3
+
+
+def test_the_goal_is_observed_and_differs_by_seed() -> None:
+    env = registry.make("reach", 4)
+    obs = env.reset(np.arange(4))
+    goal = obs["observation.environment_state"][:, 14:]
+    assert (np.linalg.norm(goal, axis=1) > 0.3).all() and len(np.unique(goal, axis=0)) == 4
+    after = env.step(env.expert_action()).obs["observation.environment_state"][:, 14:]
+    np.testing.assert_array_equal(after, goal)  # and is not clipped away by the suite's cached limits
+    env.close()
+
+
+def test_the_spec_says_what_the_action_does() -> None:
+    spec = registry.make("push").spec
+    assert spec.action.names == ("hand.dx", "hand.dy", "hand.dz", "gripper") and spec.action.dim == 4
+    assert spec.action.zero_when_held.tolist() == [True, True, True, False]
+    assert Spec.from_dict(spec.to_dict()).fingerprint() == spec.fingerprint()
+    env = registry.make("reach", 1)
+    env.reset(np.array([1]))
+    before = env.step(np.zeros((1, 4), np.float32)).obs["observation.state"].copy()
+    for _ in range(5):
+        after = env.step(np.array([[0, 0, 1, 0]], np.float32)).obs["observation.state"]
+    assert 0.01 < after[0, 2] - before[0, 2] < 0.05  # five increments of 1 cm, followed with some lag
+    assert abs(after[0, :2] - before[0, :2]).max() < 0.005
+    env.close()
+
+
+def test_the_gripper_opens_and_closes() -> None:
+    env = registry.make("reach", 2)
+    env.reset(np.array([1, 1]))
+    for _ in range(40):
+        obs = env.step(np.array([[0, 0, 0, -1], [0, 0, 0, 1]], np.float32)).obs
+    opening = obs["observation.state"][:, 3]
+    assert opening[0] > 0.8 > 0.6 > opening[1]
+    env.close()
+
+
+def test_the_control_rate_is_the_suites() -> None:
+    env = suite_env("push")
+    assert env.frame_skip * env.model.opt.timestep == pytest.approx(1 / metaworld.RATE_HZ)
+    env.close()
+
+
+def test_closing_frees_the_model_and_the_worlds() -> None:
+    env = registry.make("push", 2)
+    env.reset(np.arange(2))
+    gone = [weakref.ref(world.env) for world in env._worlds]
+    env.close()
+    gc.collect()
+    assert all(ref() is None for ref in gone) and env._model is None
+    env.close()
+
+
+def test_the_camera_shows_the_scene_unmirrored() -> None:
+    """Seen from corner2, the world's +x end of the table is left and near; a moved hand shows where it went."""
+    require("egl")
+    env = registry.make("reach", 2, observations="image", image_size=64)
+    env.reset(np.array([5, 5]))
+    for _ in range(30):
+        result = env.step(np.array([[1, 0, 0, 0], [-1, 0, 0, 0]], np.float32))
+    right, left = (image.astype(int) for image in result.obs["observation.images.corner2"])
+    changed = np.abs(right - left).sum(axis=2) > 60
+    red = [(image[..., 0] > 110) & (image[..., 1] < 60) & changed for image in (right, left)]
+    # the camera at (1.3, -0.2, 1.1) m looks back over the table: +x is to its right
+    columns = [np.argwhere(mask)[:, 1].mean() for mask in red]
+    assert columns[0] > columns[1] + 3
+    env.close()
