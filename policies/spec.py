@@ -247,8 +247,8 @@ class Spec:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping; the inverse of :meth:`from_dict`."""
         return {
-            "observation": {"rate_hz": self.observation.rate_hz, "fields": {n: f.to_dict() for n, f in self.observation.fields.items()}},
-            "action": {"rate_hz": self.action.rate_hz, "fields": {n: f.to_dict() for n, f in self.action.fields.items()}},
+            "observation": {"rate_hz": float(self.observation.rate_hz), "fields": {n: f.to_dict() for n, f in self.observation.fields.items()}},
+            "action": {"rate_hz": float(self.action.rate_hz), "fields": {n: f.to_dict() for n, f in self.action.fields.items()}},
             "meta": dict(self.meta),
         }
 
