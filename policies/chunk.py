@@ -37,12 +37,12 @@ class ChunkConfig(Config):
     n_action_steps: pydantic.PositiveInt = 8  # Ta, control steps executed, from the latest observation on
     observations: list[str] | None = None  # observation fields to read; None: all of them
     actions: Literal["absolute", "delta", "chunk_relative"] = "absolute"  # what is predicted, see policies.actions
-    action_reference: dict[str, str] = {}  # action field -> where it is measured, e.g. {position: "observation.state[0:3]"}
+    action_reference: dict[str, str] = pydantic.Field(default_factory=dict)  # action field -> where it is measured, e.g. {position: "observation.state[0:3]"}
     action_rotation: Literal["rotation_6d", "rotation_quaternion", "rotation_axis_angle"] | None = None  # predicted form; None: as commanded
     state_normalization: Normalization = "min_max"
     action_normalization: Normalization = "min_max"
     mask_padding: bool = False  # leave repeated actions at an episode's edge out of the loss; published: they count
-    backbone: Literal["mlp", "unet", "transformer"] = "unet"
+    backbone: Literal["mlp", "unet", "transformer"] = "mlp"  # the network; each has a section of its own below
     mlp: MlpConfig = MlpConfig()
     unet: UnetConfig = UnetConfig()
     transformer: TransformerConfig = TransformerConfig()
@@ -50,8 +50,9 @@ class ChunkConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _windows_fit(self) -> ChunkConfig:
-        if self.n_obs_steps - 1 + self.n_action_steps > self.horizon:
-            raise ValueError(f"horizon {self.horizon} is too short: expected at least n_obs_steps - 1 + n_action_steps = {self.n_obs_steps - 1 + self.n_action_steps}")
+        shortest = self.n_obs_steps - 1 + self.n_action_steps
+        if self.horizon < shortest:
+            raise ValueError(f"horizon {self.horizon}: expected at least n_obs_steps - 1 + n_action_steps = {shortest}")
         if self.backbone == "unet" and self.horizon % self.unet.divisor:
             raise ValueError(f"horizon {self.horizon}: a U-Net with {len(self.unet.channels)} levels needs a multiple of {self.unet.divisor}")
         return self

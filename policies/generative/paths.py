@@ -45,7 +45,7 @@ class Estimate(NamedTuple):
 
 def spread(coefficient: Level, x: torch.Tensor) -> Level:
     """Return a coefficient ready to multiply ``x`` (B, ...): a number as it is, (B,) as (B, 1, ...) in x's dtype."""
-    if not isinstance(coefficient, torch.Tensor):
+    if isinstance(coefficient, (int, float)):
         return coefficient
     return coefficient.to(x.dtype).reshape(-1, *(1 for _ in x.shape[1:]))
 
@@ -168,13 +168,13 @@ class DdpmPath(NoisePath):
     def scales(self, t: Level) -> Pair:
         """See base class; level ``t`` is an integer from -1 to K - 1, or (B,) int64."""
         table = _ddpm_scales(self.levels)
-        if isinstance(t, torch.Tensor):
-            rows = torch.from_numpy(table).to(t.device)[:, t + 1]
-            return rows[0], rows[1]
-        index = operator.index(t) + 1  # type: ignore[arg-type] # refuses 3.0: a level between two has no meaning
-        if not 0 <= index <= self.levels:
-            raise InputError(f"diffusion level {t}: expected -1 (data) to {self.levels - 1}")
-        return float(table[0, index]), float(table[1, index])
+        if isinstance(t, (int, float)):
+            index = operator.index(t) + 1  # type: ignore[arg-type] # refuses 3.0: a level between two has no meaning
+            if not 0 <= index <= self.levels:
+                raise InputError(f"diffusion level {t}: expected -1 (data) to {self.levels - 1}")
+            return float(table[0, index]), float(table[1, index])
+        rows = torch.from_numpy(table).to(t.device)[:, t + 1]
+        return rows[0], rows[1]
 
     def rates(self, t: Level) -> Pair:
         """See base class."""
@@ -265,7 +265,7 @@ class KarrasPath(NoisePath):
 
     def clock(self, t: Level) -> Level:
         """See base class: 25 ln sigma, a hundred times the c_noise of EDM."""
-        return 25.0 * (t.log() if isinstance(t, torch.Tensor) else math.log(t))
+        return 25.0 * (math.log(t) if isinstance(t, (int, float)) else t.log())
 
     def precondition(self, t: Level) -> tuple[Level, Level, Level]:
         """Return (c_skip, c_out, c_in) of EDM's table 1: data = c_skip x + c_out network(c_in x).

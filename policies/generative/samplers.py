@@ -12,6 +12,7 @@ more noise in x than the next level expects; here that cannot be written.
 from __future__ import annotations
 
 import abc
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def denoiser(network: Network, path: NoisePath, prediction: Prediction, clip: fl
 
     def model(x: torch.Tensor, t: Level) -> Estimate:
         clock = path.clock(t)
-        rows = clock.to(x.dtype) if isinstance(clock, torch.Tensor) else x.new_full((x.shape[0],), clock)
+        rows = x.new_full((x.shape[0],), clock) if isinstance(clock, (int, float)) else clock.to(x.dtype)
         estimate = path.estimate(prediction, network(x, rows), x, t)
         if guide is not None:
             estimate = guide(estimate, x, t)
@@ -214,9 +215,7 @@ class Heun(Euler):
         return sum(1 if _same(t, path.end) else 2 for t in levels[1:])
 
 
-def sample(
-    model: Model, x: torch.Tensor, path: NoisePath, levels: Sequence[float], solver: Solver, noise: NormalSource | None = None
-) -> torch.Tensor:
+def sample(model: Model, x: torch.Tensor, path: NoisePath, levels: Sequence[float], solver: Solver, noise: NormalSource | None = None) -> torch.Tensor:
     """Walk from ``levels[0]`` to ``levels[-1]``; returns x (B, ...) there, normalised units.
 
     Args:
@@ -236,7 +235,7 @@ def sample(
             raise InputError(f"{type(solver).__name__} draws noise in every step and was given none")
         draws = noise.normal(len(levels) - 1, *x.shape[1:]).to(x.dtype)
     earlier: Earlier = None
-    for i, (t, t_next) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (t, t_next) in enumerate(itertools.pairwise(levels)):
         x, estimate = solver.advance(model, path, x, t, t_next, None if draws is None else draws[:, i], earlier)
         earlier = (t, estimate)
     return x
@@ -244,13 +243,13 @@ def sample(
 
 def _root(value: Level) -> Level:
     """Square root of a variance, which rounding may have put just below 0."""
-    return value.clamp_min(0.0).sqrt() if isinstance(value, torch.Tensor) else math.sqrt(max(value, 0.0))
+    return math.sqrt(max(value, 0.0)) if isinstance(value, (int, float)) else value.clamp_min(0.0).sqrt()
 
 
 def _log(value: Level) -> Level:
-    if isinstance(value, torch.Tensor):
-        return value.log()
-    return math.log(value) if value > 0 else -math.inf
+    if isinstance(value, (int, float)):
+        return math.log(value) if value > 0 else -math.inf
+    return value.log()
 
 
 def _same(t: Level, level: float) -> bool:

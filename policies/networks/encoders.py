@@ -49,7 +49,8 @@ class ImageEncoder(nn.Module):
         self.size = (max(1, round(config.crop * height)), max(1, round(config.crop * width)))
         smallest = 2 ** (len(config.channels) + 1)
         if min(self.size) < smallest:
-            raise InputError(f"image of {height}x{width} px, cropped to {self.size[0]}x{self.size[1]}: {len(config.channels)} stages need {smallest} px or more")
+            cropped = f"{self.size[0]}x{self.size[1]} px after the crop"
+            raise InputError(f"image of {height}x{width} px ({cropped}): an encoder of {len(config.channels)} stages needs {smallest} px or more")
         first = config.channels[0]
         self.stem = nn.Sequential(nn.Conv2d(colours, first, 5, stride=2, padding=2), nn.GroupNorm(config.groups, first), nn.ReLU())
         stages = zip([first, *config.channels], config.channels, strict=False)

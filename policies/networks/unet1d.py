@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pydantic
 import torch
 from torch import nn
@@ -54,12 +56,12 @@ class UnetDenoiser(nn.Module):
             return _FilmBlock(channels_in, channels_out, context, config.kernel, config.groups)
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for level, (fine, coarse) in enumerate(zip(widths, widths[1:], strict=False)):
+        for level, (fine, coarse) in enumerate(itertools.pairwise(widths)):
             last = level == len(config.channels) - 1
             halve = nn.Identity() if last else nn.Conv1d(coarse, coarse, 3, stride=2, padding=1)
             self.down.append(nn.ModuleList([block(fine, coarse), block(coarse, coarse), halve]))
         self.middle = nn.ModuleList([block(widths[-1], widths[-1]), block(widths[-1], widths[-1])])
-        for fine, coarse in reversed(list(zip(config.channels, config.channels[1:], strict=False))):
+        for fine, coarse in reversed(list(itertools.pairwise(config.channels))):
             double = nn.ConvTranspose1d(fine, fine, 4, stride=2, padding=1)
             self.up.append(nn.ModuleList([block(2 * coarse, fine), block(fine, fine), double]))
         self.final = nn.Sequential(_ConvBlock(widths[1], widths[1], config.kernel, config.groups), nn.Conv1d(widths[1], action_dim, 1))
