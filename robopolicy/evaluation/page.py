@@ -162,7 +162,7 @@ def _success(evaluations: Sequence[Evaluation], palette: Palette) -> str:
             f'<div class="bar" style="width:{100 * e.success_rate:.3f}%"></div>'
             f'<div class="whisker" style="left:{100 * low:.3f}%;width:{100 * (high - low):.3f}%"></div></div>'
         )
-    scale = '<div class="scale"><span>0</span><span>25%</span><span>50%</span><span>75%</span><span>100%</span></div>'
+    scale = '<div class="scale">' + "".join(f'<span style="left:{x}%">{x}%</span>' for x in (0, 25, 50, 75, 100)) + "</div>"
     say = "Share of episodes that reached success at any step; the whisker is the 95% Wilson interval."
     return _card("Success", say, f'<div class="bars">{"".join(rows)}{scale}</div>')
 
@@ -197,6 +197,7 @@ def _results(evaluations: Sequence[Evaluation], palette: Palette) -> str:
             f"{e.successes} <small>/ {len(e.episodes)}</small>",
             f"{e.success_rate:.1%}",
             f"{100 * e.interval[0]:.1f} to {100 * e.interval[1]:.1f}%",
+            *(f"{np.mean([x.info[k] for x in e.episodes]):.1%}" for k in flags),
             *([_or_dash(e.score, "{:.3f}")] if scored else []),
             _or_dash(float(np.median(good)) if good else None, "{:.0f}"),
             _or_dash(e.network_calls_per_chunk if learnt else None, "{:.4g}"),
@@ -311,6 +312,7 @@ def _videos(evaluations: Sequence[Evaluation], palette: Palette) -> str:
 def _training(runs: Sequence[Run], palette: Palette) -> str:
     if not runs:
         return ""
+    runs = sorted(runs, key=lambda r: palette[r.label])
     lines = [Line(f"{r.label}, every logged step", r.steps, r.loss, palette[r.label], faint=True) for r in runs]
     lines += [Line(r.label, r.steps, plots.smoothed(r.loss), palette[r.label]) for r in runs]
     positive = all((r.loss[np.isfinite(r.loss)] > 0).all() for r in runs)

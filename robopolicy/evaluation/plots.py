@@ -183,15 +183,20 @@ def line_chart(lines: Sequence[Line], x: Axis, y: Axis, title: str) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">{"".join(body)}</svg>'
 
 
-def smoothed(values: np.ndarray, weight: float = 0.9) -> np.ndarray:
-    """Return the exponential moving average of ``values`` (n,), corrected for its start; gaps (NaN) are passed over."""
-    out, total, mass = np.full(len(values), np.nan), 0.0, 0.0
-    for i, value in enumerate(values):
-        if math.isfinite(value):
-            total, mass = weight * total + (1 - weight) * value, weight * mass + (1 - weight)
-        if mass:
-            out[i] = total / mass
-    return out
+def smoothed(values: np.ndarray, share: float = 0.05) -> np.ndarray:
+    """Return the mean of ``values`` (n,) over a window of ``share`` of all points, centred so that the curve does not lag.
+
+    Towards the ends the window shrinks on both sides alike. Gaps (NaN) are passed over.
+    """
+    n = len(values)
+    index = np.arange(n)
+    half = np.minimum(np.minimum(index, n - 1 - index), max(1, round(n * share / 2)))
+    known = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    first, last = index - half, index + half + 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
 def cumulative(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
