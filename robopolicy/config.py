@@ -21,12 +21,6 @@ from policies.spec import InputError, suggest
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
-class Config(pydantic.BaseModel):
-    """Base of every config model: unknown keys are errors, values are checked when they are assigned."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
-
-
 class _Loader(yaml.SafeLoader):
     """YAML as people write it (the 1.2 core schema): ``1e-4`` is a number, ``no`` and ``on`` are words, keys are unique.
 
@@ -204,7 +198,7 @@ def _first_mistake(model: type[pydantic.BaseModel], error: pydantic.ValidationEr
     if first["type"] == "missing":
         return f"{source}: key {key!r} is required and missing{more}"
     if first["type"] == "value_error":
-        at = f"key {key!r}: " if first["loc"] else f"{prefix.rstrip('.')}: " if prefix else ""
+        at = f"key {key!r}: " if first["loc"] else ""
         return f"{source}: {at}{first['ctx']['error']}{more}"
     if first["type"] in ("model_type", "model_attributes_type"):
         return f"{source}: key {key!r}: expected a section of keys, {_found(first['input'])}{more}"

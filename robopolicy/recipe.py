@@ -11,17 +11,31 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from policies.config import Config
 from policies.spec import InputError
-from robopolicy.config import Config, apply_overrides, find_recipe, read_yaml, validate
+from robopolicy.config import apply_overrides, find_recipe, read_yaml, validate
 
 PositiveInt = pydantic.PositiveInt
 Note = Callable[[str], None]
+_PLACES = ("task", "policy", "seed")
+
+
+def _check_places(text: str) -> str:
+    """Return ``text`` if nothing but ``_PLACES`` stands in its braces; raises ValueError otherwise."""
+    try:
+        text.format(**dict.fromkeys(_PLACES, ""))
+    except (KeyError, IndexError, ValueError, AttributeError):
+        raise ValueError(f"{text!r}: only {', '.join('{' + name + '}' for name in _PLACES)} can stand in braces") from None
+    return text
+
+
+PathPattern = Annotated[str, pydantic.AfterValidator(_check_places)]
 
 
 class DataConfig(Config):
     """Where the demonstrations are, and how to make them when they are not there yet."""
 
-    path: str = "data/{task}"  # {task} is the task's name with / as -
+    path: PathPattern = "data/{task}"  # {task} is the task's name with / as -
     episodes: PositiveInt | None = None  # use the first N episodes; None: all
     collect: PositiveInt | None = None  # collect this many with the scripted expert when the path does not exist
     workers: PositiveInt = 2  # processes that collect
@@ -87,7 +101,7 @@ class Recipe(Config):
 
     task: str
     seed: int = 0
-    output: str = "runs/{task}-{policy}-seed{seed}"
+    output: PathPattern = "runs/{task}-{policy}-seed{seed}"
     init: str | None = None  # checkpoint to fine-tune from
     data: DataConfig = DataConfig()
     env: EnvConfig = EnvConfig()
@@ -102,18 +116,7 @@ class Recipe(Config):
             return value
         if not isinstance(value, dict) or not isinstance(value.get("type"), str):
             raise ValueError("expected a section with a 'type', e.g. policy: {type: flow}")
-        return _policy_config(value["type"]).model_validate({k: v for k, v in value.items() if k != "type"})
-
-    @pydantic.field_validator("output")
-    @classmethod
-    def _known_places(cls, value: str) -> str:
-        return _check_places(value, ("task", "policy", "seed"))
-
-    @pydantic.field_validator("data")
-    @classmethod
-    def _known_data_places(cls, value: DataConfig) -> DataConfig:
-        _check_places(value.path, ("task", "policy", "seed"))
-        return value
+        return _policy_config(value["type"], "recipe").model_validate({k: v for k, v in value.items() if k != "type"})
 
     @property
     def policy_type(self) -> str:
@@ -131,18 +134,13 @@ class Recipe(Config):
         return out
 
 
-def _check_places(text: str, names: Sequence[str]) -> str:
-    """Return ``text`` if its ``{...}`` are all among ``names``; raises ValueError otherwise."""
+def _policy_config(name: str, source: str) -> type[pydantic.BaseModel]:
+    from policies.registry import config_class, description  # late: imports torch
+
     try:
-        text.format(**dict.fromkeys(names, ""))
-    except (KeyError, IndexError, ValueError, AttributeError):
-        raise ValueError(f"{text!r}: only {', '.join('{' + n + '}' for n in names)} can stand in braces") from None
-    return text
-
-
-def _policy_config(name: str) -> type[pydantic.BaseModel]:
-    from policies.registry import config_class  # late: scans the folder of policies
-
+        description(name)  # refuses an unknown name
+    except InputError as error:
+        raise InputError(f"{source}: key 'policy.type': {error}") from None
     return config_class(name)
 
 
@@ -158,10 +156,7 @@ def recipe_from_dict(values: Mapping[str, Any], source: str) -> Recipe:
         name = policy.get("type")
         if not isinstance(name, str):
             raise InputError(f"{source}: key 'policy.type' is required: the name of a policy, e.g. policy: {{type: flow}}")
-        try:
-            model = _policy_config(name)
-        except InputError as error:
-            raise InputError(f"{source}: key 'policy.type': {error}") from None
+        model = _policy_config(name, source)
         own = {k: v for k, v in policy.items() if k != "type"}
         values = {**values, "policy": validate(model, own, f"{source}: policy {name!r}", "policy.")}
     elif policy is not None:
@@ -181,26 +176,38 @@ def load_recipe(name: str, overrides: Sequence[str] = (), note: Note = print_not
     path: Path = find_recipe(name)
     values = read_yaml(path)
     wanted = apply_overrides(values, overrides)
-    wanted = _switch_policy(values, wanted, overrides, note)
     try:
-        return recipe_from_dict(wanted, str(path))
+        wanted = _switch_policy(values, wanted, overrides, str(path), note)
+        recipe = recipe_from_dict(wanted, str(path))
     except InputError as error:
         named = re.search(r"key '([^']+)'", str(error))
-        for item in overrides:
-            if named and f"{named[1]}.".startswith(f"{item.partition('=')[0].strip()}."):
-                raise InputError(f"override {item!r} of {error}") from None
+        at_fault = [item for item in overrides if named and f"{named[1]}.".startswith(f"{_key(item)}.")]
+        if at_fault:
+            raise InputError(f"override {max(reversed(at_fault), key=lambda item: len(_key(item)))!r} of {error}") from None
         raise
+    recipe.task = _full_task_name(recipe.task)
+    return recipe
 
 
-def _switch_policy(values: Mapping[str, Any], wanted: dict[str, Any], overrides: Sequence[str], note: Note) -> dict[str, Any]:
+def _full_task_name(task: str) -> str:
+    """Return the registered name of a simulated task given by its last part; other tasks (of a robot) as they are."""
+    from sim.registry import resolve
+
+    try:
+        return resolve(task)
+    except InputError:
+        return task
+
+
+def _switch_policy(values: Mapping[str, Any], wanted: dict[str, Any], overrides: Sequence[str], source: str, note: Note) -> dict[str, Any]:
     """Drop the keys of the file's policy that the wanted type of policy cannot have; overrides are never dropped."""
     old, new = values.get("policy"), wanted.get("policy")
     if not (isinstance(old, dict) and isinstance(new, dict) and isinstance(old.get("type"), str) and isinstance(new.get("type"), str)):
         return wanted
-    if old["type"] == new["type"] or any(item.partition("=")[0].strip() == "policy" and isinstance(_value(item), dict) for item in overrides):
+    if old["type"] == new["type"] or any(_key(item) == "policy" and isinstance(_value(item), dict) for item in overrides):
         return wanted
-    old_model, new_model = _policy_config(old["type"]), _policy_config(new["type"])
-    asked = {item.partition("=")[0].strip().split(".")[1] for item in overrides if item.startswith("policy.")}
+    old_model, new_model = _policy_config(old["type"], source), _policy_config(new["type"], source)
+    asked = {_key(item).split(".")[1] for item in overrides if _key(item).startswith("policy.")}
     dropped, unfit = [], []
     for key, value in old.items():
         if key == "type" or key in asked or key not in old_model.model_fields:
@@ -215,6 +222,10 @@ def _switch_policy(values: Mapping[str, Any], wanted: dict[str, Any], overrides:
         what = ", ".join(f"{k}={old[k]!r}" for k in unfit)
         note(f"policy {new['type']!r} cannot take the recipe's {what} (set for {old['type']!r}): its own default is used")
     return {**wanted, "policy": {k: v for k, v in new.items() if k not in dropped + unfit}}
+
+
+def _key(item: str) -> str:
+    return item.partition("=")[0].strip()
 
 
 def _value(item: str) -> Any:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from policies.normalize import Normalizer
+from policies.registry import policy_class
 from policies.spec import InputError, Spec
 from policies.statistics import RunningStats, Stats
 from robopolicy.data import layout
@@ -53,10 +56,22 @@ class Demonstrations:
             out[name] = running.result()
         return out
 
-    def sampler(self, recipe: Recipe, spec: Spec, n_obs_steps: int, horizon: int, n_action_steps: int) -> WindowSampler:
+    def sampler(self, recipe: Recipe, spec: Spec) -> WindowSampler:
         """Return the sampler of training batches with the observation fields of ``spec``."""
+        observed, horizon, executed = policy_class(recipe.policy_type).window(recipe.policy)
         fields = list(spec.observation.fields)
-        return WindowSampler(self.dataset, fields, n_obs_steps, horizon, n_action_steps, recipe.training.batch_size, recipe.seed, self.episodes)
+        return WindowSampler(self.dataset, fields, observed, horizon, executed, recipe.training.batch_size, recipe.seed, self.episodes)
+
+    def windows(self, recipe: Recipe, spec: Spec) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield every training window once, in batches, without images."""
+        sampler = self.sampler(recipe, spec.subset(spec.observation.state_names))
+        for first in range(0, sampler.num_windows, sampler.batch_size):
+            batch, _ = sampler.batch(first // sampler.batch_size)
+            yield {name: rows[: sampler.num_windows - first] for name, rows in batch.items()}  # the rest is of the next epoch
+
+    def fit_normalizer(self, recipe: Recipe, spec: Spec) -> Normalizer:
+        """Return the normaliser that the recipe's policy needs, fitted to the episodes in use."""
+        return policy_class(recipe.policy_type).fit_normalizer(recipe.policy, spec, self.stats(), self.windows(recipe, spec))
 
 
 def open_demonstrations(recipe: Recipe, progress: bool, note: Note) -> Demonstrations:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from policies.learnt import LearntPolicy
 
 from policies import checkpoint, registry
+from policies.learnt import LearntPolicy
 from policies.noise import Noise
 from policies.normalize import Normalizer
 from policies.spec import InputError, Spec
@@ -185,11 +185,10 @@ def _policy(
         spec.require(dataset.spec, f"init {recipe.init}", f"data set {dataset.path}")
         note(f"begins with the weights of {recipe.init}, and keeps its normaliser: it is not fitted to the new data")
     else:
-        spec = demonstrations.spec
-    windows = registry.policy_class(recipe.policy_type).window(recipe.policy)
-    sampler = demonstrations.sampler(recipe, spec, *windows)
+        spec = registry.policy_class(recipe.policy_type).observed(recipe.policy, demonstrations.spec)
+    sampler = demonstrations.sampler(recipe, spec)
     if normalizer is None:
-        normalizer = demonstrations.fit(recipe, spec, sampler)
+        normalizer = demonstrations.fit_normalizer(recipe, spec)
     torch.manual_seed(step_seed(recipe.seed, 0))  # of the first weights; steps count from 1
     policy = registry.create(recipe.policy_type, recipe.policy, spec, normalizer)
     if initial is not None and found is None:

@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.config import Config
 from policies.spec import InputError
-from robopolicy.config import Config, apply_overrides, dump_yaml, find_recipe, parse_yaml, read_yaml, recipe_names, validate
+from robopolicy.config import apply_overrides, dump_yaml, find_recipe, parse_yaml, read_yaml, recipe_names, validate
 
 
 class Inner(Config):
