@@ -175,19 +175,9 @@ def _badge(e: Evaluation) -> str:
 
 def _results(evaluations: Sequence[Evaluation], palette: Palette) -> str:
     scored = any(e.score is not None for e in evaluations)
-    head = [
-        "policy",
-        "success",
-        "rate",
-        "95% interval",
-        *(["score"] if scored else []),
-        "steps to success",
-        "calls / chunk",
-        "calls / step",
-        "ms / chunk p50",
-        "p95",
-        "p99",
-    ]
+    flags = [k for k in evaluations[0].episodes[0].info if all(x.info.get(k) in (0.0, 1.0) for e in evaluations for x in e.episodes)]
+    task_own = [*map(esc, flags), *(["score"] if scored else [])]
+    head = ["policy", "success", "rate", "95% interval", *task_own, "steps to success", "calls / chunk", "calls / step", "ms / chunk p50", "p95", "p99"]
     rows = []
     for e in evaluations:
         good = [x.length for x in e.episodes if x.success]

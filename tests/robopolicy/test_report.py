@@ -29,7 +29,7 @@ def made(
     label: str, policy: str, rate: int, calls: int, ms: float, *, n: int = 100, task: str = "metaworld/peg-insert-side", purpose: str = "report"
 ) -> Evaluation:
     """Return an evaluation as a rollout leaves it; the harder states are the same for every policy."""
-    rng = np.random.default_rng(rate)
+    n, rng = 100, np.random.default_rng(rate)
     difficulty = np.random.default_rng(7).permutation(n) + rng.normal(0, 8, n)
     success = np.argsort(np.argsort(difficulty)) < rate * n // 100
     seed0 = 2_000_000 if purpose == "report" else 1_000_000
