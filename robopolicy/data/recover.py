@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,9 @@ def leftovers(root: Path, table: EpisodeTable) -> list[Path]:
     return sorted(out)
 
 
-def aggregated_stats(table: EpisodeTable) -> dict[str, Stats]:
-    """Combine the episodes' statistics; empty if an episode has none."""
-    parts = [row_stats(row) for row in table.rows]
+def aggregated_stats(rows: Sequence[Mapping[str, Any]]) -> dict[str, Stats]:
+    """Combine the statistics of episode rows; empty if one has none."""
+    parts = [row_stats(row) for row in rows]
     if not parts or not all(parts):
         return {}
     return {field: aggregate([p[field] for p in parts]) for field in parts[0] if all(field in p for p in parts)}
@@ -82,6 +82,6 @@ def clean(root: Path, info: Mapping[str, Any]) -> Recovery:
         except OSError:
             continue
     rewritten = stored_stats(root, info) is None and len(table.rows) > 0
-    if rewritten and (stats := aggregated_stats(read_episodes(root, info, stats=True))):
+    if rewritten and (stats := aggregated_stats(read_episodes(root, info, stats=True).rows)):
         write_json(root / layout.STATS, stats_to_json(stats))
     return Recovery(tuple(str(p.relative_to(root)) for p in extra), len(table.rows), rewritten)

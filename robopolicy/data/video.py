@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -188,3 +188,88 @@ def count_frames(path: Path) -> int:
             return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
     except (av.error.FFmpegError, IndexError) as error:
         raise InputError(f"{path}: cannot be read as video: {type(error).__name__}: {error}") from error
+
+
+Piece = tuple[Path, int, int]  # file, first frame, number of frames
+
+
+def join(pieces: Sequence[Piece], path: Path, fps: float, encoder: str | None = None) -> bool:
+    """Write a video made of pieces of others, copying compressed frames as they are where that is possible.
+
+    Args:
+        pieces: What it is made of, in order; all of one size.
+        path: What is written; its folder must exist.
+        fps: Frames a second.
+        encoder: What encodes if a piece does not begin at a key frame or the codecs differ; None: the first installed.
+
+    Returns:
+        Whether all frames were copied (False: all were encoded again).
+
+    Raises:
+        InputError: if a piece is damaged or shorter than it should be.
+    """
+    if _copy_packets(pieces, path, fps):
+        return True
+    shape: tuple[int, ...] | None = None
+    writer: VideoEncoder | None = None
+    try:
+        for file, first, count in pieces:
+            for image in _images(file, first, count, fps):
+                if writer is None:
+                    shape = image.shape
+                    writer = VideoEncoder(path, fps, shape, choose_encoder(encoder))
+                if image.shape != shape:
+                    raise InputError(f"{file}: images of shape {image.shape}, expected {shape} as in the pieces before")
+                writer.put(image)
+        if writer is not None:
+            writer.close()
+    except BaseException:
+        if writer is not None:
+            writer.abort()
+        raise
+    return False
+
+
+def _images(file: Path, first: int, count: int, fps: float) -> Iterator[np.ndarray]:
+    found = 0
+    for position, image in decode(file, fps):
+        if first <= position < first + count:
+            found += 1
+            yield image
+    if found != count:
+        raise InputError(f"{file}: {found} images from frame {first} on, expected {count}")
+
+
+def _copy_packets(pieces: Sequence[Piece], path: Path, fps: float) -> bool:
+    import av
+
+    try:
+        with av.open(str(path), "w", format="mp4") as out:
+            target, begin = None, 0
+            for file, first, count in pieces:
+                with av.open(str(file)) as source:
+                    stream = source.streams.video[0]
+                    target = target or out.add_stream_from_template(stream)
+                    if bytes(target.codec_context.extradata or b"") != bytes(stream.codec_context.extradata or b""):
+                        return False
+                    packets = _cut(file, [p for p in source.demux(stream) if p.size], first, count, fps)
+                    if packets is None:
+                        return False
+                    shift = round(Fraction(begin - first) / Fraction(fps).limit_denominator(10000) / stream.time_base)
+                    for packet in packets:
+                        packet.stream, packet.pts, packet.dts = target, packet.pts + shift, packet.dts + shift
+                        out.mux(packet)
+                begin += count
+    except (av.error.FFmpegError, IndexError) as error:
+        raise InputError(f"{path}: the videos cannot be joined: {type(error).__name__}: {error}") from error
+    return True
+
+
+def _cut(file: Path, packets: list[Any], first: int, count: int, fps: float) -> list[Any] | None:
+    """Return the packets of frames ``first`` to ``first + count - 1``, or None if they depend on others."""
+    numbers = [round(float(p.pts * p.time_base) * fps) for p in packets]
+    inside = [i for i, n in enumerate(numbers) if first <= n < first + count]
+    if sorted(numbers[i] for i in inside) != list(range(first, first + count)):
+        raise InputError(f"{file}: {len(inside)} images from frame {first} on, expected {count}")
+    alone = inside[-1] - inside[0] + 1 == count and numbers[inside[0]] == first and packets[inside[0]].is_keyframe
+    return packets[inside[0] : inside[-1] + 1] if alone else None

@@ -214,7 +214,7 @@ class DatasetWriter:
         self._streams, self._extras = tuple(own["streams"]), dict(own["extras"])
         self._user_features = {k: v for k, v in info["features"].items() if k not in layout.FRAME_FEATURES}
         self._tasks = read_tasks(self.root)
-        self._stats = stored_stats(self.root, info) or aggregated_stats(read_episodes(self.root, info, stats=True))
+        self._stats = stored_stats(self.root, info) or aggregated_stats(read_episodes(self.root, info, stats=True).rows)
 
     # ---- the open episode
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from policies.spec import InputError, suggest
 from robopolicy.data import layout
+from robopolicy.data.convert.lerobot import rewrite
+from robopolicy.data.convert.lerobot_frames import LeRobotFrames
+from robopolicy.data.convert.lerobot_v21 import is_version_2, upgrade
+from robopolicy.data.convert.progress import bar
 from robopolicy.data.convert.source import Source, SourceEpisode, SourceOptions
 from robopolicy.data.writer import DatasetWriter
 
@@ -95,18 +99,14 @@ def convert(
         raise InputError(f"format {source_format!r} is unknown{suggest(source_format, FORMATS)}")
     if target not in TARGETS:
         raise InputError(f"target format {target!r} is unknown{suggest(target, TARGETS)}")
-    with _new_folder(dest) as fresh:
+    with _new_folder(dest) as fresh, _spare_folder(fresh) as spare:
         if source_format == "lerobot":
-            notes = _rewrite(source, fresh, target, options, progress)
+            notes = _from_lerobot(source, fresh, spare, target, options, progress)
         elif target == "robopolicy":
-            notes = _write(source, fresh, source_format, options, progress)
+            notes = _write(open_source(source, source_format, options), source, fresh, source_format, progress)
         else:
-            first = fresh.with_name(f"{fresh.name}-frames")
-            try:
-                notes = _write(source, first, source_format, options, progress)
-                notes += _rewrite(first, fresh, target, SourceOptions(), progress)
-            finally:
-                shutil.rmtree(first, ignore_errors=True)
+            notes = _write(open_source(source, source_format, options), source, spare, source_format, progress)
+            notes += rewrite(spare, fresh, own=False, progress=progress)
     info = layout.read_info(dest)
     fields = tuple(n for n in info["features"] if n not in layout.FRAME_FEATURES)
     return ConversionSummary(dest, int(info["total_episodes"]), int(info["total_frames"]), float(info["fps"]), fields, tuple(notes))
@@ -131,15 +131,39 @@ def _new_folder(dest: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _write(path: Path, dest: Path, source_format: str, options: SourceOptions, progress: bool) -> list[str]:
-    source = open_source(path, source_format, options)
+@contextmanager
+def _spare_folder(fresh: Path) -> Iterator[Path]:
+    """Yield the name of a folder beside ``fresh`` for a step in between; it is removed at the end."""
+    spare = fresh.with_name(f"{fresh.name}-step")
+    shutil.rmtree(spare, ignore_errors=True)
+    try:
+        yield spare
+    finally:
+        shutil.rmtree(spare, ignore_errors=True)
+
+
+def _from_lerobot(path: Path, dest: Path, spare: Path, target: str, options: SourceOptions, progress: bool) -> list[str]:
+    if options != SourceOptions():
+        raise InputError(f"{path}: rate, task, keys and subset are part of a LeRobot set and cannot be given")
+    if is_version_2(path):
+        upgrade(path, spare)
+    root = spare if spare.exists() else path
+    one_by_one = any(f["dtype"] == "image" for f in layout.read_info(root)["features"].values())
+    if target == "robopolicy" and one_by_one:
+        return _write(LeRobotFrames(root), path, dest, "lerobot", progress)
+    return rewrite(root, dest, own=target == "robopolicy", progress=progress, name=str(path))
+
+
+def _write(source: Source, path: Path, dest: Path, source_format: str, progress: bool) -> list[str]:
     try:
         provenance = {"converted_from": str(path), "format": source_format}
-        with DatasetWriter(dest, source.spec, source.fps, source.robot_type, source.task, provenance=provenance) as writer:
-            with bar(f"converting {path.name}", source.num_episodes, progress) as advance:
-                for episode in source.episodes():
-                    _add(writer, episode, path)
-                    advance()
+        with (
+            DatasetWriter(dest, source.spec, source.fps, source.robot_type, source.task, provenance=provenance) as writer,
+            bar(f"converting {path.name}", source.num_episodes, progress) as advance,
+        ):
+            for episode in source.episodes():
+                _add(writer, episode, path)
+                advance()
         return list(source.notes)
     finally:
         source.close()
@@ -151,25 +175,6 @@ def _add(writer: DatasetWriter, episode: SourceEpisode, path: Path) -> None:
             observation = {name: array[t] for name, array in episode.observation.items()}
             capture = {name: int(array[t]) for name, array in episode.capture_ns.items()}
             writer.add_frame(observation, episode.action[t], capture or None, {name: array[t] for name, array in episode.extras.items()})
-        writer.save_episode(episode.success, episode.seed)
+        writer.save_episode(episode.success, episode.seed, episode.task)
     except InputError as error:
         raise InputError(f"{path}: {episode.name}: {error}") from error
-
-
-def _rewrite(source: Path, dest: Path, target: str, options: SourceOptions, progress: bool) -> list[str]:
-    from robopolicy.data.convert.lerobot import rewrite
-
-    if options != SourceOptions():
-        raise InputError(f"{source}: rate, task, keys and subset are part of a LeRobot set and cannot be given")
-    return rewrite(source, dest, own=target == "robopolicy", progress=progress)
-
-
-@contextmanager
-def bar(title: str, total: int, shown: bool) -> Iterator[Callable[[], None]]:
-    """Show a progress bar with the time left; yields a function that advances it by one."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not shown, transient=True) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda: progress.advance(task)

@@ -16,6 +16,9 @@ import numpy as np
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from robopolicy.data.convert import source
 
+#: What reading a damaged chunk raises, by store and compressor.
+_DAMAGE = (OSError, ValueError, RuntimeError, KeyError, zipfile.BadZipFile)
+
 
 class DiffusionPolicyZarrSource:
     """An opened zarr store; the attributes are :class:`robopolicy.data.convert.source.Source`'s."""
@@ -25,8 +28,11 @@ class DiffusionPolicyZarrSource:
         import zarr
         from zarr.storage import ZipStore
 
-        self.path, self.notes, self.robot_type = path, [], "unknown"
+        self.path, self.robot_type = path, "unknown"
+        self.notes: list[str] = []
         self._zip = None
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise InputError(f"{path}: cannot be read as a zarr store: neither a folder nor a whole zip file")
         try:
             self._zip = ZipStore(path, mode="r") if path.is_file() else None
             self._root: Any = zarr.open_group(self._zip if self._zip is not None else path, mode="r")
@@ -87,7 +93,10 @@ class DiffusionPolicyZarrSource:
                 self.notes.append(f"{key!r}: {absent} of {array.nchunks} chunks are not stored; by the format they read as {array.fill_value}")
 
     def _read_ends(self) -> np.ndarray:
-        ends = np.asarray(self._root["meta/episode_ends"][:]).astype(np.int64)
+        try:
+            ends = np.asarray(self._root["meta/episode_ends"][:]).astype(np.int64)
+        except _DAMAGE as error:
+            raise InputError(f"{self.path}: meta/episode_ends cannot be read: {_reason(error)}") from error
         if not ends.size or np.any(np.diff(np.concatenate([[0], ends])) <= 0):
             raise InputError(f"{self.path}: meta/episode_ends must rise from one episode to the next, found {ends[:8].tolist()}")
         return ends
@@ -110,7 +119,7 @@ class DiffusionPolicyZarrSource:
     def _read(self, key: str, rows: slice, where: str) -> np.ndarray:
         try:
             return np.asarray(self._data[key][rows])
-        except (OSError, ValueError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise InputError(f"{where}: {key!r} cannot be read: {_reason(error)}") from error
 
 

@@ -17,7 +17,7 @@ from policies.spec import InputError, Spec
 from policies.statistics import stats_to_json
 from robopolicy.data import layout, video
 from robopolicy.data.atomic import publish, temporary, write_bytes, write_json
-from robopolicy.data.convert.conversion import bar
+from robopolicy.data.convert.progress import bar
 from robopolicy.data.episodes import EpisodeTable, read_episodes, read_parquet, write_episodes
 from robopolicy.data.recover import aggregated_stats, stored_stats
 
@@ -31,7 +31,7 @@ _ROW_COLUMNS = ("episode_index", "tasks", "length", "dataset_from_index", "datas
 _ROW_OURS = ("success", "seed")
 
 
-def rewrite(source: Path, dest: Path, own: bool, progress: bool = False) -> list[str]:
+def rewrite(source: Path, dest: Path, own: bool, progress: bool = False, name: str = "") -> list[str]:
     """Rewrite the LeRobot v3 set at ``source`` into the folder ``dest``.
 
     Args:
@@ -40,6 +40,7 @@ def rewrite(source: Path, dest: Path, own: bool, progress: bool = False) -> list
         own: Whether the new set carries our additions (``meta/robopolicy.json``, capture times, success, seed), or is
             the format alone.
         progress: Whether to show a progress bar.
+        name: Where the set comes from, for its provenance; empty: ``source``.
 
     Returns:
         One line for everything that was left out.
@@ -68,7 +69,7 @@ def rewrite(source: Path, dest: Path, own: bool, progress: bool = False) -> list
                 rows[episode] |= {f"{key}/{end}_timestamp": float(table.rows[episode][f"{key}/{end}_timestamp"]) + offset for end in ("from", "to")}
     _write_meta(source, dest, info, table, features, rows)
     if own:
-        write_json(dest / layout.OWN, there or _own(source, info, features))
+        write_json(dest / layout.OWN, there or _own(name or str(source), info, features))
     return notes
 
 
@@ -94,7 +95,7 @@ def _features(features: Mapping[str, Any], own: bool, there: Mapping[str, Any] |
     return kept, notes
 
 
-def _own(source: Path, info: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
+def _own(source: str, info: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``meta/robopolicy.json`` for a set that another program recorded."""
     spec: Spec = layout.spec_from_features(features, float(info["fps"]))
     known = {*spec.observation.fields, "action", *layout.FRAME_FEATURES}
@@ -102,7 +103,7 @@ def _own(source: Path, info: Mapping[str, Any], features: Mapping[str, Any]) -> 
     codecs = {(f.get("info") or {}).get("video.codec") for f in features.values() if f["dtype"] == "video"}
     encoder = next((name for name, (codec, _) in video.ENCODERS.items() if codec in codecs), "")
     streams = [n.removeprefix(layout.CAPTURE) for n in features if n.startswith(layout.CAPTURE)]
-    provenance = {"converted_from": str(source), "format": f"lerobot {info['codebase_version']}"}
+    provenance = {"converted_from": source, "format": f"lerobot {info['codebase_version']}"}
     return {"format": 1, "spec": spec.to_dict(), "streams": streams, "extras": extras, "encoder": encoder, "provenance": provenance}
 
 
@@ -120,11 +121,16 @@ def _write_meta(source: Path, dest: Path, info: Mapping[str, Any], table: Episod
     for name in (layout.TASKS, "meta/subtasks.parquet"):
         if (source / name).is_file():
             write_bytes(dest / name, (source / name).read_bytes())
-    stats = stored_stats(source, info) or aggregated_stats(table)
+    stats = stored_stats(source, info) or aggregated_stats(table.rows)
     if stats:
         write_json(dest / layout.STATS, stats_to_json({n: s for n, s in stats.items() if n in features}))
     videos = any(f["dtype"] == "video" for f in features.values())
-    changed = {"codebase_version": layout.VERSION, "features": dict(features), "data_path": layout.DATA_PATH, "video_path": layout.VIDEO_PATH if videos else None}
+    changed = {
+        "codebase_version": layout.VERSION,
+        "features": dict(features),
+        "data_path": layout.DATA_PATH,
+        "video_path": layout.VIDEO_PATH if videos else None,
+    }
     write_json(dest / layout.INFO, dict(info) | changed)
 
 
@@ -223,6 +229,7 @@ class _Merged:
     def append(self, path: Path) -> float:
         """Add every frame of ``path``; returns where it begins, s."""
         import av
+        from av.error import FFmpegError
 
         begin = Fraction(self.frames) / self._fps
         if self._kind is None:
@@ -237,7 +244,7 @@ class _Merged:
                     packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, self._stream
                     self._container.mux(packet)
                     self.frames += 1
-        except (av.error.FFmpegError, IndexError) as error:
+        except (FFmpegError, IndexError) as error:
             raise InputError(f"{path}: cannot be merged as video: {type(error).__name__}: {error}") from error
         self.bytes += path.stat().st_size
         return float(begin)
@@ -265,11 +272,12 @@ class _Merged:
 def _kind(path: Path) -> tuple[Any, ...]:
     """Return what must agree for two videos to share a file. Raises InputError if ``path`` is not a video."""
     import av
+    from av.error import FFmpegError
 
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             context = stream.codec_context
             return (context.name, context.width, context.height, context.pix_fmt, bytes(context.extradata or b""), stream.time_base)
-    except (av.error.FFmpegError, IndexError) as error:
+    except (FFmpegError, IndexError) as error:
         raise InputError(f"{path}: cannot be read as video: {type(error).__name__}: {error}") from error

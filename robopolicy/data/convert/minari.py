@@ -24,7 +24,8 @@ class MinariSource:
         """Open a folder, or the name of an installed data set. Raises InputError if it cannot be read or stored."""
         from minari import MinariDataset
 
-        self.path, self.notes, self.robot_type = path, [], "unknown"
+        self.path, self.robot_type = path, "unknown"
+        self.notes: list[str] = []
         folder = _find(path)
         try:
             self._dataset = MinariDataset(folder)
@@ -64,7 +65,11 @@ class MinariSource:
             except InputError as error:
                 raise InputError(f"{where}: {error}") from error
             ended = np.asarray(episode.terminations, bool)
-            extras = {"next.reward": np.asarray(episode.rewards, np.float32), "next.done": ended | np.asarray(episode.truncations, bool), "next.terminated": ended}
+            extras = {
+                "next.reward": np.asarray(episode.rewards, np.float32),
+                "next.done": ended | np.asarray(episode.truncations, bool),
+                "next.terminated": ended,
+            }
             seed = stored.get("seed")
             yield source.SourceEpisode(str(index), observation, action, extras, success=_success(episode.infos), seed=None if seed is None else int(seed))
 

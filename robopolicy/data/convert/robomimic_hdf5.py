@@ -11,15 +11,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec, suggest
 from robopolicy.data.convert import source
-
-if TYPE_CHECKING:
-    import h5py
 
 _ROBOT = re.compile(r"robot\d+_")
 _EXTRAS = {"rewards": ("next.reward", np.float32), "dones": ("next.done", np.bool_)}
@@ -32,9 +29,10 @@ class RobomimicSource:
         """Open ``path``. Raises InputError if it is not a robomimic file with observations."""
         import h5py
 
-        self.path, self.notes, self.robot_type = path, [], "unknown"
+        self.path, self.robot_type = path, "unknown"
+        self.notes: list[str] = []
         try:
-            self._file = h5py.File(path, "r")
+            self._file: Any = h5py.File(path, "r")
         except OSError as error:
             raise InputError(f"{path}: cannot be read as HDF5 ({_reason(error)}); is it truncated?") from error
         try:
@@ -97,7 +95,7 @@ class RobomimicSource:
                 raise InputError(f"{self.path}: subset {subset!r} names no demonstration of the file")
         return sorted(names, key=lambda n: (int(n.rpartition("_")[2]) if n.rpartition("_")[2].isdigit() else -1, n))
 
-    def _fields(self, obs: h5py.Group, options: source.SourceOptions) -> list[source.Observed]:
+    def _fields(self, obs: Any, options: source.SourceOptions) -> list[source.Observed]:
         robot: dict[str, tuple[int, ...]] = {}
         world: dict[str, tuple[int, ...]] = {}
         cameras = []
@@ -115,7 +113,7 @@ class RobomimicSource:
             raise InputError(f"{self.path}: no observation can be stored; found {sorted(obs)}")
         return out + cameras
 
-    def _read(self, demo: h5py.Group, key: str, where: str) -> np.ndarray:
+    def _read(self, demo: Any, key: str, where: str) -> np.ndarray:
         if key not in demo:
             raise InputError(f"{where}: {key!r} is missing; earlier demonstrations have it")
         try:
@@ -128,7 +126,7 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _env_args(path: Path, data: h5py.Group) -> dict[str, Any]:
+def _env_args(path: Path, data: Any) -> dict[str, Any]:
     text = data.attrs.get("env_args", "{}")
     try:
         value = json.loads(text)
@@ -155,7 +153,7 @@ def _action_spec(kwargs: Mapping[str, Any], dim: int, arms: int, fps: float) -> 
     controller, increments = _controller(kwargs)
     motion = "delta" if increments else "position"
     unit = "1" if increments else "m"  # increments are shares of the controller's largest step
-    limits = {"low": (-1.0,), "high": (1.0,)} if increments else {}
+    limits: dict[str, Any] = {"low": (-1.0,), "high": (1.0,)} if increments else {}
     fields: dict[str, Field] = {}
     for arm in range(arms):
         prefix = f"arm{arm}." if arms > 1 else ""

@@ -43,6 +43,7 @@ class SourceEpisode:
         capture_ns: stream -> (T,) int64, ns.
         success: How it ended, if known.
         seed: What it was begun with, if known.
+        task: Its task, if not the source's.
     """
 
     name: str
@@ -52,6 +53,7 @@ class SourceEpisode:
     capture_ns: Mapping[str, np.ndarray] = field(default_factory=dict)
     success: bool | None = None
     seed: int | None = None
+    task: str | None = None
 
 
 class Source(Protocol):

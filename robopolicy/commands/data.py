@@ -1,0 +1,154 @@
+"""``robopolicy data``: look into data sets, verify, repair, convert, edit and compact them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from policies.spec import InputError, suggest
+
+OPERATIONS = ("delete", "split", "merge", "relabel")
+_Path = Annotated[Path, typer.Argument(help="Folder of the data set.")]
+_Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
+_Out = Annotated[Path | None, typer.Option(help="Write a new set here instead of replacing the old one.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    data = typer.Typer(help="Look into data sets (LeRobot v3 layout), verify, repair, convert, edit and compact them.", no_args_is_help=True)
+    app.add_typer(data, name="data")
+    data.command("inspect")(inspect_command)
+    data.command("check")(check_command)
+    data.command("recover")(recover_command)
+    data.command("compact")(compact_command)
+    data.command("edit")(edit_command)
+    data.command("convert")(convert_command)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+def _write_json(file: Path | None, value: Any) -> None:
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def inspect_command(path: _Path, json_file: _Json = None) -> None:
+    """Show what a data set holds: episodes, fields, statistics, and the jitter of every capture stream."""
+    from robopolicy.data.dataset import Dataset
+    from robopolicy.data.inspect import describe, tables
+
+    dataset = Dataset.open(path, progress=True)
+    console = _console()
+    for table in tables(dataset):
+        console.print(table)
+    _write_json(json_file, describe(dataset))
+
+
+def check_command(path: _Path, json_file: _Json = None) -> None:
+    """Verify every file: counts, indices, times, capture times, finite values, images, spec. Exit code 2 if anything is broken."""
+    from robopolicy.data.check import check
+
+    report = check(path, progress=True)
+    console = _console()
+    for problem in report.problems:
+        console.print(f"broken: {problem}", style="red", markup=False)
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False)
+    _write_json(json_file, vars(report) | {"damaged": sorted(report.damaged)})
+    if not report.ok:
+        hint = ",".join(map(str, sorted(report.damaged)))
+        remedy = f"; `robopolicy data edit {path} delete --episodes {hint}` keeps the rest" if hint and len(report.damaged) < report.episodes else ""
+        raise InputError(f"{path}: {len(report.problems)} problems in {len(report.damaged)} of {report.episodes} episodes{remedy}")
+    console.print(f"{path}: {report.episodes} episodes, {report.frames} frames, all in order", markup=False)
+
+
+def recover_command(path: _Path) -> None:
+    """Remove what an interrupted recording left behind; committed episodes are never touched."""
+    from robopolicy.data.recover import recover
+
+    done = recover(path)
+    told = f"removed {len(done.removed)} files of an interrupted recording" if done.removed else "nothing to remove"
+    stats = "; statistics computed anew" if done.stats_rewritten else ""
+    _console().print(f"{path}: {told}{stats}; {done.episodes} episodes are intact", markup=False)
+
+
+def compact_command(path: _Path, out: _Out = None) -> None:
+    """Merge the many files of a recording into few (100 MB of frames, 200 MB of video); the contents stay the same."""
+    from robopolicy.data.edit import compact
+    from robopolicy.data.layout import content_files
+
+    before = len(content_files(path))
+    done = compact(path, out, progress=True)
+    _told(done, f"{before} files became {len(content_files(done.path))}")
+
+
+def edit_command(
+    path: _Path,
+    operation: Annotated[str, typer.Argument(help="delete, split, merge or relabel.")],
+    more: Annotated[list[str] | None, typer.Argument(help="merge: the other sets. split: NAME=EPISODES or NAME=SHARE, e.g. train=0.8 test=0.2.")] = None,
+    episodes: Annotated[str | None, typer.Option(help="delete, relabel: which, e.g. 3,5-8.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a new set here. Needed by merge and, as the folder of the parts, by split.")] = None,
+    task: Annotated[str | None, typer.Option(help="relabel: the new task text.")] = None,
+    success: Annotated[bool | None, typer.Option("--success/--failure", help="relabel: the new mark.")] = None,
+    backup: Annotated[bool, typer.Option(help="In place: keep the old set as PATH.backup.")] = True,
+) -> None:
+    """Delete, split, merge or relabel whole episodes.
+
+    A new set is written and renamed when it is whole. Without --out it takes the old one's place, and the old one is kept
+    as PATH.backup (PATH.backup-2, ...) unless --no-backup is given.
+    """
+    from robopolicy.data import edit, layout
+
+    if operation not in OPERATIONS:
+        raise InputError(f"data edit: operation {operation!r} does not exist{suggest(operation, OPERATIONS)}")
+    if operation in ("merge", "split") and (out is None or not more):
+        raise InputError(f"data edit {operation}: --out and {'other sets' if operation == 'merge' else 'parts such as train=0.8 test=0.2'} are needed")
+    if operation == "merge":
+        _told(edit.merge([path, *(more or [])], _given(out), progress=True), "merged")
+        return
+    if operation == "split":
+        pairs = [item.partition("=") for item in more or []]
+        if wrong := [item for item, (_, sign, _) in zip(more or [], pairs, strict=True) if not sign]:
+            raise InputError(f"data edit split: {wrong[0]!r} is not NAME=EPISODES, e.g. train=0-79 or train=0.8")
+        for result in edit.split(path, {name: text for name, _, text in pairs}, _given(out), progress=True):
+            _told(result, "split off")
+        return
+    if episodes is None or more:
+        raise InputError(f"data edit {operation}: give the episodes as --episodes 3,5-8" + (f", not as {more[0]!r}" if more else ""))
+    chosen = edit.parse_episodes(episodes, int(layout.read_info(path)["total_episodes"]))
+    if operation == "delete":
+        _told(edit.delete(path, chosen, out, backup, progress=True), f"deleted {len(chosen)}")
+    else:
+        _told(edit.relabel(path, chosen, task, success, out, backup, progress=True), f"relabelled {len(chosen)}")
+
+
+def _given(out: Path | None) -> Path:
+    if out is None:
+        raise InputError("data edit: --out is needed")
+    return out
+
+
+def _told(result: Any, what: str) -> None:
+    kept = f"; the old set is kept as {result.backup}" if result.backup else ""
+    again = f"; {result.encoded_again} videos had to be encoded again" if result.encoded_again else ""
+    _console().print(f"{result.path}: {what}; {result.episodes} episodes{kept}{again}", markup=False)
+
+
+def convert_command(
+    source: Annotated[Path, typer.Argument(help="What is converted: a file, a folder, or a Minari name.")],
+    dest: Annotated[Path, typer.Argument(help="Where to.")],
+    from_format: Annotated[str | None, typer.Option("--from", help="robomimic, diffusion-policy, minari, lerobot; found out if not given.")] = None,
+    to_format: Annotated[str, typer.Option("--to", help="robopolicy or lerobot.")] = "robopolicy",
+) -> None:
+    """Convert robomimic HDF5, Diffusion Policy zarr, Minari and LeRobot sets into ours, and ours to LeRobot v3."""
+    from robopolicy.data.convert import convert
+
+    convert(source, dest, from_format, to_format, True)
