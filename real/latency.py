@@ -37,7 +37,7 @@ class Latency:
         """Return the ``q`` quantile over everything, in seconds, at most 10 % too high; 0 when empty."""
         if not self.count:
             return 0.0
-        index = int(np.searchsorted(np.cumsum(self._bins), math.ceil(q * self.count)))
+        index = int(np.searchsorted(np.cumsum(self._bins), max(math.ceil(q * self.count), 1)))
         return min(_FINEST_S * _RATIO**index, self.max_s)
 
     def recent_quantile(self, q: float) -> float:

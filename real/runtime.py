@@ -90,6 +90,7 @@ class Runtime:
         self._calls = 0  # plans asked for in this episode: names the noise of each
         self._asked_at = 0.0
         self._missing = "starting"  # why there is no plan, should there be none
+        self._failed_before = False  # the request before this one brought no plan: its cause stands until one does
 
     def tick(self) -> None:
         """One control step: read, plan, splice, check, write. A bad action is never sent; without a good one the robot is held."""
@@ -135,7 +136,7 @@ class Runtime:
         origin, due = self._clock(), 0
         self._enter("hold", "starting")
         try:
-            while not self._over(seconds, min(limits, default=None), stopped, origin):
+            while not self._over(seconds, min(limits, default=None), stopped, self._clock() - origin if self.lockstep else due * period):
                 if self.lockstep:
                     self.tick()
                     continue
@@ -156,10 +157,10 @@ class Runtime:
             self._end()
         return summary
 
-    def _over(self, seconds: float | None, episodes: int | None, stopped: Callable[[], bool], origin: float) -> bool:
+    def _over(self, seconds: float | None, episodes: int | None, stopped: Callable[[], bool], elapsed_s: float) -> bool:
         if episodes is not None and len(self.summary.episodes) >= episodes:
             self.summary.ended = f"{episodes} episodes done"
-        elif seconds is not None and self._clock() - origin >= seconds:
+        elif seconds is not None and elapsed_s >= seconds:
             self.summary.ended = f"{seconds:g} s done"
         elif stopped():
             self.summary.ended = "stopped"
@@ -206,7 +207,7 @@ class Runtime:
         """Take the reading into the window; begin a new episode or note the end of one."""
         if self._episode is None or reading.episode != self._episode.index:
             self._episode = EpisodeRecord(reading.episode)
-            self._finished, self._calls, self._missing = False, 0, "starting"
+            self._finished, self._calls, self._missing, self._failed_before = False, 0, "starting", False
             self._window.clear()
             self.chunks.clear()
             self.policy.abandon()
@@ -227,8 +228,8 @@ class Runtime:
         if self.lockstep and self.policy.in_flight:
             self._collect(self.options.lockstep_timeout_s)
         action = self.chunks.take()
-        if action is None and self.chunks.waiting:
-            self._missing = "late" if self._calls > 1 and self._episode_record().steps else "starting"
+        if action is None and self.chunks.waiting and not self._failed_before:
+            self._missing = "late" if self._episode_record().steps else "starting"
         return action
 
     def _ask(self, reading: Observation) -> None:
@@ -274,6 +275,7 @@ class Runtime:
         if np.shape(plan.actions) != (1, self.policy.n_action_steps, self.policy.spec.action.dim):
             self._failed(RequestFailed("error", f"plan of shape {np.shape(plan.actions)}"))
             return
+        self._failed_before = False
         self._count(plan)
         self.chunks.splice(np.asarray(plan.actions[0], np.float32), self._clock() - self._asked_at)
 
@@ -290,7 +292,7 @@ class Runtime:
     def _failed(self, error: RequestFailed) -> None:
         self.chunks.failed()
         self.summary.failed_requests[error.cause] += 1
-        self._missing = error.cause
+        self._missing, self._failed_before = error.cause, True
         if self.lockstep:
             raise error
 

@@ -97,6 +97,7 @@ class PolicyServer:
         self._stats_s, self._stats_at, self._log = stats_s, time.monotonic() + stats_s, log
         self._sessions: dict[int, _Session] = {}
         self._queue: list[tuple[bytes, Message, float]] = []
+        self._looked_at = time.monotonic()
         self._limits = Limits.of_observations(policy.spec.observation, policy.n_obs_steps, max_streams)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -128,9 +129,10 @@ class PolicyServer:
 
     def step(self, wait_s: float = 0.0) -> None:
         """Take in what has arrived (waiting up to ``wait_s`` for it), answer one request, do the housekeeping."""
-        if not self._queue:
-            self._socket.poll(int(1e3 * wait_s))
-        self._take_in()
+        self._take_in(self._looked_at)  # what came while the policy was busy may have come at the beginning of that
+        if not self._queue and self._socket.poll(int(1e3 * wait_s)):
+            self._take_in(time.monotonic())
+        self._looked_at = time.monotonic()
         if self._queue:
             self._answer(*self._queue.pop(0))
         now = time.monotonic()
@@ -146,8 +148,8 @@ class PolicyServer:
         self._sessions.clear()
         self._context.destroy(linger=0)
 
-    def _take_in(self) -> None:
-        """Move waiting messages to the queue, at most one a session and 2 x ``max_sessions`` in all."""
+    def _take_in(self, since: float) -> None:
+        """Move waiting messages to a bounded queue; their budgets count from ``since``, the last moment without them."""
         while len(self._queue) < 2 * self._max_sessions:
             frames = receive(self._socket, self._limits)
             if frames is None:
@@ -159,7 +161,7 @@ class PolicyServer:
                 self.stats.malformed += 1
                 self._refuse(identity, Message("?"), "wire", str(error))
                 continue
-            self._queue.append((identity, message, time.monotonic()))
+            self._queue.append((identity, message, since))
 
     def _answer(self, identity: bytes, message: Message, received: float) -> None:
         try:

@@ -242,9 +242,9 @@ def configure(socket: zmq.Socket, limits: Limits) -> None:
     socket.setsockopt(zmq.SNDHWM, 2)
     socket.setsockopt(zmq.RCVHWM, 2)
     socket.setsockopt(zmq.MAXMSGSIZE, max(limits.frame_bytes, limits.header_bytes))
-    if socket.socket_type == zmq.ROUTER:
+    if socket.type == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that cannot go is said, not swallowed
-    if socket.socket_type == zmq.DEALER:
+    if socket.type == zmq.DEALER:
         socket.setsockopt(zmq.IMMEDIATE, 1)  # without a connection sending fails at once, nothing waits to arrive late
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
