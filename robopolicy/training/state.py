@@ -36,7 +36,7 @@ def save_state(path: Path, policy: torch.nn.Module, ema: Ema, optimizer: torch.o
     for name, parameter in policy.named_parameters():
         for slot, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{name}/{slot}"] = torch.as_tensor(value)
-    header = {"format": _FORMAT, "facts": json.dumps(dict(facts))}
+    header = {_FORMAT: json.dumps(dict(facts))}  # one entry: several come out in any order, and equal states are to be equal bytes
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # clones: tied weights share memory, which the format refuses
@@ -55,9 +55,9 @@ def read_facts(path: Path) -> dict[str, Any]:
             header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"training state {path}: truncated or not one: {error}") from error
-    if header.get("format") != _FORMAT:
-        raise InputError(f"training state {path}: expected format {_FORMAT!r}, found {header.get('format')!r}")
-    return json.loads(header["facts"])
+    if _FORMAT not in header:
+        raise InputError(f"training state {path}: expected a {_FORMAT!r}, found {', '.join(map(repr, header)) or 'another file'}")
+    return json.loads(header[_FORMAT])
 
 
 def read_normalizer(path: Path) -> Normalizer:

@@ -1,0 +1,102 @@
+"""Small training runs for tests: a data set of two-route demonstrations, recipes that train in a second, processes to kill."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import tempfile
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from policies.spec import InputError
+from robopolicy.recipe import Recipe, recipe_from_dict
+from robopolicy.training.log import read_log
+from robopolicy.training.run_folder import find_checkpoint
+
+#: No dropout: the same losses for any number of processes. Big enough to learn, small enough for 500 steps a second.
+MLP = {"backbone": "mlp", "mlp": {"width": 32, "blocks": 1}}
+#: With dropout, whose random numbers must survive a kill.
+TRANSFORMER = {"backbone": "transformer", "transformer": {"width": 16, "layers": 1, "heads": 2, "dropout": 0.2}}
+#: What training imports at the latest; a process that begins with it is quick.
+_PRELOADED = ["robopolicy.training.imitation", "torch.utils.tensorboard.writer", "accelerate", "torch._dynamo", "torch.distributed.fsdp", "policies.flow", "sim.suites.two_route"]
+
+
+@functools.cache
+def demonstrations() -> Path:
+    """Ten demonstrations of the two-route task, made once for all tests of a session."""
+    from robopolicy.data.collect import collect
+
+    path = Path(tempfile.mkdtemp(prefix="robopolicy-test-")) / "two-route"
+    collect("two-route", path, episodes=10, workers=1, progress=False)
+    return path
+
+
+def recipe(output: Path, policy: dict[str, Any] | None = None, /, **changes: Any) -> Recipe:
+    """Return a recipe that writes to ``output``; ``changes`` are keys of its training section, or whole sections."""
+    training = {"steps": 60, "batch_size": 16, "log_every": 5, "checkpoint_every": 7, "optimizer": {"lr": 1e-3, "warmup_steps": 10}}
+    values: dict[str, Any] = {
+        "task": "two-route",
+        "seed": 3,
+        "output": str(output),
+        "data": {"path": str(demonstrations())},
+        "policy": {"type": "flow", **(policy or MLP)},
+        "training": training,
+    }
+    for key, value in changes.items():
+        if key in ("task", "seed", "init", "data", "env", "policy", "evaluation"):
+            values[key] = {**values[key], **value} if isinstance(value, dict) and key in values else value
+        else:
+            training[key] = {**training[key], **value} if isinstance(value, dict) and key in training else value
+    return recipe_from_dict(values, "test")
+
+
+def _train(values: dict[str, Any], environment: dict[str, str], log: str) -> None:
+    os.environ.update(environment)
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        from robopolicy.training.imitation import train
+
+        try:
+            train(recipe_from_dict(values, "test"), progress=False)
+        except InputError as error:
+            print(f"error: {error}", flush=True)
+            os._exit(2)
+        except KeyboardInterrupt:
+            os._exit(130)
+        os._exit(0)  # no clean-up that a real process would not get either
+
+
+@functools.cache
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")  # processes begin with the imports done, and without our threads
+    context.set_forkserver_preload([*_PRELOADED, __name__])
+    return context
+
+
+def start(recipe: Recipe, environment: dict[str, str] | None = None) -> BaseProcess:
+    """Train in a process of its own; what it prints goes to ``OUTPUT.txt`` beside the run."""
+    log = Path(f"{recipe.output}.txt")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = _context().Process(target=_train, args=(recipe.to_dict(), environment or {}, str(log)), daemon=True)
+    process.start()
+    return process
+
+
+def finish(recipe: Recipe, timeout: float = 60) -> None:
+    """Train in a process of its own until it is done."""
+    process = start(recipe)
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+    assert process.exitcode == 0, Path(f"{recipe.output}.txt").read_text()
+
+
+def outcome(run: Path) -> tuple[bytes, bytes, list[tuple[Any, ...]]]:
+    """Return everything that must be equal when two runs are: weights, training state, and the logged numbers."""
+    weights = (find_checkpoint(run) / "weights.safetensors").read_bytes()
+    state = max((run / "state").iterdir()).read_bytes()
+    rows = [(row["step"], row["loss"], row["grad_norm"], row["lr"]) for row in read_log(run, "train")]
+    return weights, state, rows
