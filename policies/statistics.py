@@ -259,7 +259,7 @@ def aggregate(parts: Sequence[Mapping[str, np.ndarray]]) -> Stats:
         "mean": mean,
         "std": np.sqrt(np.tensordot(weights, spread, axes=1)),
     }
-    out.update({name: weighted(name) for name in QUANTILES})
+    out.update({name: weighted(name) for name in QUANTILES if all(name in p for p in parts)})  # older sets have none
     out["count"] = np.array([sum(int(np.asarray(p["count"]).ravel()[0]) for p in parts)], np.int64)
     return out
 

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from robopolicy.data import layout
+from robopolicy.data.convert.conversion import convert
 from robopolicy.data.dataset import Dataset
+from robopolicy.data.edit import compact
 from robopolicy.data.recover import recover
 from tests.parity import lerobot_reader
 from tests.require import require
@@ -64,11 +66,14 @@ def ours(tmp_path_factory) -> dict[str, tuple[Path, dict[str, np.ndarray]]]:
     repaired = Path(shutil.copytree(folder / "uncommitted", folder / "repaired"))
     recover(repaired)
     roots.append(repaired)
+    compact(folder / "video", out=folder / "compact")
+    convert(folder / "video", folder / "plain", target="lerobot", progress=False)
+    roots += [folder / "compact", folder / "plain"]
     lerobot("read", folder, *roots)
     return {root.name: (root, dict(np.load(folder / f"{root.name}.npz", allow_pickle=False))) for root in roots}
 
 
-@pytest.mark.parametrize("name,episodes", [("state", 3), ("video", 3), ("killed", None), ("uncommitted", 2), ("repaired", 2)])
+@pytest.mark.parametrize("name,episodes", [("state", 3), ("video", 3), ("killed", None), ("uncommitted", 2), ("repaired", 2), ("compact", 3)])
 def test_lerobot_reads_every_frame_that_we_wrote(ours, name, episodes):
     root, theirs = ours[name]
     dataset = Dataset.open(root)
@@ -86,7 +91,15 @@ def test_lerobot_reads_every_frame_that_we_wrote(ours, name, episodes):
     assert set(theirs["frame.task"]) == {"reach"}
 
 
-@pytest.mark.parametrize("name", ["video", "uncommitted"])
+def test_lerobot_reads_the_plain_form(ours):
+    (root, theirs), dataset = ours["plain"], Dataset.open(ours["video"][0])
+    assert len(list(root.glob("data/*/*.parquet"))) == len(list(root.glob("videos/*/*/*.mp4"))) == 1
+    assert not any("capture_ns" in name for name in theirs)
+    for field in set(dataset.arrays) - {"capture_ns.top"}:
+        np.testing.assert_array_equal(theirs[f"frame.{field}"].reshape(dataset.arrays[field].shape), dataset.arrays[field], err_msg=field)
+
+
+@pytest.mark.parametrize("name", ["video", "uncommitted", "compact", "plain"])
 def test_lerobot_makes_the_same_windows(ours, name):
     root, theirs = ours[name]
     dataset = Dataset.open(root)
@@ -129,8 +142,11 @@ def test_we_read_every_frame_that_lerobot_wrote(tmp_path):
     for field in ("observation.state", "observation.environment_state", "action"):
         np.testing.assert_array_equal(dataset.arrays[field], arrays[field], err_msg=field)
     assert [dataset.tasks[i] for i in dataset.arrays["task_index"].ravel()] == [t for t, n in zip(tasks, lengths, strict=True) for _ in range(n)]
-    lerobot("read", tmp_path, tmp_path / "theirs")
-    theirs = np.load(tmp_path / "theirs.npz", allow_pickle=False)
+    convert(tmp_path / "theirs", tmp_path / "adopted", progress=False)
+    lerobot("read", tmp_path, tmp_path / "theirs", tmp_path / "adopted")
+    theirs, adopted = (np.load(tmp_path / f"{name}.npz", allow_pickle=False) for name in ("theirs", "adopted"))
+    for name in (n for n in theirs.files if n.startswith("frame.")):
+        np.testing.assert_array_equal(adopted[name], theirs[name], err_msg=name)
     np.testing.assert_array_equal(dataset.arrays[CAMERA], theirs[f"frame.{CAMERA}"])
     assert np.abs(dataset.arrays[CAMERA].astype(int) - images)[:, 2:14, 2:14].max() <= 8  # lossy, away from edges
     assert dataset.spec.action.dim == 2 and dataset.spec.observation.fields[CAMERA].is_image

@@ -1,30 +1,25 @@
-"""LeRobot v3 sets, rewritten without touching a number or a compressed image: files merged, our additions put in or left out.
-
-Frames are copied column by column. Videos are merged packet by packet, so that an image decodes to the same pixels as
-before; files are merged up to the sizes that the format uses (100 MB of frames, 200 MB of video).
-"""
+"""LeRobot v3 sets, rewritten without touching a number or a compressed image: files merged, our additions put in or left out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from fractions import Fraction
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from policies.spec import InputError, Spec
-from policies.statistics import stats_to_json
+from policies.spec import InputError
+from policies.statistics import stats_from_json, stats_to_json
 from robopolicy.data import layout, video
-from robopolicy.data.atomic import publish, temporary, write_bytes, write_json
-from robopolicy.data.convert.progress import bar
-from robopolicy.data.episodes import EpisodeTable, read_episodes, read_parquet, write_episodes
-from robopolicy.data.recover import aggregated_stats, stored_stats
+from robopolicy.data.atomic import read_json, write_json
+from robopolicy.data.episodes import read_parquet, write_parquet
+from robopolicy.data.rewrite import Pick, Source, write_set
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DATA_BYTES, VIDEO_BYTES = 100 << 20, 200 << 20
 _EXTRA_DTYPES = ("bool", "int64", "float32")
 _ROW_PREFIXES = ("data/", "videos/", "stats/", "meta/episodes/")
 _ROW_COLUMNS = ("episode_index", "tasks", "length", "dataset_from_index", "dataset_to_index")
@@ -32,59 +27,63 @@ _ROW_OURS = ("success", "seed")
 
 
 def rewrite(source: Path, dest: Path, own: bool, progress: bool = False, name: str = "") -> list[str]:
-    """Rewrite the LeRobot v3 set at ``source`` into the folder ``dest``.
+    """Rewrite the LeRobot v3 set at ``source`` into the new folder ``dest``.
 
     Args:
         source: The set; files of an interrupted recording are left out.
-        dest: New folder, filled in place: the caller gives it its name when this returns.
+        dest: New folder.
         own: Whether the new set carries our additions (``meta/robopolicy.json``, capture times, success, seed), or is
             the format alone.
         progress: Whether to show a progress bar.
         name: Where the set comes from, for its provenance; empty: ``source``.
 
     Returns:
-        One line for everything that was left out.
+        One line for everything that was left out or changed.
 
     Raises:
         InputError: if the source is damaged; names the file.
     """
-    info = layout.read_info(source)
-    table = read_episodes(source, info)
-    if not len(table.length):
+    opened = Source.open(source)
+    if not opened.table.rows:
         raise InputError(f"{source}: the data set has no episodes")
     there = layout.read_own(source)
-    features, notes = _features(info["features"], own, there)
-    rows = [_row(row, features, own) for row in table.rows]
-    unknown = sorted({n for r in table.rows for n, v in r.items() if v is not None} - {n for r in rows for n in r} - set(_ROW_OURS))
-    notes += [f"episode column {name!r} was left out" for name in unknown if not name.startswith("stats/")]
-    cameras = [n for n, f in features.items() if f["dtype"] == "video"]
-    jobs = len(np.unique(table.data, axis=0)) + sum(len(np.unique(table.video[c], axis=0)) for c in cameras)
-    with bar(f"rewriting {source.name}", jobs, progress) as advance:
-        for episode, number in _merge_frames(source, dest, table, features, advance):
-            rows[episode] |= {"data/chunk_index": number[0], "data/file_index": number[1]}
-        for camera in cameras:
-            for episode, number, offset in _merge_videos(source, dest, table, camera, float(info["fps"]), advance):
-                key = f"videos/{camera}"
-                rows[episode] |= {f"{key}/chunk_index": number[0], f"{key}/file_index": number[1]}
-                rows[episode] |= {f"{key}/{end}_timestamp": float(table.rows[episode][f"{key}/{end}_timestamp"]) + offset for end in ("from", "to")}
-    _write_meta(source, dest, info, table, features, rows)
-    if own:
-        write_json(dest / layout.OWN, there or _own(name or str(source), info, features))
-    return notes
+    opened, notes = _known_columns(opened)
+    provenance = (there or {}).get("provenance") or {"converted_from": name or str(source), "format": f"lerobot {opened.info['codebase_version']}"}
+    again = write_set(dest, [Pick(opened, e) for e in range(len(opened.table.rows))], provenance, progress)
+    if again:
+        notes.append(f"{again} videos had to be encoded again: their parts are of different kinds or not cut at key frames")
+    features, dropped = _features(opened.info["features"], own, there is not None)
+    _keep(dest, features, own)
+    return notes + dropped
 
 
-def _features(features: Mapping[str, Any], own: bool, there: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
-    """Return the features that are kept, and what is said of the others."""
+def _known_columns(source: Source) -> tuple[Source, list[str]]:
+    """Return ``source`` without episode columns whose meaning is not known, and what is said of them."""
+
+    def known(column: str) -> bool:
+        return column in (*_ROW_COLUMNS, *_ROW_OURS) or column.startswith(_ROW_PREFIXES)
+
+    unknown = sorted({n for row in source.table.rows for n in row if not known(n)})
+    rows = [{n: v for n, v in row.items() if known(n)} for row in source.table.rows]
+    return replace(source, table=replace(source.table, rows=rows)), [f"episode column {n!r} was left out" for n in unknown]
+
+
+def _features(features: Mapping[str, Any], own: bool, ours: bool) -> tuple[dict[str, Any], list[str]]:
+    """Return the features that are kept, and what is said of the others.
+
+    The plain format keeps all but capture times. In our form, what another program recorded beside observations and
+    action must be one number a frame, so that further episodes can be recorded.
+    """
     kept, notes = {}, []
     for name, entry in features.items():
         reason = ""
         if not own and name.startswith(layout.CAPTURE):
             reason = "capture times are no part of the plain format"
-        elif own and there is None and name != "action" and not name.startswith("observation.") and name not in layout.FRAME_FEATURES:
-            plain = entry["dtype"] in _EXTRA_DTYPES and tuple(entry["shape"]) == (1,)
-            reason = "" if plain else f"{entry['dtype']}{list(entry['shape'])} is not one number a frame"
-        elif own and (entry["dtype"] == "string" or (entry.get("info") or {}).get("video.is_depth_map")):
+        elif own and not ours and (entry["dtype"] == "string" or (entry.get("info") or {}).get("video.is_depth_map")):
             reason = "text and depth videos are not read"
+        elif own and not ours and name != "action" and not name.startswith(("observation.", layout.CAPTURE)) and name not in layout.FRAME_FEATURES:
+            one_number = entry["dtype"] in _EXTRA_DTYPES and tuple(entry["shape"]) == (1,)
+            reason = "" if one_number else f"{entry['dtype']}{list(entry['shape'])} is not one number a frame"
         if reason:
             notes.append(f"{name!r} was left out: {reason}")
         else:
@@ -95,189 +94,45 @@ def _features(features: Mapping[str, Any], own: bool, there: Mapping[str, Any] |
     return kept, notes
 
 
-def _own(source: str, info: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``meta/robopolicy.json`` for a set that another program recorded."""
-    spec: Spec = layout.spec_from_features(features, float(info["fps"]))
-    known = {*spec.observation.fields, "action", *layout.FRAME_FEATURES}
-    extras = {n: f["dtype"] for n, f in features.items() if n not in known and not n.startswith(layout.CAPTURE)}
+def _keep(root: Path, features: Mapping[str, Any], own: bool) -> None:
+    """Reduce the set at ``root`` (whose files are ours alone) to ``features``, and to the plain format unless ``own``."""
+    info = layout.read_info(root)
+    columns = [n for n, f in features.items() if f["dtype"] != "video"]
+    if features != info["features"]:
+        for path in sorted((root / "data").glob("*/*.parquet")):
+            write_parquet(path, _cast_action(read_parquet(path, columns), features["action"]))
+        for name in set(info["features"]) - set(features):
+            shutil.rmtree(root / "videos" / name, ignore_errors=True)
+    for path in sorted((root / "meta/episodes").glob("*/*.parquet")):
+        table = read_parquet(path)
+        write_parquet(path, table.select([n for n in table.column_names if _is_kept(n, features, own)]))
+    if (root / layout.STATS).is_file():
+        stats = stats_from_json(read_json(root / layout.STATS))
+        write_json(root / layout.STATS, stats_to_json({n: s for n, s in stats.items() if n in features}))
+    videos = any(f["dtype"] == "video" for f in features.values())
+    write_json(root / layout.INFO, info | {"features": dict(features), "video_path": layout.VIDEO_PATH if videos else None})
+    if not own:
+        (root / layout.OWN).unlink()
+        return
+    described = read_json(root / layout.OWN)
     codecs = {(f.get("info") or {}).get("video.codec") for f in features.values() if f["dtype"] == "video"}
     encoder = next((name for name, (codec, _) in video.ENCODERS.items() if codec in codecs), "")
-    streams = [n.removeprefix(layout.CAPTURE) for n in features if n.startswith(layout.CAPTURE)]
-    provenance = {"converted_from": source, "format": f"lerobot {info['codebase_version']}"}
-    return {"format": 1, "spec": spec.to_dict(), "streams": streams, "extras": extras, "encoder": encoder, "provenance": provenance}
+    extras = {n: dtype for n, dtype in described["extras"].items() if n in features}
+    write_json(root / layout.OWN, described | {"extras": extras, "encoder": described.get("encoder") or encoder})
 
 
-def _row(row: Mapping[str, Any], features: Mapping[str, Any], own: bool) -> dict[str, Any]:
-    out = {}
-    for name, value in row.items():
-        wanted = name in _ROW_COLUMNS or name.startswith(_ROW_PREFIXES) or (own and name in _ROW_OURS)
-        if wanted and not (name.startswith(("stats/", "videos/")) and name.split("/")[1] not in features):
-            out[name] = value
-    return out | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+def _is_kept(column: str, features: Mapping[str, Any], own: bool) -> bool:
+    if column in _ROW_OURS:
+        return own
+    return not (column.startswith(("stats/", "videos/")) and column.split("/")[1] not in features)
 
 
-def _write_meta(source: Path, dest: Path, info: Mapping[str, Any], table: EpisodeTable, features: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
-    write_episodes(layout.episodes_file(dest, (0, 0)), rows)
-    for name in (layout.TASKS, "meta/subtasks.parquet"):
-        if (source / name).is_file():
-            write_bytes(dest / name, (source / name).read_bytes())
-    stats = stored_stats(source, info) or aggregated_stats(table.rows)
-    if stats:
-        write_json(dest / layout.STATS, stats_to_json({n: s for n, s in stats.items() if n in features}))
-    videos = any(f["dtype"] == "video" for f in features.values())
-    changed = {
-        "codebase_version": layout.VERSION,
-        "features": dict(features),
-        "data_path": layout.DATA_PATH,
-        "video_path": layout.VIDEO_PATH if videos else None,
-    }
-    write_json(dest / layout.INFO, dict(info) | changed)
-
-
-# ---- frames
-
-
-def _merge_frames(source: Path, dest: Path, table: EpisodeTable, features: Mapping[str, Any], advance: Any) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Write the frames; yields (episode, number of the file that holds it now)."""
-    import pyarrow.parquet as pq
-
-    columns = [n for n, f in features.items() if f["dtype"] != "video"]
-    writer, size, files = None, 0, 0
-    try:
-        for number in _in_order(table.data):
-            episodes = np.flatnonzero((table.data == number).all(1))
-            frames = _committed(layout.data_file(source, number), table, episodes, columns, features)
-            if writer is not None and (size + frames.nbytes > DATA_BYTES or not frames.schema.equals(writer.schema)):
-                writer.close()
-                publish(layout.data_file(dest, layout.file_number(files - 1)))
-                writer = None
-            if writer is None:
-                path = layout.data_file(dest, layout.file_number(files))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                writer, size, files = pq.ParquetWriter(temporary(path), frames.schema), 0, files + 1
-            writer.write_table(frames)
-            size += frames.nbytes
-            yield from ((int(e), layout.file_number(files - 1)) for e in episodes)
-            advance()
-    finally:
-        if writer is not None:
-            writer.close()
-    publish(layout.data_file(dest, layout.file_number(files - 1)))
-
-
-def _in_order(numbers: np.ndarray) -> list[tuple[int, int]]:
-    """Return the distinct (chunk, file) rows in the order in which episodes use them."""
-    return list(dict.fromkeys((int(c), int(f)) for c, f in numbers))
-
-
-def _committed(path: Path, table: EpisodeTable, episodes: np.ndarray, columns: list[str], features: Mapping[str, Any]) -> pa.Table:
-    """Return the rows of committed episodes, in order, without the metadata of the program that wrote them."""
+def _cast_action(frames: pa.Table, entry: Mapping[str, Any]) -> pa.Table:
     import pyarrow as pa
 
-    frames = read_parquet(path, columns).replace_schema_metadata(None)
-    keep = np.isin(frames["episode_index"].to_numpy(), episodes)
-    frames = frames if keep.all() else frames.filter(pa.array(keep))
-    expected = np.concatenate([np.stack([np.full(n, e), np.arange(n)]) for e, n in zip(episodes, table.length[episodes], strict=True)], 1)
-    found = np.stack([frames[name].to_numpy() for name in ("episode_index", "frame_index")])
-    if found.shape != expected.shape or not np.array_equal(found, expected):
-        raise InputError(f"{path}: frames are missing, doubled or out of order; `robopolicy data check` says which")
-    if str(frames.schema.field("action").type).find("double") >= 0 and features["action"]["dtype"] == "float32":
-        index = frames.schema.get_field_index("action")
-        inner = pa.float32() if pa.types.is_floating(frames.schema.field("action").type) else pa.list_(pa.float32(), int(np.prod(features["action"]["shape"])))
-        frames = frames.set_column(index, "action", frames["action"].cast(inner))
-    return frames
-
-
-# ---- videos
-
-
-def _merge_videos(source: Path, dest: Path, table: EpisodeTable, camera: str, fps: float, advance: Any) -> Iterator[tuple[int, tuple[int, int], float]]:
-    """Merge one camera's videos; yields (episode, number of the file that holds it now, s to add to its times)."""
-    out: _Merged | None = None
-    files = 0
-    for number in _in_order(table.video[camera]):
-        path = layout.video_file(source, camera, number)
-        episodes = np.flatnonzero((table.video[camera] == number).all(1))
-        if not path.is_file():
-            raise InputError(f"{path} is missing; it holds the video of {len(episodes)} episodes from {episodes[0]} on")
-        if out is not None and not out.takes(path):
-            out.close()
-            out = None
-        if out is None:
-            out, files = _Merged(layout.video_file(dest, camera, layout.file_number(files)), fps), files + 1
-        offset = out.append(path)
-        yield from ((int(e), layout.file_number(files - 1), offset) for e in episodes)
-        advance()
-    if out is not None:
-        out.close()
-
-
-class _Merged:
-    """One MP4 file that grows by whole others of the same kind, without decoding."""
-
-    def __init__(self, path: Path, fps: float) -> None:
-        self.path, self.frames, self.bytes = path, 0, 0
-        self._fps = Fraction(fps).limit_denominator(10000)
-        self._kind: Any = None
-        self._container: Any = None
-        self._stream: Any = None
-
-    def takes(self, path: Path) -> bool:
-        """Whether ``path`` may follow: equal codec, size and codec header, and room."""
-        return self.bytes + path.stat().st_size <= VIDEO_BYTES and _kind(path) == self._kind
-
-    def append(self, path: Path) -> float:
-        """Add every frame of ``path``; returns where it begins, s."""
-        import av
-        from av.error import FFmpegError
-
-        begin = Fraction(self.frames) / self._fps
-        if self._kind is None:
-            self._begin(path)
-        try:
-            with av.open(str(path)) as container:
-                stream = container.streams.video[0]
-                for packet in container.demux(stream):
-                    if not packet.size or packet.pts is None or packet.dts is None:
-                        continue
-                    shift = round(begin / packet.time_base)
-                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, self._stream
-                    self._container.mux(packet)
-                    self.frames += 1
-        except (FFmpegError, IndexError) as error:
-            raise InputError(f"{path}: cannot be merged as video: {type(error).__name__}: {error}") from error
-        self.bytes += path.stat().st_size
-        return float(begin)
-
-    def close(self) -> None:
-        """Finish the file. Raises InputError if it does not hold every frame."""
-        if self._container is not None:
-            self._container.close()
-        found = video.count_frames(temporary(self.path))
-        if found != self.frames:
-            raise InputError(f"{self.path}: {found} frames after merging, expected {self.frames}")
-        publish(self.path)
-
-    def _begin(self, path: Path) -> None:
-        """Begin a file of the kind of ``path``."""
-        import av
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._kind = _kind(path)
-        self._container = av.open(str(temporary(self.path)), "w", format="mp4")
-        with av.open(str(path)) as container:
-            self._stream = self._container.add_stream_from_template(container.streams.video[0])
-
-
-def _kind(path: Path) -> tuple[Any, ...]:
-    """Return what must agree for two videos to share a file. Raises InputError if ``path`` is not a video."""
-    import av
-    from av.error import FFmpegError
-
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            context = stream.codec_context
-            return (context.name, context.width, context.height, context.pix_fmt, bytes(context.extradata or b""), stream.time_base)
-    except (FFmpegError, IndexError) as error:
-        raise InputError(f"{path}: cannot be read as video: {type(error).__name__}: {error}") from error
+    column = frames["action"]
+    if entry["dtype"] != "float32" or "double" not in str(column.type):
+        return frames
+    size = int(np.prod(entry["shape"]))
+    kind = pa.float32() if pa.types.is_floating(column.type) else pa.list_(pa.float32(), size)
+    return frames.set_column(frames.column_names.index("action"), "action", column.cast(kind))
