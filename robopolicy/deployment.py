@@ -74,21 +74,21 @@ def open_robot(robot: dict[str, Any]) -> Robot:
 
 
 def open_policy(policy: str, threads: int = 1) -> AsyncPolicy:
-    """Return the client of a server address, or the checkpoint of a folder loaded into this process. Raises InputError."""
+    """Return the client of a server address, or the checkpoint (or a run's last) loaded into this process. Raises InputError."""
     if "://" in policy:
         from real.client import PolicyClient
 
         return PolicyClient(policy)
-    from policies.checkpoint import read_manifest
+    from robopolicy.training.run_folder import find_checkpoint
 
-    read_manifest(policy)  # says what is wrong with the folder before torch is loaded
+    folder = find_checkpoint(policy)  # says what is wrong with the folder before torch is loaded
     import torch
 
     from policies.checkpoint import load
     from real.policy import LocalPolicy
 
     torch.set_num_threads(threads)
-    return LocalPolicy(load(policy))
+    return LocalPolicy(load(folder))
 
 
 def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: Callable[[Runtime], Any] | None = None) -> Summary:
@@ -201,12 +201,13 @@ def drive(
     noise_seed: int = 0,
     threads: int = 1,
     env: dict[str, Any] | None = None,
+    max_episode_steps: int | None = None,
     watch: Callable[[Runtime], Any] | None = None,
 ) -> dict[str, Any]:
     """Serve ``checkpoint``, simulate ``task`` as a robot, each in its own process, and close the loop between them.
 
     Args:
-        checkpoint: Folder of the policy.
+        checkpoint: Folder of the policy, or of a training run (its last checkpoint).
         task: Registered name.
         episodes: How many, with seeds ``seed0``, ``seed0 + 1``, ...
         seed0: Seed of the first episode.
@@ -215,6 +216,7 @@ def drive(
         noise_seed: Seed of the policy's noise.
         threads: Torch threads of the server.
         env: Options of ``sim.registry.make``; None: those of the checkpoint's recipe.
+        max_episode_steps: Time limit, if not the one of ``env``.
         watch: See :func:`run`.
 
     Returns:
@@ -224,9 +226,11 @@ def drive(
         InputError: if the checkpoint, the task or their fit is wrong.
     """
     from policies.checkpoint import read_manifest
+    from robopolicy.training.run_folder import find_checkpoint
 
-    if env is None:
-        env = read_manifest(checkpoint)["recipe"].get("env", {})
+    checkpoint = find_checkpoint(checkpoint)
+    env = dict(read_manifest(checkpoint)["recipe"].get("env") or {} if env is None else env)
+    env["max_episode_steps"] = max_episode_steps or env.get("max_episode_steps")
     world = ["twin", task, "--episodes", str(episodes), "--seed0", str(seed0), "--speed", str(speed)]
     world += ["--lockstep"] if lockstep else []
     for key, option in (("observations", "--observations"), ("image_size", "--image-size"), ("max_episode_steps", "--max-steps")):

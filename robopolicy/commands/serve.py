@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def serve(
-        checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
+        checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, or training run (its last checkpoint).")],
         bind: Annotated[str, typer.Option(help="Loopback address: tcp://127.0.0.1:PORT (port 0: any free one) or ipc://PATH.")] = "tcp://127.0.0.1:5555",
         threads: Annotated[int, typer.Option(min=1, help="Torch threads; for small networks one is the fastest.")] = 1,
         device: Annotated[str, typer.Option(help="Torch device, e.g. cpu or cuda.")] = "cpu",
@@ -28,8 +28,10 @@ def register(app: typer.Typer) -> None:
         """
         from policies.checkpoint import fingerprint, read_manifest
         from real.wire import require_loopback
+        from robopolicy.training.run_folder import find_checkpoint
 
         require_loopback(bind)  # said at once, not after torch has been loaded
+        checkpoint = find_checkpoint(checkpoint)
         name = f"{read_manifest(checkpoint)['policy']} {checkpoint.name} {fingerprint(checkpoint)}"
         import torch
 

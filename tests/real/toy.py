@@ -61,6 +61,9 @@ class PointWorld:
         obs = self.observe()
         return StepResult(obs, obs, near.astype(np.float32), near, truncated, {"success": near})
 
+    def retire(self, mask):
+        self.done |= mask
+
     def render(self, worlds=None):
         return None
 
