@@ -104,7 +104,10 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LearntPolicy
         normalizer = Normalizer.from_tensors(_read_tensors(folder, "normalizer.safetensors", contents["normalizer.safetensors"]))
     except InputError as error:
         raise InputError(f"checkpoint {folder}: normalizer.safetensors: {error}") from error
-    policy = registry.create(name, config, spec, normalizer)
+    try:
+        policy = registry.create(name, config, spec, normalizer)
+    except InputError as error:
+        raise InputError(f"checkpoint {folder}: config, spec and normaliser do not fit: {error}") from error
     weights = _read_tensors(folder, "weights.safetensors", contents["weights.safetensors"])
     _require_fit(folder, policy.state_dict(), weights)
     policy.load_state_dict(weights, strict=True)

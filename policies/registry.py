@@ -50,7 +50,8 @@ def description(name: str) -> str:
 
 def policy_class(name: str) -> type[LearntPolicy]:
     """Return the class of a policy. Raises InputError for an unknown name."""
-    return getattr(importlib.import_module(f"policies.{name}"), _entry(name)[0])
+    kind = _entry(name)[0]  # first: an unknown name is never imported
+    return getattr(importlib.import_module(f"policies.{name}"), kind)
 
 
 def config_class(name: str) -> type[Config]:

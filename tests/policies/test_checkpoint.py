@@ -4,62 +4,32 @@ import hashlib
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
-import pydantic
 import pytest
 import torch
 
 import policies
-from policies import checkpoint
+from policies import checkpoint, registry
+from policies.learnt import LearntPolicy
+from policies.noise import Noise, row_keys
 from policies.normalize import Normalizer
-from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec, suggest
+from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 
 SPEC = Spec(ObservationSpec({"observation.state": Field((3,))}), ActionSpec({"action": Field((2,), kind="position")}))
 
 
-class TinyConfig(pydantic.BaseModel):
-    """A config as policies have one."""
-
-    model_config = pydantic.ConfigDict(extra="forbid")
-    width: int = 4
-
-
-class TinyPolicy(torch.nn.Module):
-    """A module with what a checkpoint needs of a policy."""
-
-    def __init__(self, config: TinyConfig, spec: Spec, normalizer: Normalizer) -> None:
-        super().__init__()
-        self.config, self.spec, self.normalizer = config, spec, normalizer
-        self.first = torch.nn.Linear(3, config.width)
-        self.second = torch.nn.Linear(config.width, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.normalizer.unnormalize("action", self.second(self.first(x)))
+def make(width: int = 4) -> LearntPolicy:
+    limits = {"min": np.array([-2.0, 1.0]), "max": np.array([2.0, 1.0])}
+    state = {"min": -np.ones(3), "max": np.ones(3)}
+    normalizer = Normalizer.fit({"action": limits, "observation.state": state}, {"action": "min_max", "observation.state": "min_max"})
+    config = registry.config_class("regression").model_validate({"mlp": {"width": width, "blocks": 1, "clock_features": 4}})
+    return registry.create("regression", config, SPEC, normalizer)
 
 
-TinyPolicy.__module__ = "policies.tiny"
-
-
-@pytest.fixture(autouse=True)
-def registry(monkeypatch):
-    """A registry that knows the tiny policy; the real one only finds files of ``policies/``."""
-
-    def config_class(name: str) -> type[TinyConfig]:
-        if name != "tiny":
-            raise InputError(f"policy type {name!r} is unknown{suggest(name, ['tiny'])}")
-        return TinyConfig
-
-    module = types.SimpleNamespace(config_class=config_class, create=lambda name, config, spec, normalizer: TinyPolicy(config, spec, normalizer))
-    monkeypatch.setitem(sys.modules, "policies.registry", module)
-    monkeypatch.setattr(policies, "registry", module, raising=False)
-
-
-def make(width: int = 4) -> TinyPolicy:
-    normalizer = Normalizer.fit({"action": {"min": np.array([-2.0, 1.0]), "max": np.array([2.0, 1.0])}}, {"action": "min_max"})
-    return TinyPolicy(TinyConfig(width=width), SPEC, normalizer)
+def plan(policy: LearntPolicy, state: torch.Tensor) -> torch.Tensor:
+    return policy.act({"observation.state": state}, policy.initial_state(len(state)), Noise(row_keys(0, np.arange(len(state)))))[0].actions
 
 
 @pytest.fixture
@@ -86,21 +56,23 @@ def test_round_trip(tmp_path):
     policy = make()
     folder = checkpoint.save(tmp_path / "a" / "b", policy, recipe={"task": "pusht"}, extra={"step": 7, "dataset": "abc"})
     loaded = checkpoint.load(folder)
-    x = torch.randn(5, 3)
-    assert torch.equal(loaded(x), policy(x))
+    x = torch.randn(5, 2, 3)
+    assert torch.equal(plan(loaded, x), plan(policy, x))
     assert not loaded.training and loaded.config == policy.config and loaded.spec == SPEC
     manifest = checkpoint.read_manifest(folder)
     assert manifest["recipe"] == {"task": "pusht"} and manifest["extra"] == {"step": 7, "dataset": "abc"}
-    assert manifest["policy"] == "tiny" and manifest["packages"]["torch"] == torch.__version__
+    assert manifest["policy"] == "regression" and manifest["packages"]["torch"] == torch.__version__
     assert checkpoint.read_spec(folder).fingerprint() == SPEC.fingerprint() == manifest["spec_fingerprint"]
     assert sorted(p.name for p in folder.iterdir()) == sorted([*checkpoint.FILES, "manifest.json"])
 
 
-def test_tied_and_strided_weights_survive(tmp_path):
+def test_shared_and_strided_weights_survive(tmp_path):
     policy = make(3)
-    policy.first.weight = torch.nn.Parameter(torch.randn(6, 3)[::2])
-    policy.second.weight = torch.nn.Parameter(policy.first.weight[:2])
-    folder = checkpoint.save(tmp_path / "tied", policy, recipe={}, extra={})
+    layer = policy.network.blocks[0]
+    first = next(module for module in layer.modules() if isinstance(module, torch.nn.Linear))
+    first.weight = torch.nn.Parameter(torch.randn(2 * first.out_features, first.in_features)[::2])
+    first.bias = policy.network.norm.bias
+    folder = checkpoint.save(tmp_path / "shared", policy, recipe={}, extra={})
     for name, value in checkpoint.load(folder).state_dict().items():
         assert torch.equal(value, policy.state_dict()[name]), name
 
@@ -116,14 +88,14 @@ def test_fingerprint_depends_on_behaviour_alone(tmp_path):
 def test_replacing_leaves_only_the_new_one(saved):
     second = make(5)
     checkpoint.save(saved, second, recipe={}, extra={"step": 8})
-    assert checkpoint.load(saved).config.width == 5
+    assert checkpoint.load(saved).config.mlp.width == 5
     assert [p.name for p in saved.parent.iterdir()] == ["last"]
 
 
 def test_replacing_without_exchange(saved, monkeypatch):
     monkeypatch.setattr(checkpoint, "_exchange", lambda a, b: False)
     checkpoint.save(saved, make(5), recipe={}, extra={})
-    assert checkpoint.load(saved).config.width == 5
+    assert checkpoint.load(saved).config.mlp.width == 5
     assert [p.name for p in saved.parent.iterdir()] == ["last"]
 
 
@@ -236,10 +208,12 @@ def test_truncated_manifest(saved):
 @pytest.mark.parametrize(
     "text,message",
     [
-        ("type: tinny\nconfig: {}", "policy type 'tinny' is unknown; did you mean 'tiny'"),
-        ("type: tiny\nconfig: {width: wide}", "key 'width'"),
-        ("type: tiny\nconfig: {hight: 3}", "key 'hight'"),
-        ("type: tiny", "expected type and config"),
+        ("type: regresion\nconfig: {}", "policy 'regresion' is unknown; did you mean 'regression'"),
+        ("type: regression\nconfig: {horizon: wide}", "key 'horizon'"),
+        ("type: regression\nconfig: {mlp: {widht: 3}}", "key 'mlp.widht'"),
+        ("type: regression\nconfig: {horizon: 3}", "horizon 3: expected at least"),
+        ("type: regression\nconfig: {observations: [observation.stat]}", "observation field 'observation.stat' does not exist; did you mean"),
+        ("type: regression", "expected type and config"),
         ("type: [", "not valid YAML"),
         ("!!python/object/apply:os.getcwd []", "not valid YAML"),
     ],
@@ -250,18 +224,19 @@ def test_policy_file_is_validated(saved, text, message):
 
 
 def test_weights_must_fit_the_config(saved, tmp_path):
-    rewrite(saved, "policy.yaml", b"type: tiny\nconfig: {width: 9}")
-    assert "'first.weight': its config asks for float32[9, 3], found float32[4, 3]" in refusal(saved)
-    rewrite(saved, "policy.yaml", b"type: tiny\nconfig: {width: 4}")
+    body = (saved / "policy.yaml").read_bytes()
+    rewrite(saved, "policy.yaml", body.replace(b"width: 4", b"width: 9"))
+    assert "'network.first.weight': its config asks for float32[9, 42], found float32[4, 42]" in refusal(saved)
+    rewrite(saved, "policy.yaml", body)
     from safetensors.torch import load_file
     from safetensors.torch import save as to_bytes
 
     weights = load_file(saved / "weights.safetensors")
-    rewrite(saved, "weights.safetensors", to_bytes({k: v for k, v in weights.items() if k != "second.bias"}))
-    assert "lacks 'second.bias'" in refusal(saved)
+    rewrite(saved, "weights.safetensors", to_bytes({k: v for k, v in weights.items() if k != "network.last.bias"}))
+    assert "lacks 'network.last.bias'" in refusal(saved)
     rewrite(saved, "weights.safetensors", to_bytes(weights | {"third": torch.zeros(1)}))
     assert "has 'third', which its config does not know" in refusal(saved)
-    rewrite(saved, "weights.safetensors", to_bytes(weights | {"first.bias": torch.zeros(4, dtype=torch.float64)}))
+    rewrite(saved, "weights.safetensors", to_bytes(weights | {"network.norm.bias": torch.zeros(4, dtype=torch.float64)}))
     assert "asks for float32[4], found float64[4]" in refusal(saved)
 
 
@@ -277,6 +252,8 @@ def test_normaliser_is_validated(saved):
 
     rewrite(saved, "normalizer.safetensors", to_bytes({"action.offset": torch.zeros(2)}))
     assert "normalizer.safetensors: normaliser: field 'action' lacks" in refusal(saved)
+    rewrite(saved, "normalizer.safetensors", to_bytes({}))
+    assert "config, spec and normaliser do not fit: normaliser: field 'observation.state' was not fitted" in refusal(saved)
 
 
 def test_manifest_and_spec_are_read_without_torch(saved):
