@@ -1,6 +1,7 @@
 """Adapters both ways: every task here is ``gymnasium.make("robopolicy/NAME")``, any Gymnasium environment a BatchEnv.
 
-Importing this module registers the tasks; installed, the ``gymnasium.envs`` entry point does (``sim.gym:register``).
+Importing this module registers the tasks; ``gymnasium.make("sim.gym:robopolicy/NAME")`` imports it by itself (Gymnasium 1.0
+dropped the entry points that did so unasked).
 """
 
 from __future__ import annotations

@@ -211,10 +211,20 @@ def _suite_task(suite_name: str) -> tuple[type, Any]:
     return ALL_V3_ENVIRONMENTS[suite_name], ENV_POLICY_MAP[suite_name]()
 
 
+@functools.cache
+def _sharing(suite_class: type) -> type:
+    """Return ``suite_class`` with its simulation taken from ``shared`` = (model, data) instead of compiled anew."""
+
+    def initialize(self: Any) -> tuple[Any, Any]:
+        return self.shared
+
+    return type(suite_class.__name__, (suite_class,), {"_initialize_simulation": initialize})
+
+
 def _on_shared_model(suite_class: type, model: Any, data: Any) -> Any:
-    """Construct a suite object whose simulation is ``model`` and ``data`` instead of ones of its own."""
-
-    def initialize(_self: Any) -> tuple[Any, Any]:
-        return model, data
-
-    return type(suite_class.__name__, (suite_class,), {"_initialize_simulation": initialize})()
+    """Construct a suite object on ``model`` and ``data``."""
+    sharing = _sharing(suite_class)
+    env: Any = object.__new__(sharing)
+    env.shared = (model, data)  # read while it is constructed
+    env.__init__()
+    return env

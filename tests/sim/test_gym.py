@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -9,6 +13,8 @@ from gymnasium import spaces
 
 from policies.spec import Field, InputError
 from sim import gym, registry
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Pictures(gymnasium.Env):
@@ -37,6 +43,12 @@ def test_every_task_is_registered() -> None:
     identifiers = {f"robopolicy/{name.rpartition('/')[2]}" for name in registry.names()}
     assert len(identifiers) == len(registry.names()) and identifiers <= set(gymnasium.registry)
     gym.register()  # again, which changes nothing and warns of nothing
+
+
+def test_a_fresh_process_finds_the_tasks() -> None:
+    code = "import gymnasium; print(gymnasium.make('sim.gym:robopolicy/two-route').reset(seed=0)[0]['observation.state'].shape)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("(2,)", "")
 
 
 def test_a_task_through_gymnasium_and_back_is_the_task() -> None:
