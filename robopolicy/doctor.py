@@ -28,7 +28,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "train": ("training, evaluation, serving", ("torch", "safetensors", "accelerate", "tensorboard", "pyarrow", "matplotlib")),
     "video": ("camera data and videos", ("av", "cv2")),
     "bullet": ("a second physics engine", ("pybullet",)),
-    "warp": ("physics on the GPU", ("mujoco_warp", "warp")),
+    "warp": ("physics on the GPU", ("mujoco", "mujoco_warp", "warp")),
     "ros": ("ROS 2 without a ROS installation, bags", ("cyclonedds", "rosbags")),
     "teleop": ("the operator's page and devices", ("viser", "pygame")),
     "export": ("policies for robots without torch", ("onnx", "onnxruntime")),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -29,9 +31,14 @@ settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
-def root() -> Path:
-    """The folder of the repository."""
-    return ROOT
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from this tree once a session."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (built,) = folder.glob("*.whl")
+    return built
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

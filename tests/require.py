@@ -145,6 +145,7 @@ NEEDS = {
     "small-disk": Need(_small_disk, "the right to mount a small file system", ""),
     "ipv6": Need(_ipv6, "IPv6 on the loopback", ""),
     "python3.10": Need(_python("3.10"), "a Python 3.10", ""),
+    "python3.11": Need(_python("3.11"), "a Python 3.11", "apt-get install python3.11-venv"),
     "python3.12": Need(_python("3.12"), "a Python 3.12", ""),
     "python3.13": Need(_python("3.13"), "a Python 3.13", ""),
 }
