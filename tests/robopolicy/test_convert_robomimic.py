@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -192,3 +195,26 @@ def test_straight_to_plain_lerobot(tmp_path):
     assert not (tmp_path / "out/meta/robopolicy.json").exists() and sorted(p.name for p in tmp_path.iterdir()) == ["a.hdf5", "out"]
     actions = np.concatenate([demo(n, 7, False)["actions"] for n in LENGTHS]).astype(np.float32)
     assert np.array_equal(Dataset.open(tmp_path / "out").arrays["action"], actions)
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, "-m", "robopolicy", "data", "convert", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+def test_command(tmp_path):
+    source = make(tmp_path / "a.hdf5", images=True)
+    code, said = run(source, tmp_path / "out", "--from", "robomimic", "--keys", "robot0_eef_pos,agentview_depth", "--fps", 10)
+    assert code == 0 and f"{tmp_path / 'out'}: 3 episodes, 21 frames at 10 Hz" in said
+    assert "note: observation 'agentview_depth' with shape [32, 32, 1] was left out" in said
+    assert list(Dataset.open(tmp_path / "out").spec.observation.fields) == ["observation.state"]
+    code, said = run(source, tmp_path / "other", "--from", "robomimc")
+    assert (code, said) == (2, "error: format 'robomimc' is unknown; did you mean 'robomimic'?")
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    source = make(tmp_path / "a.hdf5", images=True)
+    command = f"ulimit -f 4; exec {sys.executable} -m robopolicy data convert {source} {tmp_path / 'out'}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
+    assert done.returncode == 2 and "the disk is full" in done.stderr and str(tmp_path / "out") in done.stderr
+    assert done.stderr.strip().count("\n") == 0 and [p.name for p in tmp_path.iterdir()] == ["a.hdf5"]

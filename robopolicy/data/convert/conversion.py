@@ -125,6 +125,8 @@ def _new_folder(dest: Path) -> Iterator[Path]:
         if dest.exists():
             dest.rmdir()
         fresh.rename(dest)
+    except InputError as error:
+        raise InputError(str(error).replace(str(fresh), str(dest))) from error
     except OSError as error:
         raise InputError(f"{dest}: cannot be written: {error.strerror or error}") from error
     finally:
