@@ -240,7 +240,7 @@ class PolicyServer:
         seconds = time.perf_counter() - started
         self.stats.inference.add(seconds)
         self.stats.plans += 1
-        arrays = {name: np.asarray(value).astype(np.float64) for name, value in plan.info.items()}
+        arrays: dict[str, np.ndarray] = {name: np.asarray(value).astype(np.float64) for name, value in plan.info.items()}
         arrays.update(actions=np.asarray(plan.actions, np.float32), inference_s=np.full(rows, seconds))
         return Message("plan", message.session, message.sequence, fingerprint=self._fingerprint, arrays=arrays)
 

@@ -9,16 +9,8 @@ import pytest
 from policies.base import Execution
 from policies.noise import Noise, row_keys
 from real.policy import LocalPolicy, RequestFailed, act_numpy
+from tests.real.sockets import observation
 from tests.real.toy import ReachPolicy, torch_policy
-
-
-def observation(policy, rows=1, seed=0):
-    generator = np.random.default_rng(seed)
-    out = {}
-    for name, field in policy.spec.observation.fields.items():
-        shape = (rows, policy.n_obs_steps, *field.shape)
-        out[name] = generator.integers(0, 256, shape, np.uint8) if field.is_image else generator.uniform(-0.5, 0.5, shape).astype(field.dtype)
-    return out
 
 
 def wait(local, seconds=10.0):

@@ -149,14 +149,14 @@ def test_steady_run_keeps_the_grid_and_counts():
 
 
 def test_a_plan_is_asked_for_before_the_last_ends():
-    runtime, robot, policy = make(delay_s=0.08)  # two ticks of 50 ms
+    runtime, _, policy = make(delay_s=0.08)  # two ticks of 50 ms
     runtime.run(seconds=3.0)
     later = [a["execution"].delay for a in policy.asked[3:]]
     assert set(later) == {2} and runtime.summary.late_chunks <= 1  # the first plans are asked for before a latency is known
 
 
 def test_window_is_padded_then_slides():
-    runtime, robot, policy = make()
+    runtime, _, policy = make()
     runtime.run(seconds=1.0)
     windows = [a["obs"]["observation.state"][0, :, 0].tolist() for a in policy.asked]
     assert windows[0] == [0, 0]

@@ -166,7 +166,10 @@ def test_an_array_twice():
         decode([header(arrays=[item, item]), b"1", b"2"], LIMITS)
 
 
-@pytest.mark.parametrize("lead", [b"\xdd\x7f\xff\xff\xff", b"\xdf\x7f\xff\xff\xff", b"\xdb\x7f\xff\xff\xff", b"\xc6\x7f\xff\xff\xff", b"\xc9\x7f\xff\xff\xff\x01", b"\x91" * 5000])
+BIG = b"\x7f\xff\xff\xff"
+
+
+@pytest.mark.parametrize("lead", [b"\xdd" + BIG, b"\xdf" + BIG, b"\xdb" + BIG, b"\xc6" + BIG, b"\xc9" + BIG + b"\x01", b"\x91" * 5000])
 def test_claimed_lengths_and_depths_allocate_nothing(lead):
     tracemalloc.start()
     try:
@@ -211,7 +214,8 @@ def test_loopback(address):
 
 
 @pytest.mark.parametrize(
-    "address", ["tcp://*:5555", "tcp://0.0.0.0:5555", "tcp://192.168.1.2:5", "tcp://[::]:5", "tcp://eth0:5", "tcp://127.0.0.1.evil.org:5", "udp://127.0.0.1:5", "x", ""]
+    "address",
+    ["tcp://*:5555", "tcp://0.0.0.0:5", "tcp://192.168.1.2:5", "tcp://[::]:5", "tcp://eth0:5", "tcp://127.0.0.1.evil.org:5", "udp://127.0.0.1:5", "x", ""],
 )
 def test_everything_else_is_refused(address):
     context = zmq.Context()

@@ -198,7 +198,7 @@ def main() -> None:
 
         def write(self, command, now):
             if options.log:
-                with open(options.log, "a") as file:
+                with Path(options.log).open("a") as file:
                     body = None if command is None else np.asarray(command).tolist()
                     file.write(json.dumps({"at": now, "command": body, "episode": self.record.index, "ended": self.ended}) + "\n")
             super().write(command, now)

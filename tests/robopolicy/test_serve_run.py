@@ -116,7 +116,7 @@ def test_sigstop_then_sigcont_executes_nothing_late(tmp_path):
             time.sleep(1.0)
             stopped_at = len(loop.returned)
             loop.server.signal(signal.SIGCONT)
-            loop.until(lambda: loop.runtime.state == "active" and len(loop.returned) >= stopped_at + 2)
+            loop.until(lambda before=stopped_at: loop.runtime.state == "active" and len(loop.returned) >= before + 2)
         assert max(loop.returned) <= loop.runtime.options.timeout_s
         assert loop.runtime.summary.failed_requests["late"] >= 2 and loop.client.sessions >= 3
         assert_safe(loop.commands())
@@ -195,7 +195,7 @@ def test_signals_end_cleanly(tmp_path, what, signal_number):
 def test_torch_policy_of_another_process_equals_local(tmp_path):
     from policies.noise import row_keys
     from real.policy import act_numpy
-    from tests.real.test_policy import observation
+    from tests.real.sockets import observation
 
     local = policy("torch")
     with Process(tmp_path, "serve", "--policy", "torch") as server:
@@ -228,7 +228,7 @@ def checkpoint(tmp_path_factory):
     env = make("two-route")
     spec = env.spec
     stats = {"action": spec.action.low, **{n: f.low for n, f in spec.observation.fields.items()}}
-    stats = {n: {"min": -np.ones(np.size(low)), "max": np.ones(np.size(low)), "mean": np.zeros(np.size(low)), "std": np.ones(np.size(low))} for n, low in stats.items()}
+    stats = {n: {"min": -np.ones(np.size(low)), "max": np.ones(np.size(low))} for n, low in stats.items()}
     config = registry.config_class("flow")(steps=2)
     torch.manual_seed(0)
     made = registry.create("flow", config, spec, registry.policy_class("flow").fit_normalizer(config, spec, stats, []))
@@ -250,7 +250,8 @@ def test_drive_in_lockstep_equals_an_evaluation(checkpoint):
 
 def test_serve_twin_run_from_the_command_line(checkpoint, tmp_path):
     serve, twin = f"ipc://{tmp_path}/serve", f"ipc://{tmp_path}/twin"
-    commands = [["serve", checkpoint, "--bind", serve], ["twin", "two-route", "--bind", twin, "--episodes", "2", "--max-steps", "20", "--json", tmp_path / "twin.json"]]
+    world = ["twin", "two-route", "--bind", twin, "--episodes", 2, "--max-steps", 20, "--json", tmp_path / "twin.json"]
+    commands = [["serve", checkpoint, "--bind", serve], world]
     logs = [tmp_path / "serve.log", tmp_path / "twin.log"]
     processes = []
     try:

@@ -146,7 +146,7 @@ def twin():
 
 
 def test_driver_is_a_robot_and_tells_what_the_twin_is(twin):
-    server, robot = twin(seed0=5, episodes=7, silence_s=0.3, speed=2.0)
+    _, robot = twin(seed0=5, episodes=7, silence_s=0.3, speed=2.0)
     assert isinstance(robot, Robot) and robot.spec == PointWorld(1).spec
     info = robot.info
     assert (info.rate_hz, info.on_silence, info.silence_s, info.lockstep, info.episodes) == (50.0, "holds", 0.3, False, 7)
@@ -176,7 +176,7 @@ def test_lockstep_over_the_wire_equals_the_world(twin):
 
 
 def test_many_round_trips_lose_nothing(twin):
-    server, robot = twin(lockstep=True)
+    _, robot = twin(lockstep=True)
     for _ in range(3000):
         robot.read()
         robot.write(np.zeros(2))
@@ -227,7 +227,7 @@ def test_one_commander_at_a_time_and_a_new_session_starts_over(twin):
 
 
 def test_no_twin_is_one_line():
-    with pytest.raises(InputError, match="no answer within 0.2 s; start one with: robopolicy twin TASK"):
+    with pytest.raises(InputError, match=r"no answer within 0.2 s; start one with: robopolicy twin TASK"):
         TwinRobot(TwinConfig(address="tcp://127.0.0.1:9", connect_s=0.2))
 
 
@@ -236,7 +236,7 @@ def test_a_twin_that_died_is_gone(twin):
     robot.config = TwinConfig(address=server.address, timeout_s=0.2)
     server.step = lambda wait_s: time.sleep(0.01)  # alive, but no longer answering
     time.sleep(0.15)
-    with pytest.raises(RobotGone, match="no answer within 0.2 s"):
+    with pytest.raises(RobotGone, match=r"no answer within 0.2 s"):
         robot.read() and robot.read()
 
 
