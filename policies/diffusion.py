@@ -24,7 +24,8 @@ class DiffusionConfig(ChunkConfig):
     """What a diffusion policy can be told. Published: 100 training steps, DDPM with 100 steps, clipping."""
 
     train_steps: pydantic.PositiveInt = 100  # K, noise levels
-    prediction: Literal["epsilon", "x0", "v"] = "epsilon"
+    # published: epsilon; after the few thousand updates of a laptop run x0 solves far more (docs/benchmarks.md)
+    prediction: Literal["epsilon", "x0", "v"] = "x0"
     sampler: Literal["ddpm", "ddim"] = "ddim"
     steps: pydantic.PositiveInt = 10  # network calls per chunk, at most train_steps
     clip: bool = True  # keep the estimate of the data in [-1, 1] at every step; needs min_max actions
