@@ -90,11 +90,12 @@ class ChunkPolicy(LearntPolicy):
     @classmethod
     def observed(cls, config: ChunkConfig, spec: Spec) -> Spec:
         """See base class."""
+        needed = cls.action_transform(config, spec).observation_fields
         if config.observations is not None:
             spec = spec.subset(config.observations)
         if not spec.observation.fields:
             raise InputError("policy: no observation field to read; leave observations out to read all")
-        missing = [n for n in cls.action_transform(config, spec).observation_fields if n not in spec.observation.fields]
+        missing = [name for name in needed if name not in spec.observation.fields]
         if missing:
             raise InputError(f"policy: actions={config.actions} refers to {missing[0]!r}, which observations leaves out")
         return spec

@@ -57,7 +57,7 @@ def test_shapes_types_and_ranges():
     noise = Noise(row_keys(0, np.arange(1000)))
     assert noise.normal().shape == (1000,) and noise.normal(2, 3).shape == (1000, 2, 3)
     uniform, integers = noise.uniform(50), noise.integers(7, 50)
-    assert uniform.dtype == torch.float32 and 0 <= uniform.min() and uniform.max() < 1
+    assert uniform.dtype == torch.float32 and uniform.min() >= 0 and uniform.max() < 1
     assert integers.dtype == torch.int64 and set(integers.unique().tolist()) == set(range(7))
     assert noise.normal(11).dtype == torch.float32 and torch.isfinite(noise.normal(1001)).all()
 
