@@ -10,25 +10,27 @@ import typer
 
 HELP = """Train a policy by imitation, as a recipe says.
 
-A recipe is a YAML file or the name of an installed one (robopolicy list recipes); any of its keys can be set behind it.
-Demonstrations that do not exist yet are collected first where the recipe says how many. A run that was stopped, or
-killed, goes on bit for bit when the same command is given again.
+A recipe is a YAML file or the name of an installed one (robopolicy list recipes); keys set behind it replace its own. \
+Demonstrations that do not exist yet are collected first where the recipe says how many. A run that was stopped or \
+killed goes on, bit for bit, when the same command is given again.
 
 [bold]Examples[/bold]
 
   robopolicy train quickstart
 
-  robopolicy train imitation/metaworld task=metaworld/stick-pull policy=diffusion seed=1
+  robopolicy train metaworld task=stick-pull policy=diffusion seed=1
 
-  robopolicy train imitation/metaworld data.episodes=10 training.steps=5000 training.optimizer.lr=3e-4
+  robopolicy train metaworld data.episodes=10 training.steps=5000
 
-  robopolicy train imitation/metaworld training.evaluate_every=1000 evaluation.episodes=50
+  robopolicy train metaworld training.optimizer.lr=3e-4 policy.horizon=24
 
-  robopolicy train imitation/metaworld init=runs/old output=runs/new   [dim]# fine-tune[/dim]
+  robopolicy train metaworld training.evaluate_every=1000
 
-  robopolicy train imitation/metaworld --processes 2
+  robopolicy train metaworld init=runs/old output=runs/new
 
-Several machines: accelerate launch --num_machines 2 ... -m robopolicy train RECIPE ...
+  robopolicy train metaworld --processes 2
+
+Several machines: accelerate launch [dim]...[/dim] -m robopolicy train RECIPE
 """
 
 
@@ -38,7 +40,7 @@ def register(app: typer.Typer) -> None:
     @app.command(help=HELP, short_help="Train a policy from a recipe.")
     def train(
         recipe: Annotated[str, typer.Argument(help="Recipe: a YAML file, or an installed name such as imitation/quickstart.", metavar="RECIPE")],
-        overrides: Annotated[list[str] | None, typer.Argument(help="Keys of the recipe to set, e.g. seed=1 policy=flow.", metavar="[KEY=VALUE]...")] = None,
+        overrides: Annotated[list[str] | None, typer.Argument(help="Keys of the recipe to set, e.g. seed=1 policy=flow.", metavar="KEY=VALUE")] = None,
         processes: Annotated[int, typer.Option(min=1, help="Processes on this machine that share each batch: one a GPU, or on the CPU.")] = 1,
         fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run that is in the output folder and begin anew.")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; the result and notes alone.")] = False,

@@ -78,6 +78,11 @@ def train(recipe: Recipe, progress: bool = True, resume: Literal["auto", "never"
             if found and found[1]["step"] >= config.steps and (folder.checkpoint(config.steps) / "manifest.json").is_file():
                 note(f"{folder.path} is finished: {config.steps} steps are done; --fresh trains it anew")
                 return TrainResult(folder.path, folder.checkpoint(config.steps), config.steps, config.steps, time.monotonic() - began)
+        if config.optimizer.warmup_steps >= config.steps:
+            note(
+                f"training.optimizer.warmup_steps={config.optimizer.warmup_steps} is not over after training.steps={config.steps}: "
+                "the learning rate stays below training.optimizer.lr"
+            )
         session = begin(recipe, accelerator, folder, resume == "never", progress, note)
         first = session.step
         with contextlib.ExitStack() as closing:
