@@ -109,7 +109,7 @@ def test_processes_option_with_bad_input(command):
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    "launcher", [["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"], ["accelerate.commands.launch", "--cpu", "--num_processes", "1"]]
+    "launcher", [["torch.distributed.run", "--standalone", "--nproc-per-node", "2"], ["accelerate.commands.launch", "--cpu", "--num_processes", "1"]]
 )
 def test_other_launchers(command, launcher):
     words, run = command
