@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
         workers: Annotated[int, typer.Option(min=1, help="Processes that simulate; the result does not depend on it.")] = 2,
         observations: Annotated[str, typer.Option(help="state, image or state+image.")] = "state",
         image_size: Annotated[int, typer.Option(min=8, help="Height and width of camera images, px.")] = 96,
-        noise: Annotated[float, typer.Option(min=0, help="Gaussian noise on executed actions, share of half their range; the expert's action is recorded.")] = 0.0,
+        noise: Annotated[
+            float, typer.Option(min=0, help="Gaussian noise on executed actions, share of half their range; the expert's action is recorded.")
+        ] = 0.0,
         only_success: Annotated[bool, typer.Option("--only-success/--all-episodes", help="Drop failed episodes, or keep them marked as such.")] = True,
         extra_steps: Annotated[int, typer.Option(min=0, help="Steps recorded after the first success.")] = 10,
         max_steps: Annotated[int | None, typer.Option(min=1, help="Time limit of an episode in control steps, if not the task's own.")] = None,

@@ -143,12 +143,21 @@ def _told(result: Any, what: str) -> None:
 
 
 def convert_command(
-    source: Annotated[Path, typer.Argument(help="What is converted: a file, a folder, or a Minari name.")],
-    dest: Annotated[Path, typer.Argument(help="Where to.")],
-    from_format: Annotated[str | None, typer.Option("--from", help="robomimic, diffusion-policy, minari, lerobot; found out if not given.")] = None,
-    to_format: Annotated[str, typer.Option("--to", help="robopolicy or lerobot.")] = "robopolicy",
+    source: Annotated[str, typer.Argument(help="What is converted: a file, a folder, or the name of an installed Minari set.")],
+    dest: Annotated[Path, typer.Argument(help="New folder.")],
+    from_format: Annotated[str | None, typer.Option("--from", help="robomimic, dp-zarr, minari or lerobot; recognised from the files if not given.")] = None,
+    to_format: Annotated[str, typer.Option("--to", help="robopolicy (units, limits, capture times) or lerobot (the format alone).")] = "robopolicy",
+    fps: Annotated[float | None, typer.Option(help="Frames a second, where the source does not say.")] = None,
+    task: Annotated[str | None, typer.Option(help="The task in words, where the source does not say.")] = None,
+    keys: Annotated[str | None, typer.Option(help="Observations to take, by commas; default all that can be stored.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Name of a list of episodes in the source (robomimic's mask).")] = None,
 ) -> None:
-    """Convert robomimic HDF5, Diffusion Policy zarr, Minari and LeRobot sets into ours, and ours to LeRobot v3."""
-    from robopolicy.data.convert import convert
+    """Convert robomimic HDF5, Diffusion Policy zarr, Minari and LeRobot sets into ours, and any of them into plain LeRobot v3."""
+    from robopolicy.data.convert.conversion import SourceOptions, convert
 
-    convert(source, dest, from_format, to_format, True)
+    options = SourceOptions(fps, task, keys.split(",") if keys else None, subset)
+    done = convert(source, dest, from_format, to_format, options, True)
+    console = _console()
+    for note in done.notes:
+        console.print(f"note: {note}", markup=False)
+    console.print(f"{done.path}: {done.episodes} episodes, {done.frames} frames at {done.fps:g} Hz", markup=False)

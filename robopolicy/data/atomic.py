@@ -31,7 +31,7 @@ def sync_file(path: Path) -> None:
 def publish(path: Path) -> None:
     """Give a finished temporary file its final name; both its contents and the name are on the disk when this returns."""
     sync_file(temporary(path))
-    os.replace(temporary(path), path)
+    temporary(path).replace(path)
     sync_file(path.parent)
 
 
@@ -39,7 +39,7 @@ def write_bytes(path: Path, contents: bytes) -> None:
     """Write ``contents`` to ``path`` as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(temporary(path), "wb") as handle:
+        with temporary(path).open("wb") as handle:
             handle.write(contents)
         publish(path)
     except BaseException:

@@ -72,16 +72,20 @@ class Index:
 def listing_key(root: Path) -> str:
     """Return a key that changes whenever a file of the set changes: a hash of names, sizes and modification times."""
     digest = hashlib.sha256(str(_FORMAT).encode())
-    for path in sorted(_walk(root)):
-        stat = os.stat(path)
-        digest.update(f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    found = sorted(entry for name in ("data", "videos", "meta") if (root / name).is_dir() for entry in _walk(root / name, name))
+    for path, size, modified in found:
+        digest.update(f"{path}\0{size}\0{modified}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _walk(root: Path) -> Iterator[str]:
-    for name in ("data", "videos", "meta"):
-        for folder, _, files in os.walk(root / name):
-            yield from (os.path.join(folder, f) for f in files if f.endswith((".parquet", ".mp4", ".json")))
+def _walk(folder: Path, name: str) -> Iterator[tuple[str, int, int]]:
+    """Yield (path inside the set, size, modification time in ns) of every file below ``folder``."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(folder / entry.name, f"{name}/{entry.name}")
+            elif entry.name.endswith((".parquet", ".mp4", ".json")):
+                yield f"{name}/{entry.name}", entry.stat().st_size, entry.stat().st_mtime_ns
 
 
 def cache_folder(root: Path, cache: str | Path | None) -> Path:
@@ -162,7 +166,7 @@ def _build(root: Path, info: Mapping[str, Any], parent: Path, key: str, progress
             "fps": float(info["fps"]),
         }
         write_json(work / "index.json", value)
-        os.replace(work, parent / key)
+        work.replace(parent / key)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -228,7 +232,7 @@ class _Filler:
         if np.any(frame[keep] < 0) or np.any(frame[keep] >= self.table.length[episode[keep]]):
             raise InputError(f"{path}: a frame_index lies outside its episode; see `robopolicy data check`")
         target = self.starts[episode[keep]] + frame[keep]
-        if len(np.unique(target)) != len(target):
+        if len(target) and np.bincount(target - target.min()).max() > 1:
             raise InputError(f"{path}: two frames of {self._who(mine)} have the same frame_index")
         for name, entry in plain.items():
             values = column_array(table, name, entry, path)[keep]
@@ -271,7 +275,7 @@ def _summarise(work: Path, fields: Mapping[str, tuple[str, list[int]]]) -> tuple
         for start in range(0, len(array), step):
             rows = np.ascontiguousarray(array[start : start + step])
             if not image:
-                digest.update(rows)
+                digest.update(rows.data.cast("B"))
             try:
                 running.update(rows)
             except InputError as error:

@@ -87,9 +87,9 @@ def _counts(root: Path, info: Mapping[str, Any], table: EpisodeTable, tasks: lis
     if len(tasks) != int(info.get("total_tasks", len(tasks))):
         report.add(f"{root / layout.INFO}: counts {info['total_tasks']} tasks, tasks.parquet has {len(tasks)}")
     for e, row in enumerate(table.rows):
-        expected = (int(table.starts[e]), int(table.starts[e + 1]))
-        if (row.get("dataset_from_index"), row.get("dataset_to_index")) != expected:
-            report.add(f"episode {e}: says that it is frames {row.get('dataset_from_index')} to {row.get('dataset_to_index')}, expected {expected[0]} to {expected[1]}", e)
+        expected, said = (int(table.starts[e]), int(table.starts[e + 1])), (row.get("dataset_from_index"), row.get("dataset_to_index"))
+        if said != expected:
+            report.add(f"episode {e}: says that it is frames {said[0]} to {said[1]}, expected {expected[0]} to {expected[1]}", e)
         if table.length[e] < 1:
             report.add(f"episode {e}: has {table.length[e]} frames, expected at least 1", e)
         for task in table.tasks[e]:
@@ -117,7 +117,9 @@ def _data_file(root: Path, info: Mapping[str, Any], table: EpisodeTable, spec: S
         rows = {name: array[columns["episode_index"] == e] for name, array in columns.items()}
         for message in _episode(rows, table, int(e), float(info["fps"]), tasks):
             report.add(f"{path}: episode {e}: {message}", int(e))
-        beyond = int(((rows["action"].reshape(-1, spec.action.dim) < spec.action.low) | (rows["action"].reshape(-1, spec.action.dim) > spec.action.high)).any(1).sum())
+        beyond = int(
+            ((rows["action"].reshape(-1, spec.action.dim) < spec.action.low) | (rows["action"].reshape(-1, spec.action.dim) > spec.action.high)).any(1).sum()
+        )
         if beyond:
             report.notes.append(f"episode {e}: {beyond} actions lie beyond the limits of the spec")
 

@@ -118,8 +118,13 @@ def collect(
         episodes: How many to keep.
         seed0: First seed.
         workers: Processes that simulate; the result does not depend on it.
+        observations: ``state``, ``image`` or ``state+image``.
+        image_size: Height and width of camera images, px.
+        only_success: Whether failed episodes are dropped.
         progress: Whether to show a progress bar with the success rate.
-        observations, image_size, only_success, noise, extra_steps, max_episode_steps: See :class:`Collection`.
+        noise: Of executed actions, see :class:`Collection`.
+        extra_steps: Recorded after the first success.
+        max_episode_steps: Time limit; None: the task's own.
 
     Raises:
         InputError: if the task has no expert, the path holds another recipe, or the expert never succeeds.
@@ -127,7 +132,9 @@ def collect(
     from sim import registry
 
     if episodes < 1 or workers < 1 or noise < 0 or extra_steps < 0:
-        raise InputError(f"collect: episodes and workers must be at least 1, noise and extra steps at least 0, found {episodes}, {workers}, {noise:g}, {extra_steps}")
+        raise InputError(
+            f"collect: episodes and workers must be at least 1, noise and extra steps at least 0, found {episodes}, {workers}, {noise:g}, {extra_steps}"
+        )
     recipe = Collection(registry.resolve(task), observations, image_size, float(noise), only_success, extra_steps, max_episode_steps, seed0)
     if not registry.entry(recipe.task).has_expert:
         raise InputError(f"task {recipe.task!r} has no scripted expert; record by hand with `robopolicy teleop`")
@@ -194,7 +201,8 @@ def _run(recipe: Collection, writer: DatasetWriter, episodes: int, workers: int,
             if writer.num_episodes >= episodes:
                 return
             if recipe.only_success and not won and tried >= _HOPELESS:
-                raise InputError(f"the expert of {recipe.task} failed {tried} times in a row (seeds {recipe.seed0} on, noise {recipe.noise:g}); collect with --all-episodes or less noise")
+                where = f"seeds {recipe.seed0} on, noise {recipe.noise:g}"
+                raise InputError(f"the expert of {recipe.task} failed {tried} times in a row ({where}); collect with --all-episodes or less noise")
 
 
 def _save(writer: DatasetWriter, episode: Episode) -> None:
@@ -229,7 +237,9 @@ def _episodes(recipe: Collection, seed: int, workers: int, wanted: int) -> Itera
                 seed += block
             yield from pending.popleft().result()
     except BrokenProcessPool as error:
-        raise InputError(f"a worker that simulated {recipe.task} died (out of memory?); episodes committed so far are kept: run the same command to continue") from error
+        raise InputError(
+            f"a worker that simulated {recipe.task} died (out of memory?); episodes committed so far are kept: run the same command to continue"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.spec import InputError, Spec, suggest
-from policies.statistics import Stats
+from policies.spec import InputError, suggest
 from robopolicy.data import layout
 from robopolicy.data.cache import Index, open_cache
 
@@ -37,6 +36,7 @@ class Dataset:
     """
 
     def __init__(self, path: Path, index: Index) -> None:
+        """Wrap the arrays of ``index``; use :meth:`open`."""
         self.path, self.spec, self.fps = path, index.spec, index.fps
         lengths = index.table("length")
         self.episode_starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -7,7 +7,6 @@ In place, the old set is kept under the name NAME.backup (NAME.backup-2, ...) un
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -167,13 +166,13 @@ def _finish(source: Source, picks: Sequence[Pick], note: dict[str, Any] | None, 
 
 
 def _replace(root: Path, picks: Sequence[Pick], provenance: Mapping[str, Any], backup: bool, progress: bool) -> tuple[int, Path | None]:
-    root = Path(os.path.abspath(root))
+    root = root.resolve()  # the name beside which the new set is written, also for "."
     fresh, old = root.with_name(f"{root.name}.edited"), _backup_name(root)
     if fresh.exists():
         shutil.rmtree(fresh)
     again = write_set(fresh, picks, provenance, progress)
-    os.replace(root, old)
-    os.replace(fresh, root)
+    root.replace(old)
+    fresh.replace(root)
     if backup:
         return again, old
     shutil.rmtree(old)

@@ -119,7 +119,9 @@ def read_episodes(root: Path, info: Mapping[str, Any], stats: bool = False) -> E
     missing = [i for i in range(total) if i not in found]
     if missing:
         shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        raise InputError(f"{root}: info.json counts {total} episodes but meta/episodes has no row of {len(missing)} of them ({shown}); see `robopolicy data check`")
+        raise InputError(
+            f"{root}: info.json counts {total} episodes but meta/episodes has no row of {len(missing)} of them ({shown}); see `robopolicy data check`"
+        )
     return _table([found[i] for i in range(total)], [k for k, f in info["features"].items() if f["dtype"] == "video"])
 
 
@@ -144,7 +146,15 @@ def _table(rows: list[dict[str, Any]], cameras: Sequence[str]) -> EpisodeTable:
 
 
 def episode_row(
-    index: int, start: int, length: int, tasks: Sequence[str], number: tuple[int, int], cameras: Sequence[str], fps: float, success: bool | None, seed: int | None
+    index: int,
+    start: int,
+    length: int,
+    tasks: Sequence[str],
+    number: tuple[int, int],
+    cameras: Sequence[str],
+    fps: float,
+    success: bool | None,
+    seed: int | None,
 ) -> dict[str, Any]:
     """Return the row of an episode whose frames, videos and row lie in files of their own, all with the same number."""
     chunk, file = number

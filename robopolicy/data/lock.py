@@ -16,6 +16,7 @@ class FolderLock:
     """
 
     def __init__(self, root: Path) -> None:
+        """Take the lock."""
         import fcntl
 
         self._handle: int | None = os.open(root, os.O_RDONLY)

@@ -104,7 +104,7 @@ def write_set(dest: str | Path, picks: Sequence[Pick], provenance: Mapping[str, 
     work = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     try:
         again = _write(work, picks, provenance, progress)
-        os.replace(work, root)
+        work.replace(root)
     except OSError as error:
         why = "the disk is full" if no_space(error) else str(error.strerror or error)
         raise InputError(f"{root} could not be written: {why}; nothing was changed") from error
@@ -140,7 +140,9 @@ def _write(work: Path, picks: Sequence[Pick], provenance: Mapping[str, Any], pro
         write_json(work / layout.STATS, stats_to_json(stats))
     _write_own(work, first, provenance)
     features = first.info["features"]
-    write_json(work / layout.INFO, layout.new_info(features, first.info["fps"], first.info.get("robot_type") or "unknown", len(out.rows), out.frames, len(out.tasks)))
+    write_json(
+        work / layout.INFO, layout.new_info(features, first.info["fps"], first.info.get("robot_type") or "unknown", len(out.rows), out.frames, len(out.tasks))
+    )
     return out.encoded_again
 
 

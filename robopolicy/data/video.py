@@ -70,6 +70,7 @@ class VideoEncoder:
     """
 
     def __init__(self, path: Path, fps: float, shape: tuple[int, ...], encoder: str) -> None:
+        """Start the thread."""
         self.path, self.frames = path, 0
         self._fps, self._shape, self._encoder = fps, shape, encoder
         self._stride = max(1, min(shape[:2]) // _STATS_SIDE)
@@ -116,7 +117,7 @@ class VideoEncoder:
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # buffering=0: an error of the file system appears here, not when the object is collected
-        with open(self.path, "wb", buffering=0) as handle:
+        with self.path.open("wb", buffering=0) as handle:
             container = av.open(_WholeWrites(handle), "w", format="mp4")
             stream = container.add_stream(self._encoder, rate=Fraction(self._fps).limit_denominator(10000), options=dict(ENCODERS[self._encoder][1]))
             stream.height, stream.width = self._shape[:2]

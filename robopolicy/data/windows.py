@@ -53,6 +53,7 @@ class WindowSampler:
         episodes: Sequence[int] | int | None = None,
         buffers: int = 4,
     ) -> None:
+        """Lay out the windows of an epoch."""
         if not (n_obs_steps >= 1 and n_action_steps >= 1 and n_obs_steps - 1 + n_action_steps <= horizon):
             raise InputError(f"windows: n_obs_steps - 1 + n_action_steps <= horizon is needed, found {n_obs_steps} - 1 + {n_action_steps} and {horizon}")
         if batch_size < 1:
@@ -68,7 +69,9 @@ class WindowSampler:
         self.num_windows = int(self._first[-1])
         if not self.num_windows:
             need = horizon - n_action_steps - n_obs_steps + 2
-            raise InputError(f"data set {dataset.path}: every episode is too short for a window: {need} frames are needed, the longest has {int(self._lengths.max())}")
+            raise InputError(
+                f"data set {dataset.path}: every episode is too short for a window: {need} frames are needed, the longest has {int(self._lengths.max())}"
+            )
         self._order: dict[int, np.ndarray] = {}
         self._ring: list[dict[str, np.ndarray]] = [{} for _ in range(max(1, buffers))]
         self._turn = 0

@@ -8,7 +8,6 @@ not counted; a process that is killed at any point loses at most the episode tha
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +56,7 @@ class DatasetWriter:
         encoder: str | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
+        """Open or begin the data set; it is locked until :meth:`close`."""
         self.root, self.spec, self.fps, self.robot_type, self.task = Path(path), spec, float(fps), robot_type, task
         if not self.fps > 0:
             raise InputError(f"fps: expected a positive number, found {fps}")
@@ -104,7 +104,7 @@ class DatasetWriter:
         """Add one frame to the open episode; arrays are copied.
 
         Args:
-            observation: field -> (\\*shape), exactly the fields of the spec.
+            observation: field -> array of its shape, exactly the fields of the spec.
             action: (Da,) in robot units, what was commanded at this frame.
             capture_ns: stream -> capture time, ns on one monotonic clock; the same streams in every frame.
             extras: name -> number, e.g. ``next.reward``, ``next.success``, ``next.done``; the same in every frame.
@@ -240,9 +240,8 @@ class DatasetWriter:
             if not np.isfinite(extras[name]):
                 raise InputError(f"{where}: {name} is {extras[name]}, expected a finite number")
         dtypes = {name: _KNOWN_EXTRAS.get(name, _EXTRA_DTYPES[kind]) for name, kind in kinds.items()}
-        if self._user_features is None:
-            if self.frames == 0:
-                self._streams, self._extras = tuple(capture), dtypes
+        if self._user_features is None and self.frames == 0:
+            self._streams, self._extras = tuple(capture), dtypes
         if set(capture) != set(self._streams):
             raise SpecMismatch(f"{where}: capture times of {sorted(capture)}, expected {sorted(self._streams)} as in the frames before")
         if dtypes != self._extras:
@@ -310,7 +309,7 @@ class DatasetWriter:
         for path in [*paths, *(layout.video_file(self.root, c, number) for c in self._cameras)]:
             path.unlink(missing_ok=True)
             temporary(path).unlink(missing_ok=True)
-        if self._stats and os.path.exists(self.root / layout.STATS):
+        if self._stats and (self.root / layout.STATS).exists():
             try:
                 write_json(self.root / layout.STATS, stats_to_json(self._stats))
             except OSError as error:

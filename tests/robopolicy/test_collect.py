@@ -127,9 +127,9 @@ def test_killed_and_continued(tmp_path: Path) -> None:
 
 def test_other_settings_and_places_are_refused(tmp_path: Path) -> None:
     collect("two-route", tmp_path / "set", 1, workers=1, progress=False)
-    with pytest.raises(InputError, match="collected with noise 0.0, not 0.5"):
+    with pytest.raises(InputError, match=r"collected with noise 0\.0, not 0\.5"):
         collect("two-route", tmp_path / "set", 2, workers=1, progress=False, noise=0.5)
-    with pytest.raises(InputError, match="does not exist; did you mean 'two-route'"):
+    with pytest.raises(InputError, match=r"does not exist; did you mean 'two-route'"):
         collect("two-rout", tmp_path / "other", 1, workers=1, progress=False)
     with pytest.raises(InputError, match="at least 1"):
         collect("two-route", tmp_path / "other", 0, workers=1, progress=False)

@@ -86,7 +86,13 @@ def test_killed_between_any_two_steps_of_a_commit(tmp_path: Path) -> None:
     """The state after each renaming of a commit, rebuilt from the files: only info.json makes the episode exist."""
     record(tmp_path / "two", 2, images=True)
     record(tmp_path / "three", 3, images=True)
-    steps = ["data/chunk-000/file-002.parquet", f"videos/{CAMERA}/chunk-000/file-002.mp4", "meta/episodes/chunk-000/file-002.parquet", layout.STATS, layout.INFO]
+    steps = [
+        "data/chunk-000/file-002.parquet",
+        f"videos/{CAMERA}/chunk-000/file-002.mp4",
+        "meta/episodes/chunk-000/file-002.parquet",
+        layout.STATS,
+        layout.INFO,
+    ]
     for done in range(1, len(steps) + 1):
         root = tmp_path / f"step{done}"
         shutil.copytree(tmp_path / "two", root)

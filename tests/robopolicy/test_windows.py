@@ -152,7 +152,7 @@ def test_images_come_as_uint8_with_the_right_frames(tmp_path: Path) -> None:
 
 def test_bad_sizes_and_fields_are_one_line(tmp_path: Path) -> None:
     dataset = make(tmp_path / "set", [20])
-    with pytest.raises(InputError, match="did you mean 'observation.state'"):
+    with pytest.raises(InputError, match=r"did you mean 'observation\.state'"):
         WindowSampler(dataset, ["observation.stat"], 2, 8, 4, 8, 0)
     with pytest.raises(InputError, match="n_obs_steps - 1"):
         WindowSampler(dataset, ["observation.state"], 2, 8, 8, 8, 0)

@@ -147,7 +147,7 @@ def test_bad_frames_are_refused_and_the_episode_goes_on(tmp_path: Path, changes:
 def test_other_specs_rates_and_folders_are_refused(tmp_path: Path) -> None:
     record(tmp_path / "set", 1)
     fields = dict(make_spec().observation.fields) | {"observation.state": Field((4,))}
-    with pytest.raises(SpecMismatch, match="observation.state"):
+    with pytest.raises(SpecMismatch, match=r"observation\.state"):
         DatasetWriter(tmp_path / "set", Spec(ObservationSpec(fields, 10.0), make_spec().action), 10.0)
     with pytest.raises(SpecMismatch, match=CAMERA):
         DatasetWriter(tmp_path / "set", make_spec(images=True), 10.0)
@@ -178,7 +178,9 @@ def test_full_disk_is_one_line_and_earlier_episodes_are_intact(tmp_path: Path, k
     root, images = tmp_path / "set", kind == "images"
     record(root, 2, images)
     before = sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file())
-    done = subprocess.run([sys.executable, "-m", "tests.robopolicy.recording", str(root), kind, str(limit)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.robopolicy.recording", str(root), kind, str(limit)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1
     message = done.stderr.strip().splitlines()[-1]
     kept = done.stdout.count("saved")

@@ -1,0 +1,191 @@
+"""Serving: round trips of small and camera observations beside a raw ZeroMQ echo, many robots on one server, control rate.
+
+The policy answers a constant chunk of 8 actions at once, so that what is measured is the way there and back: stacking
+is not included, checking, encoding, decoding and the policy call are. The peer sends and echoes the same bytes as
+raw multipart frames between two processes. Servers run in processes of their own, over TCP on loopback.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zmq
+
+from policies.base import Execution, Plan
+from policies.spec import ActionSpec, Field, ObservationSpec, Spec
+from robopolicy.bench.harness import Result, Row, measured
+
+RATE_HZ, CHUNK, ACTION = 20.0, 8, 7
+SMALL, IMAGE = "100-byte observation", "640x480x3 observation"
+
+
+class ConstantPolicy:
+    """Plans zeros, whatever it sees.
+
+    Args:
+        image: Whether it sees a 640x480 camera, else 25 numbers (100 bytes).
+    """
+
+    n_obs_steps, horizon, n_action_steps = 1, 16, CHUNK
+
+    def __init__(self, image: bool) -> None:
+        seen = Field((480, 640, 3), "uint8", "px", kind="image") if image else Field((25,))
+        name = "observation.images.top" if image else "observation.state"
+        action = Field((ACTION,), unit="rad", kind="position", low=(-3,) * ACTION, high=(3,) * ACTION)
+        self.spec = Spec(ObservationSpec({name: seen}, RATE_HZ), ActionSpec({"action": action}, RATE_HZ))
+
+    def initial_state(self, batch: int) -> dict[str, Any]:
+        """Return no state."""
+        return {}
+
+    def reset(self, state: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
+        """Return ``state``: there is nothing to begin anew."""
+        return state
+
+    def act(self, obs: Mapping[str, np.ndarray], state: dict[str, Any], noise: Any, execution: Execution = Execution()) -> tuple[Plan, dict[str, Any]]:
+        """Return zeros (B, Ta, Da)."""
+        rows = len(next(iter(obs.values())))
+        return Plan(np.zeros((rows, CHUNK, ACTION), np.float32), {"network_calls": np.zeros(rows)}), state
+
+
+def serve_constant(file: str, image: bool) -> None:
+    """Serve the constant policy until killed; its address goes to ``file``. The body of a server process."""
+    from real.server import PolicyServer
+    from robopolicy.deployment import announce
+
+    server = PolicyServer(ConstantPolicy(image), "tcp://127.0.0.1:0", stats_s=0)
+    server.warm_up()
+    announce(file, server.address)
+    server.serve()
+
+
+def serve_echo(file: str, image: bool) -> None:
+    """Answer every message with its first frame and a chunk of raw bytes until killed. The body of the peer's process."""
+    from robopolicy.deployment import announce
+
+    socket = zmq.Context.instance().socket(zmq.ROUTER)
+    socket.bind("tcp://127.0.0.1:*")
+    announce(file, socket.getsockopt_string(zmq.LAST_ENDPOINT))
+    chunk = bytes(4 * CHUNK * ACTION)
+    while True:
+        identity, header, *_ = socket.recv_multipart(copy=False)
+        socket.send_multipart([identity, header, chunk], copy=False)
+
+
+@contextmanager
+def process(body: Callable[[str, bool], None], image: bool) -> Iterator[str]:
+    """Run ``body`` in a process of its own and yield its address."""
+    with tempfile.TemporaryDirectory(prefix="robopolicy-bench-") as folder:
+        file = Path(folder) / "address"
+        root = str(Path(__file__).resolve().parents[2])
+        code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import {body.__name__}; {body.__name__}({str(file)!r}, {image})"
+        child = subprocess.Popen([sys.executable, "-c", code])
+        try:
+            until = time.monotonic() + 60
+            while not file.exists():
+                if child.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(f"{body.__name__}: the process did not come up")
+                time.sleep(0.01)
+            yield file.read_text()
+        finally:
+            child.kill()
+            child.wait()
+
+
+def observation(image: bool) -> dict[str, np.ndarray]:
+    """Return one observation (1, 1, *shape) of random numbers."""
+    policy, generator = ConstantPolicy(image), np.random.default_rng(0)
+    shapes = {name: (1, 1, *f.shape) for name, f in policy.spec.observation.fields.items()}
+    return {n: generator.integers(0, 256, s, np.uint8) if image else generator.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+
+
+def round_trips(image: bool, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return durations in seconds (N,) of served calls and (N,) of echoes, taken in turn so that both see the same machine."""
+    from real.client import PolicyClient
+
+    obs, noise = observation(image), np.zeros(1, np.int64)
+    frames = [bytes(200), np.ascontiguousarray(next(iter(obs.values()))).reshape(-1).view(np.uint8).data]
+    served: list[float] = []
+    echoed: list[float] = []
+    with process(serve_constant, image) as ours, process(serve_echo, image) as theirs:
+        client = PolicyClient(ours)
+        socket = zmq.Context.instance().socket(zmq.DEALER)
+        socket.connect(theirs)
+        state = client.initial_state(1)
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            for _ in range(20):
+                began = time.perf_counter()
+                _, state = client.act(obs, state, noise)
+                served.append(time.perf_counter() - began)
+            for _ in range(20):
+                began = time.perf_counter()
+                socket.send_multipart(frames, copy=False)
+                socket.recv_multipart(copy=False)
+                echoed.append(time.perf_counter() - began)
+        client.close()
+        socket.close(linger=0)
+    return np.array(served[40:]), np.array(echoed[40:])
+
+
+def many_robots(robots: int, seconds: float) -> tuple[float, float]:
+    """Return plans a second and p99 in seconds of ``robots`` clients, one thread each, that ask as fast as they are answered."""
+    from real.client import PolicyClient
+
+    obs, noise, durations = observation(False), np.zeros(1, np.int64), [[] for _ in range(robots)]
+    with process(serve_constant, False) as address:
+        clients = [PolicyClient(address) for _ in range(robots)]
+        until = time.perf_counter() + seconds
+
+        def ask(number: int) -> None:
+            state = clients[number].initial_state(1)
+            while time.perf_counter() < until:
+                began = time.perf_counter()
+                _, state = clients[number].act(obs, state, noise)
+                durations[number].append(time.perf_counter() - began)
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(robots)]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        elapsed = time.perf_counter() - began
+        for client in clients:
+            client.close()
+    every = np.concatenate([np.array(d) for d in durations])
+    return len(every) / elapsed, float(np.quantile(every, 0.99))
+
+
+def run(quick: bool) -> Result:
+    """Measure; ``quick`` takes under two minutes."""
+    return measure(4.0 if quick else 30.0)
+
+
+def measure(seconds: float) -> Result:
+    """Measure with about ``seconds`` a figure."""
+    result = Result()
+    for image, name in ((False, SMALL), (True, IMAGE)):
+        with measured() as took:
+            served, echoed = round_trips(image, 2 * seconds)
+        for q, target in ((0.5, 1.3), (0.99, 2.0)):
+            values = [1e6 * float(np.quantile(v, q)) for v in (served, echoed)]
+            goal = target if image else None
+            label = f"round trip, {name}, p{int(100 * q)}"
+            result.rows.append(Row(label, values[0], "us", "raw ZeroMQ multipart echo", values[1], goal, "lower", took.wall_s, took.cpu_s))
+    for robots in (1, 4, 16):
+        with measured() as took:
+            rate, p99 = many_robots(robots, seconds)
+        result.rows.append(Row(f"{robots} robots on one server, plans", rate, "1/s", wall_s=took.wall_s, cpu_s=took.cpu_s))
+        result.rows.append(Row(f"{robots} robots on one server, p99", 1e3 * p99, "ms", better="lower", wall_s=took.wall_s, cpu_s=took.cpu_s))
+    result.notes.append("the robots are threads of one Python process; the server answers one request after the other, without batching")
+    return result
