@@ -11,7 +11,7 @@ from robopolicy.training.schedule import ema_decay
 
 
 class Ema:
-    """A second copy of a policy that follows the first: ``average += (1 - decay_t) (weights - average)``.
+    """A second copy of a policy that follows it: ``average += (1 - decay_t) (weights - average)``.
 
     Buffers are copied, not averaged: the normaliser's are constant, and running statistics of BatchNorm would be
     wrong for averaged weights (policies here use GroupNorm).
@@ -24,18 +24,18 @@ class Ema:
         """Begin at the weights of ``policy``."""
         self.config = config
         self.policy = copy.deepcopy(policy).eval().requires_grad_(False)
-        self._average = list(self.policy.parameters())
-        self._buffers = list(self.policy.buffers())
+        # listed once: walking the modules costs as much as the update itself
+        self._average, self._weights = list(self.policy.parameters()), [p.detach() for p in policy.parameters()]
+        self._buffers = list(zip(self.policy.buffers(), policy.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self, policy: torch.nn.Module, step: int) -> float:
+    def update(self, step: int) -> float:
         """Take in the weights after the ``step``-th update (1 is the first); returns the decay that was used."""
         decay = ema_decay(step, self.config)
-        weights = [p.detach() for p in policy.parameters()]
         if decay == 0.0:
-            torch._foreach_copy_(self._average, weights)
+            torch._foreach_copy_(self._average, self._weights)
         else:
-            torch._foreach_lerp_(self._average, weights, 1.0 - decay)
-        for mine, theirs in zip(self._buffers, policy.buffers(), strict=True):
+            torch._foreach_lerp_(self._average, self._weights, 1.0 - decay)
+        for mine, theirs in self._buffers:
             mine.copy_(theirs)
         return decay

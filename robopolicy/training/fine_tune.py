@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from policies.learnt import LearntPolicy
-
 from policies import checkpoint
+from policies.learnt import LearntPolicy
 from policies.spec import InputError
 from robopolicy.recipe import Recipe
 from robopolicy.training.run_folder import find_checkpoint

@@ -69,7 +69,7 @@ def train(recipe: Recipe, progress: bool = True, resume: Literal["auto", "never"
     """
     began = time.monotonic()
     config, folder = recipe.training, RunFolder(recipe.filled(recipe.output))
-    with Interrupts() as interrupts, _fixed_arithmetic(recipe), contextlib.closing(folder):
+    with _fixed_arithmetic(recipe), contextlib.closing(folder):
         accelerator = _accelerator(recipe, note)
         note = note if accelerator.is_main_process else _silent
         if resume == "auto":
@@ -89,7 +89,8 @@ def train(recipe: Recipe, progress: bool = True, resume: Literal["auto", "never"
             for part in (session.log, session.bar):
                 if part is not None:
                     closing.enter_context(contextlib.closing(part))
-            _loop(session, interrupts)
+            with Interrupts(lambda: note("stopping after this step; once more stops at once, without saving")) as interrupts:
+                _loop(session, interrupts)
             if session.log is not None:
                 session.log.write("end", session.step, seconds=round(time.monotonic() - began, 3))
     return TrainResult(folder.path, folder.checkpoint(config.steps), config.steps, first, time.monotonic() - began)
@@ -100,6 +101,7 @@ def _loop(s: Session, interrupts: Interrupts) -> None:
     config = s.recipe.training
     rates = [group["lr"] for group in s.optimizer.param_groups]
     rank, world = s.accelerator.process_index, s.accelerator.num_processes
+    weights = list(s.policy.parameters())
     while s.step < config.steps:
         s.step += 1
         began = time.perf_counter()
@@ -113,10 +115,10 @@ def _loop(s: Session, interrupts: Interrupts) -> None:
         torch.manual_seed(step_seed(s.recipe.seed, s.step, rank))  # dropout; all other randomness hangs on the row keys
         loss, metrics = s.loss(batch, keys)
         s.accelerator.backward(loss)
-        norm = s.accelerator.clip_grad_norm_(s.policy.parameters(), config.optimizer.gradient_clip or math.inf)
+        norm = s.accelerator.clip_grad_norm_(weights, config.optimizer.gradient_clip or math.inf)
         s.optimizer.step()
         s.optimizer.zero_grad()
-        s.ema.update(s.policy, s.step)
+        s.ema.update(s.step)
         s.seconds["data"] += loaded - began
         s.seconds["all"] += time.perf_counter() - began
         if not _time_to_look(s):

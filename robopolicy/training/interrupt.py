@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -15,12 +16,16 @@ class Interrupts:
 
     Outside the main thread, where Python delivers no signals, it does nothing.
 
+    Args:
+        told: Called at the first.
+
     Attributes:
         asked: Whether a stop was asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[], None]) -> None:
         """Nothing is changed before the context is entered."""
+        self._told = told
         self.asked = False
         self._previous: dict[int, Any] = {}
 
@@ -37,3 +42,4 @@ class Interrupts:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        self._told()

@@ -39,7 +39,7 @@ def test_decay_and_average_agree_with_diffusers():
             for p in model.parameters():
                 p.add_(0.1 * torch.randn_like(p))
         theirs.step(model.parameters())
-        ours.update(model, step)
+        ours.update(step)
         assert ema_decay(step, config) == pytest.approx(theirs.get_decay(step), abs=1e-12)
         for mine, other in zip(ours.policy.parameters(), theirs.shadow_params, strict=True):
             torch.testing.assert_close(mine, other, rtol=0, atol=1e-6)
@@ -51,7 +51,7 @@ def test_average_by_hand():
     ema = Ema(model, EmaConfig(power=1.0))  # decays 0, 1/2, 2/3
     for step, (value, average) in enumerate([(6.0, 6.0), (12.0, 9.0), (3.0, 7.0)], start=1):
         model.weight.data.fill_(value)
-        ema.update(model, step)
+        ema.update(step)
         assert ema.policy.weight.item() == pytest.approx(average, abs=1e-5)
     assert model.weight.item() == 3.0, "the weights themselves were changed"
 
@@ -62,7 +62,7 @@ def test_disabled_average_is_the_weights():
     for step in (1, 2, 300):
         with torch.no_grad():
             model.weight.add_(1.0)
-        ema.update(model, step)
+        ema.update(step)
         assert torch.equal(ema.policy.weight, model.weight)
 
 
@@ -70,7 +70,7 @@ def test_buffers_are_copied_and_the_average_needs_no_gradient():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
     ema = Ema(model, EmaConfig())
     model(torch.randn(8, 2))
-    ema.update(model, 5)
+    ema.update(5)
     assert torch.equal(ema.policy[1].running_mean, model[1].running_mean)
     assert ema.policy[1].num_batches_tracked == 1
     assert not ema.policy.training and model.training
