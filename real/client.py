@@ -143,9 +143,9 @@ class PolicyClient:
         rows = len(state["restart"])
         meta = {
             "restart": [bool(v) for v in state["restart"]],
-            "noise": [int(k) for k in np.broadcast_to(noise, rows)],
-            "delay": [int(v) for v in np.broadcast_to(execution.delay, rows)],
-            "frozen": [int(v) for v in np.broadcast_to(execution.frozen, rows)],
+            "noise": _integers(noise, rows),
+            "delay": _integers(execution.delay, rows),
+            "frozen": _integers(execution.frozen, rows),
         }
         arrays = {name: np.asarray(obs[name]) for name in self.spec.observation.fields}
         ages = {name: max(float(age), 0.0) for name, age in (ages_s or {}).items() if name in arrays}
@@ -270,12 +270,17 @@ class PolicyClient:
         """Check the reply's form (not its values: that is the runtime's) and end the request."""
         assert self._pending is not None
         rows, self._pending = self._pending.streams, None
-        arrays = dict(message.arrays)
-        actions = arrays.pop("actions", None)
+        actions, numbers, names = message.arrays.get("actions"), message.arrays.get("info"), message.meta.get("info")
         expected = (rows, self.n_action_steps, self.spec.action.dim)
         if actions is None or actions.shape != expected or actions.dtype != np.float32:
             self._lose()
             found = "none" if actions is None else f"{actions.dtype}{list(actions.shape)}"
             raise RequestFailed("error", f"plan from {self.address}: expected actions float32{list(expected)}, found {found}")
-        info = {name: value for name, value in arrays.items() if value.shape == (rows,)}
-        return Plan(actions, info), {"restart": np.zeros(rows, bool)}
+        if not isinstance(names, list) or numbers is None or numbers.shape != (len(names), rows):
+            raise WireError(f"numbers about the plan: expected one row a name, {rows} columns")
+        return Plan(actions, dict(zip(map(str, names), numbers, strict=True))), {"restart": np.zeros(rows, bool)}
+
+
+def _integers(values: Any, rows: int) -> list[int]:
+    """Return a number, or (rows,) numbers, as a list of ``rows`` integers."""
+    return [int(v) for v in values] if np.ndim(values) else [int(values)] * rows

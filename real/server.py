@@ -240,9 +240,10 @@ class PolicyServer:
         seconds = time.perf_counter() - started
         self.stats.inference.add(seconds)
         self.stats.plans += 1
-        arrays: dict[str, np.ndarray] = {name: np.asarray(value).astype(np.float64) for name, value in plan.info.items()}
-        arrays.update(actions=np.asarray(plan.actions, np.float32), inference_s=np.full(rows, seconds))
-        return Message("plan", message.session, message.sequence, fingerprint=self._fingerprint, arrays=arrays)
+        info = np.array([*plan.info.values(), np.full(rows, seconds)], np.float64)  # one frame for all numbers
+        arrays = {"actions": np.asarray(plan.actions, np.float32), "info": info}
+        meta = {"info": [*plan.info, "inference_s"]}
+        return Message("plan", message.session, message.sequence, fingerprint=self._fingerprint, meta=meta, arrays=arrays)
 
     def _refuse(self, identity: bytes, message: Message, code: str, text: str) -> None:
         self._send(identity, Message("error", message.session, message.sequence, meta={"code": code, "text": text}))

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from policies.spec import InputError
 from real.latency import Latency
 
 
@@ -106,10 +102,6 @@ class Summary:
             "episodes": [vars(e) for e in self.episodes],
         }
 
-    def write(self, path: str | Path) -> None:
-        """Write :meth:`to_dict` as JSON, whole or not at all. Raises InputError if the path cannot be written."""
-        write_json(Path(path), self.to_dict())
-
     def line(self) -> str:
         """Return the main counts as one line."""
         held = ", ".join(f"{cause} {n}" for cause, n in sorted(self.holds.items())) or "none"
@@ -117,18 +109,3 @@ class Summary:
         rate = "lock-step" if self.lockstep else f"{self.rate_hz:g} Hz, {100 * self.rate_held:.1f} % on time, {self.overruns} overruns"
         ms = f"{1e3 * self.latency.quantile(0.5):.1f} / {1e3 * self.latency.quantile(0.99):.1f}"
         return f"{done}ticks {self.ticks}   {rate}   ms/chunk p50/p99 {ms}   late chunks {self.late_chunks}   holds: {held}"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON, whole or not at all. Raises InputError if the path cannot be written."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -26,6 +26,7 @@ from real.robots import robot_class
 from real.runtime import Runtime, RuntimeOptions
 from real.summary import Summary
 from robopolicy.config import apply_overrides, find_recipe, read_yaml, validate
+from robopolicy.json_output import emit_json
 
 DEFAULT = "runtime/default"
 
@@ -112,7 +113,7 @@ def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: C
             stack.enter_context(watch(runtime))
         summary = runtime.run(seconds=config.seconds, episodes=config.episodes, stopped=stopped)
     if config.json_file:
-        summary.write(config.json_file)
+        emit_json(summary.to_dict(), Path(config.json_file))
     return summary
 
 

@@ -14,7 +14,6 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,10 @@ import zmq
 
 from policies.spec import InputError
 from real.server import Refusal
-from real.summary import write_json
 from real.wire import Limits, Message, WireError, checked_bind, configure, decode, receive, send
 from sim.env import BatchEnv
 
-_FIRST_PHASE = 0.25  # of a period: where in its interval the first command arrives, so that jitter stays inside it
+_FIRST_PHASE = 0.4  # of a period: where in its interval the first command arrives; the step before has been done, jitter stays inside
 _LEASE_S = 5.0  # a session that is silent for longer can be taken over
 
 
@@ -308,6 +306,6 @@ class TwinServer:
         return self.world.env.spec.action.clip(command)
 
 
-def write_records(path: Path, task: str, records: list[TwinEpisode]) -> None:
-    """Write the records of a run as JSON, whole or not at all. Raises InputError if the path cannot be written."""
-    write_json(path, {"task": task, "successes": sum(r.success for r in records), "episodes": [asdict(r) for r in records]})
+def records_json(task: str, records: list[TwinEpisode]) -> dict[str, Any]:
+    """Return the records of a run, JSON-ready."""
+    return {"task": task, "successes": sum(r.success for r in records), "episodes": [asdict(r) for r in records]}

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="Recipe (runtime/default) and overrides."),
         ] = None,
-        json: Annotated[str | None, typer.Option(help="File for what the run counted; the same as json=FILE.")] = None,
+        json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="What the run counted; the same as json=FILE.")] = None,
     ) -> None:
         """Drive a robot: read, plan, check, write, at a fixed rate, holding whenever there is no command that may be sent.
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         from robopolicy.deployment import load_run_config, stop_signals
         from robopolicy.deployment import run as run_robot
 
-        config = load_run_config([*(arguments or []), *([f"json={json}"] if json else [])])
+        config = load_run_config([*(arguments or []), *([f"json={json_file}"] if json_file else [])])
         with stop_signals() as stopped:
             summary = run_robot(config, stopped, status)
         typer.echo(summary.line())

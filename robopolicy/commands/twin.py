@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         observations: Annotated[str, typer.Option(help="state, image or state+image.")] = "state",
         image_size: Annotated[int, typer.Option(min=8, help="Height and width of observation images, px.")] = 96,
         max_steps: Annotated[int | None, typer.Option(min=1, help="Time limit of an episode in control steps, if not the task's.")] = None,
-        json: Annotated[Path | None, typer.Option(help="File for the records of the last run's episodes, written at the end.")] = None,
+        json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Records of the last run's episodes, at the end; - prints them.")] = None,
         announce: Annotated[Path | None, typer.Option(help="File that gets the bound address once the twin is ready.")] = None,
         with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
     ) -> None:
@@ -31,7 +31,8 @@ def register(app: typer.Typer) -> None:
         from real.wire import require_loopback
         from robopolicy.deployment import announce as tell
         from robopolicy.deployment import stop_signals
-        from robopolicy.twin import TwinServer, World, write_records
+        from robopolicy.json_output import emit_json
+        from robopolicy.twin import TwinServer, World, records_json
         from sim.registry import make
 
         require_loopback(bind)
@@ -43,8 +44,8 @@ def register(app: typer.Typer) -> None:
             pace = "lock-step" if lockstep else f"{world.rate_hz:g} Hz"
             _say(f"ready: {env.task} at {server.address}, {pace}, holds after {world.silence_s:g} s without a command")
             server.serve(stopped)
-            if json:
-                write_records(json, env.task, server.finished())
+            if json_file:
+                emit_json(records_json(env.task, server.finished()), json_file)
 
 
 def _say(line: str) -> None:

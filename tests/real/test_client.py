@@ -55,7 +55,8 @@ def connected(fake, connect):
 
 
 def plan_message(session, sequence, value=0.0):
-    return Message("plan", session, sequence, arrays={"actions": np.full((1, 8, 2), value, np.float32), "network_calls": np.ones(1)})
+    arrays = {"actions": np.full((1, 8, 2), value, np.float32), "info": np.ones((1, 1))}
+    return Message("plan", session, sequence, meta={"info": ["network_calls"]}, arrays=arrays)
 
 
 def test_replies_of_another_session_or_order_are_never_returned(fake, connect):
@@ -127,15 +128,7 @@ def test_no_server_is_one_line(connect):
         connect("nonsense")
 
 
-def test_the_client_side_needs_no_torch_and_starts_fast():
-    modules = "policies.spec, real.client, real.runtime, real.chunks, real.wire, real.robot, real.robots.twin"
+def test_the_client_side_needs_no_torch():
+    modules = "policies.spec, real.client, real.policy, real.runtime, real.chunks, real.wire, real.robot, real.robots.twin, robopolicy.deployment"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules, 'torch'; assert 'mujoco' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-    times = []
-    for _ in range(3):
-        command = [sys.executable, "-X", "importtime", "-c", "import policies.spec, real.client"]
-        lines = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stderr.splitlines()
-        assert not any(" torch" in line for line in lines)
-        ours = [line for line in lines if line.split("|")[2].rstrip() in (" policies", " policies.spec", " real", " real.client")]
-        times.append(sum(int(line.split("|")[1]) for line in ours) / 1e6)
-    assert min(times) < 0.3, times
