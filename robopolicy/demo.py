@@ -110,7 +110,7 @@ def train_all(recipe_name: str, recipes: Mapping[str, Recipe], settings: Mapping
                 while waiting and len(running) < workers:
                     name = waiting.pop(0)
                     command = [sys.executable, "-m", "robopolicy", "train", recipe_name, *settings[name], "--quiet"]
-                    log = open(out / f"train-{name}.log", "w", encoding="utf-8")  # noqa: SIM115 - closed with its process
+                    log = (out / f"train-{name}.log").open("w", encoding="utf-8")  # noqa: SIM115 - closed with its process
                     running[name] = (subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment), log)
                 time.sleep(0.5)
                 for name in list(running):
@@ -129,16 +129,15 @@ def train_all(recipe_name: str, recipes: Mapping[str, Recipe], settings: Mapping
 
 
 def _bars() -> Progress:
-    return Progress(
-        TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn(), TimeRemainingColumn(), console=console
-    )
+    text = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
+    return Progress(*text, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
 def _show_progress(bars: Progress, task: TaskID, log: Path) -> None:
     """Move one bar to the last step that the run's log tells of."""
     if not log.is_file():
         return
-    with open(log, "rb") as stream:
+    with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - 4096))
         lines = stream.read().splitlines()
     for line in reversed(lines):

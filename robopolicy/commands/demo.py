@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     def demo(
         recipe: Annotated[str, typer.Option(help="Recipe that all policies share.")] = "imitation/demo",
         out: Annotated[Path, typer.Option(help="Folder for data, runs, results and the report.")] = Path("runs/demo"),
-        policies: Annotated[str, typer.Option(help="Policies to train, by commas; the last is the baseline of the paired tests.")] = "flow,diffusion,regression",
+        policies: Annotated[str, typer.Option(help="Policies, by commas; the last is the baseline.")] = "flow,diffusion,regression",
         states: Annotated[int, typer.Option(min=1, help="Unseen initial states on which everything is evaluated.")] = 200,
         drive_episodes: Annotated[int, typer.Option(min=1, help="Episodes driven through the server and the twin.")] = 10,
         steps: Annotated[int | None, typer.Option(min=1, help="Training steps, if not the recipe's.")] = None,

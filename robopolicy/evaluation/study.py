@@ -7,6 +7,7 @@ cell runs in one process with one torch thread; ``workers`` of them run at once.
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import itertools
 import json
@@ -97,6 +98,40 @@ def run_study(cells: Sequence[Cell], out: Path, workers: int = 2, progress: bool
     return [results[cell.key] for cell in cells]
 
 
+def by_setting(results: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str], list[dict[str, Any]]]:
+    """Return (task, demonstrations, policy) -> the results of its training seeds."""
+    out: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for row in results:
+        out.setdefault((row["task"], row["demonstrations"], row["policy"]), []).append(row)
+    return out
+
+
+def markdown(results: Sequence[dict[str, Any]]) -> str:
+    """Return a table in Markdown: a line a task and number of demonstrations, a column a policy, success with its interval.
+
+    A cell gives the percentage over all training seeds with the 95 % Wilson interval, and the seeds one by one.
+    """
+    policies = list(dict.fromkeys(row["policy"] for row in results))
+    settings = list(dict.fromkeys((row["task"], row["demonstrations"]) for row in results))
+    groups = by_setting(results)
+    lines = ["| task | demonstrations | " + " | ".join(policies) + " |", "|---|---|" + "---|" * len(policies)]
+    for task, count in settings:
+        shown = [_success(groups.get((task, count, policy), [])) for policy in policies]
+        lines.append(f"| {task} | {count} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _success(group: list[dict[str, Any]]) -> str:
+    if not group:
+        return ""
+    successes, episodes = sum(r["successes"] for r in group), sum(r["episodes"] for r in group)
+    low, high = wilson(successes, episodes)
+    each = ", ".join(f"{100 * r['successes'] / r['episodes']:.0f}" for r in group)
+    score = [r["score"] for r in group if r["score"] is not None]
+    more = f"; coverage {sum(score) / len(score):.2f}" if score else ""
+    return f"{100 * successes / episodes:.0f}% [{100 * low:.0f}, {100 * high:.0f}] ({each}{more})"
+
+
 def read_results(out: Path) -> list[dict[str, Any]]:
     """Return the results so far; a last line that a kill cut short is left out."""
     rows, file = [], out / "results.jsonl"
@@ -171,7 +206,7 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
 
 
 def _append(file: Path, row: dict[str, Any]) -> None:
-    with open(file, "a", encoding="utf-8") as stream:
+    with file.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
