@@ -110,7 +110,7 @@ def train_all(recipe_name: str, recipes: Mapping[str, Recipe], settings: Mapping
                 while waiting and len(running) < workers:
                     name = waiting.pop(0)
                     command = [sys.executable, "-m", "robopolicy", "train", recipe_name, *settings[name], "--quiet"]
-                    log = (out / f"train-{name}.log").open("w", encoding="utf-8")  # noqa: SIM115 - closed with its process
+                    log = (out / f"train-{name}.log").open("w", encoding="utf-8")
                     running[name] = (subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment), log)
                 time.sleep(0.5)
                 for name in list(running):
