@@ -90,10 +90,10 @@ def _recipes() -> list[dict[str, Any]]:
 
 
 def _robots() -> list[dict[str, Any]]:
-    import real.robots
+    from real import robots
 
-    folder = Path(real.robots.__file__ or "").parent
-    return [{"name": path.stem, "description": first_line(path)} for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")]
+    folder = Path(robots.__file__ or "").parent
+    return [{"name": name, "description": first_line(folder / f"{name}.py")} for name in robots.robot_names()]
 
 
 def first_line(path: Path) -> str:
