@@ -228,10 +228,10 @@ class TwinServer:
         return [r for r in self.world.records if r is not self.world.record or self.world.ended]
 
     def _answer(self, frames: list[zmq.Frame]) -> None:
-        identity, session, sequence = frames[0].bytes, 0, 0
+        identity, session, sequence, quiet = frames[0].bytes, 0, 0, False
         try:
             message = decode(frames[1:], self._limits)
-            session, sequence = message.session, message.sequence
+            session, sequence, quiet = message.session, message.sequence, message.meta.get("quiet") is True
             if message.kind == "hello":
                 reply = self._open(identity, message)
                 session = self._session
@@ -241,9 +241,10 @@ class TwinServer:
             reply = Message("error", meta={"code": "wire", "text": str(error)})
         except Refusal as error:
             reply = Message("error", meta={"code": error.code, "text": str(error)})
-        if reply is not None:
+        if reply is not None and (reply.kind == "error" or not quiet):  # a commander in a hurry wants to hear of refusals alone
             reply.session, reply.sequence = session, sequence
-            send(self._socket, reply, identity)  # a client that has gone gets none
+            sent = send(self._socket, reply, identity)  # a client that has gone gets none
+            self.world.delivered |= sent and reply.meta.get("ended") is True
 
     def _open(self, identity: bytes, message: Message) -> Message:
         now, world = time.monotonic(), self.world
@@ -293,7 +294,6 @@ class TwinServer:
             raise Refusal("kind", f"kind {message.kind!r}: a robot answers hello, read, write, hold, stop, reset, report and bye")
         observation, age = world.reading(time.monotonic())
         meta = {"episode": world.record.seed, "ended": world.ended, "success": world.record.success}
-        world.delivered |= world.ended
         return Message("observation", ages_s=dict.fromkeys(observation, age), meta=meta, arrays=dict(observation))
 
     def _command(self, message: Message) -> np.ndarray:

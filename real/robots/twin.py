@@ -112,8 +112,11 @@ class TwinRobot:
         self._context.destroy(linger=100)
 
     def _command(self, kind: str, arrays: Mapping[str, np.ndarray]) -> None:
-        reading = self._observe(kind, arrays)
-        self._held = reading if self.info.lockstep else None
+        """In lock-step wait for the world's step; in real time only send, a refusal comes with the next reading."""
+        if self.info.lockstep:
+            self._held = self._observe(kind, arrays)
+        else:
+            self._send(kind, arrays, self.config.timeout_s, {"quiet": True})
 
     def _observe(self, kind: str, arrays: Mapping[str, np.ndarray] | None = None) -> Observation:
         asked_ns = time.monotonic_ns()
@@ -125,25 +128,30 @@ class TwinRobot:
         except (WireError, KeyError) as error:
             raise RobotGone(f"twin {self.config.address} sent a malformed reading: {error}") from error
 
-    def _call(self, kind: str, arrays: Mapping[str, np.ndarray] | None = None, timeout_s: float | None = None) -> Message:
-        """Ask and wait for the answer to exactly this message."""
-        timeout_s = timeout_s or self.config.timeout_s
+    def _send(self, kind: str, arrays: Mapping[str, np.ndarray] | None, timeout_s: float, meta: dict[str, Any] | None = None) -> None:
         self._sequence += 1
+        message = Message(kind, self._session, self._sequence, timeout_s, meta=meta or {}, arrays=dict(arrays or {}))
+        if not send(self._socket, message) and not (self._socket.poll(math.ceil(1e3 * timeout_s), zmq.POLLOUT) and send(self._socket, message)):
+            raise RobotGone(f"twin {self.config.address}: the connection is gone")
+
+    def _call(self, kind: str, arrays: Mapping[str, np.ndarray] | None = None, timeout_s: float | None = None) -> Message:
+        """Ask and wait for the answer to exactly this message; a refusal of an earlier command is raised here."""
+        timeout_s = timeout_s or self.config.timeout_s
         until = time.monotonic() + timeout_s
-        sent = send(self._socket, Message(kind, self._session, self._sequence, timeout_s, arrays=dict(arrays or {})))
-        while sent and (left := until - time.monotonic()) > 0:
+        self._send(kind, arrays, timeout_s)
+        while (left := until - time.monotonic()) > 0:
             self._socket.poll(math.ceil(1e3 * left))
             frames = receive(self._socket, self._limits)
             if frames is None:
                 continue
             try:
                 reply = decode(frames, self._limits)
-                if reply.sequence != self._sequence or (self._session and reply.session != self._session):
-                    continue  # of a call that was given up
+                if self._session and reply.session != self._session:
+                    continue
                 if reply.kind == "error":
-                    raise RobotGone(f"twin {self.config.address} refused to {kind}: {reply.value('text', str)}")
+                    raise RobotGone(f"twin {self.config.address} refused: {reply.value('text', str)}")
+                if reply.sequence == self._sequence:
+                    return reply
             except WireError as error:
                 raise RobotGone(f"twin {self.config.address}: {error}") from error
-            return reply
-        why = f"no answer within {timeout_s:g} s" if sent else "the connection is gone"
-        raise RobotGone(f"twin {self.config.address}: {why}")
+        raise RobotGone(f"twin {self.config.address}: no answer within {timeout_s:g} s")

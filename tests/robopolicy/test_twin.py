@@ -176,17 +176,52 @@ def test_lockstep_over_the_wire_equals_the_world(twin):
 
 
 def test_many_round_trips_lose_nothing(twin):
-    _, robot = twin(lockstep=True)
+    server, robot = twin(lockstep=True)
     for _ in range(3000):
         robot.read()
         robot.write(np.zeros(2))
+    assert server.world.records[0].length > 0
+
+
+def test_many_real_time_ticks_lose_nothing(twin):
+    server, robot = twin(speed=20.0)
+    for _ in range(2000):
+        robot.read()
+        robot.write(np.zeros(2))
+        robot.hold()
+    robot.read()
+    assert server._sequence == robot._sequence
+
+
+def test_in_real_time_nobody_misses_an_end(twin):
+    _, robot = twin(speed=20.0, seed0=7)
+    goal = robot.read().fields["observation.environment_state"]
+    robot.write(goal)
+    for _ in range(200):
+        time.sleep(0.005)
+        robot.write(goal)
+    robot.hold()
+    reading = robot.read()
+    assert (reading.episode, reading.ended, reading.success) == (7, True, True)
+    robot.hold()
+    deadline = time.monotonic() + 5
+    while robot.read().episode == 7:
+        assert time.monotonic() < deadline
+    assert robot.read().episode == 8
 
 
 @pytest.mark.parametrize("command", [np.array([np.nan, 0]), np.array([np.inf, 0]), np.zeros(3), np.zeros((1, 2))])
 def test_the_drive_takes_no_bad_command(twin, command):
     _, robot = twin(lockstep=True)
-    with pytest.raises(RobotGone, match="refused to write: command: expected 2 finite numbers"):
+    with pytest.raises(RobotGone, match="refused: command: expected 2 finite numbers"):
         robot.write(command)
+
+
+def test_in_real_time_a_refusal_comes_with_the_next_reading(twin):
+    _, robot = twin()
+    robot.write(np.zeros(3))
+    with pytest.raises(RobotGone, match="refused: command: expected 2 finite numbers"):
+        robot.read()
 
 
 def test_commands_beyond_the_limits_are_clipped_by_the_drive(twin):
