@@ -12,20 +12,16 @@ import typer
 if TYPE_CHECKING:
     from robopolicy.evaluation.records import Evaluation
 
-HELP = """Evaluate a checkpoint on a task: success with a Wilson interval, episode by episode on fixed seeds.
-
-CHECKPOINT is a checkpoint, a training run (its last checkpoint) or the word expert. Task, world and settings are those of
-the checkpoint's recipe where they are not given. Seeds for reporting and, with --selection, for choosing (checkpoint,
-learning rate) never meet. The result does not depend on --workers, only on --block.
-
-[bold]Examples[/bold]
-
-  robopolicy eval runs/pusht-flow-seed0 --episodes 100 --workers 2
-
-  robopolicy eval runs/flow --compare runs/regression --compare expert --videos 2
-
-  robopolicy eval expert --task peg-insert-side
-"""
+HELP = (
+    "Evaluate a checkpoint on a task: success with a Wilson interval, episode by episode on fixed seeds.\n\n"
+    "CHECKPOINT is a checkpoint, a training run (its last checkpoint) or the word expert. Task, world and settings are those of the "
+    "checkpoint's recipe where they are not given. Seeds for reporting and, with --selection, for choosing (checkpoint, learning rate) "
+    "never meet. The result does not depend on --workers, only on --block.\n\n"
+    "[bold]Examples[/bold]\n\n"
+    "  robopolicy eval runs/pusht-flow-seed0 --episodes 100 --workers 2\n\n"
+    "  robopolicy eval runs/flow --compare runs/regression --compare expert --videos 2\n\n"
+    "  robopolicy eval expert --task peg-insert-side"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -81,15 +77,22 @@ def _print(evaluations: Sequence[Evaluation]) -> None:
 
     first, console = evaluations[0], Console()
     title = f"{first.task}, {len(first.episodes)} episodes on {first.purpose} seeds from {first.seed0}, B = {first.block}"
-    table = Table(title=title, title_justify="left")
-    columns = ("policy", "success", "rate", "95% interval", "score", "steps", "calls/chunk", "ms/chunk")
+    table = Table(title=title, title_justify="left", caption="calls of the network and ms: for one chunk of actions", caption_justify="left")
+    columns = ("policy", "success", "rate", "95% interval", "score", "steps", "calls", "ms")
     for name in columns:
         table.add_column(name, justify="left" if name == "policy" else "right")
     for e in evaluations:
         low, high = e.interval
         steps = sum(x.length for x in e.episodes) / len(e.episodes)
         calls = "-" if e.policy == "expert" else f"{e.network_calls_per_chunk:g}"
-        cells = [e.label, f"{e.successes}/{len(e.episodes)}", f"{e.success_rate:.1%}", f"{low:.1%} to {high:.1%}", "-" if e.score is None else f"{e.score:.3f}"]
+        score = "-" if e.score is None else f"{e.score:.3f}"
+        cells = [e.label, f"{e.successes}/{len(e.episodes)}", f"{e.success_rate:.1%}", f"{100 * low:.1f}-{100 * high:.1f}%", score]
+            e.label,
+            f"{e.successes}/{len(e.episodes)}",
+            f"{e.success_rate:.1%}",
+            f"{100 * low:.1f}-{100 * high:.1f}%",
+            "-" if e.score is None else f"{e.score:.3f}",
+        ]
         table.add_row(*cells, f"{steps:.0f}", calls, f"{e.ms_per_chunk:.1f}" if e.ms_per_chunk is not None else "-")
     console.print(table)
     for other in evaluations[1:]:

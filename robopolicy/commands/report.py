@@ -7,18 +7,14 @@ from typing import Annotated
 
 import typer
 
-HELP = """Make one HTML page of everything below a folder: success with intervals, paired comparisons, latency, network calls,
-training curves and videos.
-
-FOLDER may be a training run, the folder of one evaluation, or any parent that holds several. The page loads nothing from
-anywhere: send it, or open it without a network.
-
-[bold]Examples[/bold]
-
-  robopolicy report runs/pusht-flow-seed0
-
-  robopolicy report runs --out comparison.html
-"""
+HELP = (
+    "Make one HTML page of everything below a folder: success with intervals, paired comparisons, latency, network calls, training curves and videos.\n\n"
+    "FOLDER may be a training run, the folder of one evaluation, or any parent that holds several. The page loads nothing from anywhere: send it, "
+    "or open it without a network.\n\n"
+    "[bold]Examples[/bold]\n\n"
+    "  robopolicy report runs/pusht-flow-seed0\n\n"
+    "  robopolicy report runs --out comparison.html"
+)
 
 
 def register(app: typer.Typer) -> None:

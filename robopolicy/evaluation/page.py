@@ -114,7 +114,7 @@ def _table(heads: Sequence[str], rows: Sequence[str], kind: str = "") -> str:
 
 
 def _overview(evaluations: Sequence[Evaluation], tasks: Sequence[str], palette: Palette) -> str:
-    labels = list(dict.fromkeys(e.label for e in evaluations))
+    labels = list(dict.fromkeys(e.label for e in sorted(evaluations, key=lambda e: e.policy == "expert")))
     rows = []
     for task in tasks:
         cells = []
@@ -265,11 +265,11 @@ def _pair_cell(found: dict[tuple[int, int], Paired], adjusted: dict[tuple[int, i
     if key not in found:
         return '<td class="self" title="not run on the same initial states">&ndash;</td>'
     pair, p, sign = found[key], adjusted[key], 1 if i < j else -1
-    low, high = (pair.low, pair.high) if sign > 0 else (-pair.high, -pair.low)
+    low, high = (pair.low, pair.high) if sign > 0 else (0.0 - pair.high, 0.0 - pair.low)
     only, other = (pair.first_only, pair.second_only) if sign > 0 else (pair.second_only, pair.first_only)
     kind = ("better" if sign * pair.difference > 0 else "worse") if p < SIGNIFICANT else ""
     shown = "p &lt; 0.0001" if p < 1e-4 else f"p = {p:.2g}"
-    value = f"<b>{100 * sign * pair.difference:+.1f}</b> <small>[{100 * low:+.1f}, {100 * high:+.1f}]</small>"
+    value = f"<b>{100 * sign * pair.difference + 0.0:+.1f}</b> <small>[{100 * low:+.1f}, {100 * high:+.1f}]</small>"
     return f'<td class="{kind}">{value}<br><small>+{only} &minus;{other}, {shown}</small></td>'.replace("+-", "-")
 
 
@@ -295,7 +295,7 @@ def _videos(evaluations: Sequence[Evaluation], palette: Palette) -> str:
     listed = f'<ul class="notes">{"".join(f"<li>{esc(n)}</li>" for n in notes)}</ul>' if notes else ""
     if not groups:
         return _card("Videos", "", listed) if listed else ""
-    say = "The best and the worst episode by success, score and speed, replayed from the recorded actions, in real time."
+    say = "The best and the worst episode by success and speed, failures by score, replayed from the recorded actions, in real time."
     return _card("Best and worst episodes", say, "".join(groups) + listed)
 
 

@@ -46,9 +46,9 @@ class Episode:
     info: dict[str, float] = field(default_factory=dict)
 
     @property
-    def rank(self) -> tuple[bool, float, int, float]:
-        """Sort key, worst first: success, score, then the quicker success, then return."""
-        return self.success, self.score or 0.0, -self.length if self.success else 0, self.return_
+    def rank(self) -> tuple[bool, float, float]:
+        """Sort key, worst first: failures by score, then successes by speed; return where these are equal."""
+        return self.success, -float(self.length) if self.success else self.score or 0.0, self.return_
 
 
 @dataclass
