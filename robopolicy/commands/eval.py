@@ -87,12 +87,6 @@ def _print(evaluations: Sequence[Evaluation]) -> None:
         calls = "-" if e.policy == "expert" else f"{e.network_calls_per_chunk:g}"
         score = "-" if e.score is None else f"{e.score:.3f}"
         cells = [e.label, f"{e.successes}/{len(e.episodes)}", f"{e.success_rate:.1%}", f"{100 * low:.1f}-{100 * high:.1f}%", score]
-            e.label,
-            f"{e.successes}/{len(e.episodes)}",
-            f"{e.success_rate:.1%}",
-            f"{100 * low:.1f}-{100 * high:.1f}%",
-            "-" if e.score is None else f"{e.score:.3f}",
-        ]
         table.add_row(*cells, f"{steps:.0f}", calls, f"{e.ms_per_chunk:.1f}" if e.ms_per_chunk is not None else "-")
     console.print(table)
     for other in evaluations[1:]:
