@@ -27,6 +27,7 @@ from robopolicy.data import layout, video
 from robopolicy.data.atomic import no_space, read_json, write_json
 from robopolicy.data.episodes import EpisodeTable, read_episodes, read_parquet, read_tasks
 from robopolicy.data.frames import column_array, image_arrays
+from robopolicy.data.progress import tracked
 from robopolicy.data.recover import leftovers
 
 _FORMAT = 1
@@ -190,8 +191,6 @@ class _Filler:
             raise InputError(f"{root}: info.json counts {info['total_frames']} frames but the episodes have {self.total}; see `robopolicy data check`")
 
     def fill(self) -> dict[str, tuple[str, list[int]]]:
-        from rich.progress import track
-
         plain, images, cameras = {}, {}, {}
         for name, entry in self.info["features"].items():
             if name in _SKIPPED or entry["dtype"] in ("string", "large_string") or (entry.get("info") or {}).get("video.is_depth_map"):
@@ -208,7 +207,7 @@ class _Filler:
             arrays[name] = open_memmap(self.work / f"{name}.npy", "w+", np.dtype(fields[name][0]), (self.total, *fields[name][1]))
         jobs = [("data", n) for n in np.unique(self.table.data, axis=0)]
         jobs += [(c, n) for c in cameras for n in np.unique(self.table.video[c], axis=0)]
-        for kind, number in track(jobs, "decoding the data set", disable=not self.progress, transient=True):
+        for kind, number in tracked(jobs, "decoding the data set", self.progress):
             if kind == "data":
                 self._data(arrays, plain, images, (int(number[0]), int(number[1])))
             else:

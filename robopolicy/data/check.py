@@ -13,6 +13,7 @@ from policies.spec import InputError, Spec
 from robopolicy.data import layout, video
 from robopolicy.data.episodes import EpisodeTable, read_episodes, read_parquet, read_tasks
 from robopolicy.data.frames import column_array
+from robopolicy.data.progress import tracked
 from robopolicy.data.recover import leftovers, stored_stats
 
 _TIME_TOLERANCE = 1e-4  # s, LeRobot's own
@@ -43,7 +44,7 @@ class CheckReport:
 
     def add(self, message: str, *episodes: int) -> None:
         """Record a problem of ``episodes``."""
-        self.problems.append(message)
+        self.problems.append(message.partition("; `robopolicy data check`")[0])
         self.damaged.update(episodes)
 
 
@@ -53,8 +54,6 @@ def check(path: str | Path, progress: bool = False) -> CheckReport:
     Raises:
         InputError: if it is not a data set of this format at all.
     """
-    from rich.progress import track
-
     root, report = Path(path), CheckReport()
     info = layout.read_info(root)
     try:
@@ -66,7 +65,7 @@ def check(path: str | Path, progress: bool = False) -> CheckReport:
     _counts(root, info, table, tasks, spec, report)
     jobs = [(None, n) for n in np.unique(table.data, axis=0)] if len(table.data) else []
     jobs += [(camera, n) for camera, numbers in table.video.items() for n in np.unique(numbers, axis=0)]
-    for camera, number in track(jobs, "checking", disable=not progress, transient=True):
+    for camera, number in tracked(jobs, "checking", progress):
         pair = (int(number[0]), int(number[1]))
         try:
             if camera is None:

@@ -101,9 +101,9 @@ def tables(dataset: Dataset) -> list[RenderableType]:
 
 
 def _fields(dataset: Dataset) -> RenderableType:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("field", "shape", "unit", "element", "min", "mean", "std", "max", title="fields", title_justify="left")
+    table = Table(Column("field", no_wrap=True), "shape", "unit", "element", "min", "mean", "std", "max", title="fields", title_justify="left")
     fields = dataset.spec.observation.fields
     names = [*fields, "action", *(n for n in dataset.arrays if n not in fields and n not in ("action", "task_index") and not n.startswith(layout.CAPTURE))]
     for name in names:

@@ -40,11 +40,14 @@ def leftovers(root: Path, table: EpisodeTable) -> list[Path]:
 
 
 def aggregated_stats(rows: Sequence[Mapping[str, Any]]) -> dict[str, Stats]:
-    """Combine the statistics of episode rows; empty if one has none."""
-    parts = [row_stats(row) for row in rows]
-    if not parts or not all(parts):
-        return {}
-    return {field: aggregate([p[field] for p in parts]) for field in parts[0] if all(field in p for p in parts)}
+    """Combine the statistics of episode rows, one after the other as the recorder does (equal to the last bit); empty if one has none."""
+    out: dict[str, Stats] | None = None
+    for row in rows:
+        part = row_stats(row)
+        if not part:
+            return {}
+        out = part if out is None else {f: aggregate([out[f], part[f]]) for f in out if f in part}
+    return out or {}
 
 
 def stored_stats(root: Path, info: Mapping[str, Any]) -> dict[str, Stats] | None:

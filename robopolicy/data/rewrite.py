@@ -21,6 +21,7 @@ from robopolicy.data import layout, video
 from robopolicy.data.atomic import no_space, publish, temporary, write_json
 from robopolicy.data.episodes import EpisodeTable, read_episodes, read_parquet, read_tasks, row_stats, with_stats, write_episodes, write_tasks
 from robopolicy.data.frames import array_stats, column_array
+from robopolicy.data.progress import tracked
 from robopolicy.data.recover import aggregated_stats
 
 if TYPE_CHECKING:
@@ -114,8 +115,6 @@ def write_set(dest: str | Path, picks: Sequence[Pick], provenance: Mapping[str, 
 
 
 def _write(work: Path, picks: Sequence[Pick], provenance: Mapping[str, Any], progress: bool) -> int:
-    from rich.progress import track
-
     first, out = picks[0].source, _Output()
     work.mkdir(parents=True)
     for pick in picks:
@@ -125,7 +124,7 @@ def _write(work: Path, picks: Sequence[Pick], provenance: Mapping[str, Any], pro
         success = row.get("success") if pick.success is None else pick.success
         out.rows.append(row | {"episode_index": len(out.rows), "tasks": list(tasks), "success": success, "seed": row.get("seed")})
     frames = _FrameFiles(work, first.info["features"])
-    for row, pick in zip(out.rows, track(picks, "writing frames", disable=not progress, transient=True), strict=True):
+    for row, pick in zip(out.rows, tracked(picks, "writing frames", progress), strict=True):
         frames.add(row, pick, out)
     frames.flush()
     for camera in first.cameras:

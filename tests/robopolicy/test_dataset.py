@@ -19,7 +19,9 @@ from policies.spec import InputError
 from robopolicy.data import layout
 from robopolicy.data.cache import cache_folder
 from robopolicy.data.dataset import Dataset
+from robopolicy.data.inspect import jitter
 from robopolicy.data.windows import WindowSampler
+from robopolicy.data.writer import DatasetWriter
 from tests.robopolicy import recording
 from tests.robopolicy.recording import CAMERA, make_spec, record
 
@@ -217,3 +219,23 @@ def test_a_million_frames_open_at_once(tmp_path: Path) -> None:
     assert int(frames) == 1_000_000 and float(seconds) < 1.0 and float(megabytes) < 200
     sampler = WindowSampler(Dataset.open(tmp_path / "set"), ["observation.state", "observation.environment_state"], 2, 16, 8, 256, 0)
     assert sampler.num_windows == 5000 * (200 - 16 + 8 + 1)
+
+
+def test_inspect_command_and_jitter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from robopolicy.cli import main
+
+    root = tmp_path / "set"
+    gaps = np.array([0, 100, 100, 200, 100, 90, 110], np.int64).cumsum() * 10**6  # ms to ns; one frame was swallowed
+    with DatasetWriter(root, make_spec(), 10.0) as writer:
+        for e in range(2):
+            for t, stamp in enumerate(gaps):
+                writer.add_frame(recording.observation(e, t), recording.action(e, t), {"top": int(stamp)})
+            writer.save_episode(success=e == 0)
+    found = jitter(Dataset.open(root))["top"]
+    assert found.median_ms == 100 and found.max_ms == 200 and found.late == pytest.approx(1 / 6)
+    assert found.std_ms == pytest.approx(np.std([100, 100, 200, 100, 90, 110])) and found.rate_hz == pytest.approx(6 / 0.7)
+    assert main(["data", "inspect", str(root), "--json", str(tmp_path / "out/about.json")]) == 0
+    text = capsys.readouterr().out
+    assert "14 at 10 Hz" in text and "1 of 2 episodes" in text and "16.67%" in text and "observation.environment_state" in text
+    about = json.loads((tmp_path / "out/about.json").read_text())
+    assert about["tasks"] == {"": 2} and about["length"] == {"min": 7, "median": 7.0, "max": 7} and about["capture"]["top"]["late"] == pytest.approx(1 / 6)

@@ -189,3 +189,30 @@ def test_videos_that_cannot_be_cut_are_encoded_again(tmp_path: Path) -> None:
     shutil.rmtree(root)
     with pytest.raises(InputError, match="expected 99"):
         video.join([(tmp_path / "long.mp4", 0, 99)], tmp_path / "short.mp4", 10.0)
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from robopolicy.cli import main
+
+    root = str(record(tmp_path / "set", 6))
+
+    def refused(*arguments: str) -> str:
+        assert main(["data", "edit", *arguments]) == 2
+        error = capsys.readouterr().err.strip()
+        assert len(error.splitlines()) == 1
+        return error
+
+    assert main(["data", "edit", root, "split", "train=0-3", "test=0.5", "--out", str(tmp_path / "parts")]) == 0
+    assert main(["data", "edit", str(tmp_path / "parts/train"), "merge", str(tmp_path / "parts/test"), "--out", str(tmp_path / "all")]) == 0
+    assert Dataset.open(tmp_path / "all").num_episodes == 7
+    assert main(["data", "edit", root, "delete", "--episodes", "0,2-3"]) == 0
+    assert "deleted 3; 3 episodes; the old set is kept as" in capsys.readouterr().out
+    assert main(["data", "edit", root, "relabel", "--episodes", "1", "--task", "lift", "--failure", "--no-backup"]) == 0
+    assert Dataset.open(root).tasks == ["reach", "lift"] and Dataset.open(root).success.tolist()[1] == 0
+    assert main(["data", "compact", str(tmp_path / "set.backup")]) == 0
+    assert "12 files became 2" in capsys.readouterr().out
+    assert "did you mean 'delete'" in refused(root, "delet", "--episodes", "0")
+    assert "is not within 0-2" in refused(root, "delete", "--episodes", "9")
+    assert "give the episodes as --episodes" in refused(root, "delete", "0,2")
+    assert "--out and other sets" in refused(root, "merge")
+    assert "is not NAME=EPISODES" in refused(root, "split", "train", "--out", str(tmp_path / "more"))

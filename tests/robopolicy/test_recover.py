@@ -176,3 +176,22 @@ def test_check_notes_actions_beyond_the_limits_and_wrong_totals(tmp_path: Path) 
     report = check(root)
     assert "episode 1: 1 actions lie beyond the limits of the spec" in report.notes
     assert any("counts 7 frames" in p for p in report.problems) and any("counts 3 tasks" in p for p in report.problems)
+
+
+def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from robopolicy.cli import main
+
+    root = record(tmp_path / "set", 3)
+    shutil.copy(root / "data/chunk-000/file-000.parquet", root / "data/chunk-000/file-003.parquet")
+    assert main(["data", "check", str(root)]) == 0
+    assert "1 files of an interrupted recording" in capsys.readouterr().out
+    assert main(["data", "recover", str(root)]) == 0
+    assert "removed 1 files of an interrupted recording; 3 episodes are intact" in capsys.readouterr().out
+    path = root / "data/chunk-000/file-001.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    assert main(["data", "check", str(root), "--json", str(tmp_path / "check.json")]) == 2
+    printed = capsys.readouterr()
+    assert "1 problems in 1 of 3 episodes" in printed.err and "delete --episodes 1" in printed.err and "(episode 1)" in printed.out
+    assert json.loads((tmp_path / "check.json").read_text())["damaged"] == [1]
+    assert main(["data", "edit", str(root), "delete", "--episodes", "1"]) == 0
+    assert main(["data", "check", str(root)]) == 0
