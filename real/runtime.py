@@ -7,7 +7,6 @@ idle -> hold at the start, hold <-> active by whether this tick has a command, a
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections import deque
@@ -134,8 +133,6 @@ class Runtime:
         """
         summary, period = self.summary, 1.0 / self.rate_hz
         limits = [n for n in (episodes, self.robot.info.episodes) if n is not None]
-        gc.collect()
-        gc.freeze()  # what exists now lives on: collections during the run need not walk it
         origin, due = self._clock(), 0
         self._enter("hold", "starting")
         try:
@@ -158,7 +155,6 @@ class Runtime:
         finally:
             summary.seconds = self._clock() - origin
             self._end()
-            gc.unfreeze()
         return summary
 
     def _over(self, seconds: float | None, episodes: int | None, stopped: Callable[[], bool], elapsed_s: float) -> bool:

@@ -300,7 +300,7 @@ def require_loopback(address: str) -> None:
     """Raise policies.spec.InputError, one line, unless ``address`` can be reached from this machine alone."""
     if not is_loopback(address):
         loopback = "tcp://127.0.0.1:PORT or ipc://PATH"
-        raise InputError(f"address {address!r}: only loopback may be bound ({loopback}); from another machine go through an ssh tunnel")
+        raise InputError(f"address {address!r}: only loopback is served and trusted ({loopback}); between machines use an ssh tunnel")
 
 
 def checked_bind(socket: zmq.Socket, address: str) -> str:
@@ -320,8 +320,9 @@ def checked_bind(socket: zmq.Socket, address: str) -> str:
 
 
 def checked_connect(socket: zmq.Socket, address: str) -> None:
-    """Connect (in the background). Raises InputError for what is not an address."""
+    """Connect (in the background). Raises InputError for what is not a loopback address: nobody else has shown who they are."""
+    require_loopback(address)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:
-        raise InputError(f"address {address!r} is not one: {error}; expected tcp://HOST:PORT or ipc://PATH") from error
+        raise InputError(f"address {address!r} is not one: {error}; expected tcp://127.0.0.1:PORT or ipc://PATH") from error

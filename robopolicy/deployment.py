@@ -5,6 +5,7 @@ Nothing here imports torch unless the policy runs in this process: ``robopolicy 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -111,6 +112,8 @@ def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: C
         runtime = Runtime(robot, policy, config.options)
         if watch is not None:
             stack.enter_context(watch(runtime))
+        gc.freeze()  # what exists now lives on: collections during the run need not walk it
+        stack.callback(gc.unfreeze)
         summary = runtime.run(seconds=config.seconds, episodes=config.episodes, stopped=stopped)
     if config.json_file:
         emit_json(summary.to_dict(), Path(config.json_file))
@@ -203,7 +206,7 @@ def drive(
     threads: int = 1,
     env: dict[str, Any] | None = None,
     max_episode_steps: int | None = None,
-    watch: Callable[[Runtime], Any] | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Serve ``checkpoint``, simulate ``task`` as a robot, each in its own process, and close the loop between them.
 
@@ -218,7 +221,7 @@ def drive(
         threads: Torch threads of the server.
         env: Options of ``sim.registry.make``; None: those of the checkpoint's recipe.
         max_episode_steps: Time limit, if not the one of ``env``.
-        watch: See :func:`run`.
+        progress: Whether to draw the state and the counts while it runs, where there is a terminal.
 
     Returns:
         ``Summary.to_dict`` and ``world``: the twin's own records of the episodes.
@@ -245,8 +248,10 @@ def drive(
                 policy = open_policy(server.address())
                 stack.callback(policy.close)
                 runtime = Runtime(robot, policy, RuntimeOptions(noise_seed=noise_seed))
-                if watch is not None:
-                    stack.enter_context(watch(runtime))
+                if progress:
+                    from robopolicy.commands.run import status
+
+                    stack.enter_context(status(runtime))
                 summary = runtime.run(episodes=episodes)
                 if summary.ended != f"{episodes} episodes done":
                     raise InputError(f"the run ended early: {summary.ended}")

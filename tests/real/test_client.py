@@ -124,8 +124,9 @@ def test_no_server_is_one_line(connect):
     with pytest.raises(InputError, match=r"no answer within 0.2 s; start one with: robopolicy serve") as caught:
         connect("tcp://127.0.0.1:9", connect_s=0.2)
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="is not one"):
-        connect("nonsense")
+    for address, text in (("nonsense", "only loopback"), ("tcp://192.168.1.2:5555", "only loopback"), ("tcp://127.0.0.1:port", "is not one")):
+        with pytest.raises(InputError, match=text):
+            connect(address)
 
 
 def test_the_client_side_needs_no_torch():

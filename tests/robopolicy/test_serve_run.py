@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from policies.spec import InputError
 from real.client import PolicyClient
 from real.robots.twin import TwinConfig, TwinRobot
 from real.runtime import Runtime, RuntimeOptions
@@ -286,10 +287,10 @@ def test_serve_twin_run_from_the_command_line(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     "arguments, text",
     [
-        (["serve", "CHECKPOINT", "--bind", "tcp://0.0.0.0:5555"], "only loopback may be bound"),
+        (["serve", "CHECKPOINT", "--bind", "tcp://0.0.0.0:5555"], "only loopback is served"),
         (["serve", "nowhere"], "nowhere"),
         (["twin", "two-rout"], "did you mean 'two-route'"),
-        (["twin", "two-route", "--bind", "tcp://*:5556"], "only loopback may be bound"),
+        (["twin", "two-route", "--bind", "tcp://*:5556"], "only loopback is served"),
         (["run", "ratehz=3"], "unknown key 'ratehz'; did you mean 'rate_hz'?"),
         (["run", "rate_hz=fast"], "rate_hz"),
         (["run", "robot=twn"], "did you mean 'twin'"),
@@ -314,6 +315,21 @@ def test_a_policy_that_does_not_fit_the_robot_is_refused_before_anything_moves(c
     assert len(done.stderr.strip().splitlines()) == 1
     moved = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     assert all(entry["command"] is None for entry in moved)
+
+
+def test_a_process_that_does_not_come_up_says_why(checkpoint):
+    with pytest.raises(InputError, match=r"robopolicy twin two-rout ended: error: task 'two-rout' does not exist; did you mean 'two-route'"):
+        drive(checkpoint, "two-rout", 1)
+    with pytest.raises(InputError, match="no such checkpoint"):
+        drive(checkpoint / "none", "two-route", 1)
+
+
+def test_bench_serve_measures():
+    from robopolicy.bench.serve import measure
+
+    rows = measure(0.3).rows
+    assert len(rows) == 10 and all(row.value > 0 for row in rows)
+    assert [row.target for row in rows if "640x480x3" in row.name] == [1.3, 2.0]
 
 
 def test_run_config_reads_recipe_and_overrides():
