@@ -90,7 +90,7 @@ class Summary:
         plain = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str)}
         return {
             **plain,
-            "rate_held": self.rate_held,
+            "rate_held": None if self.lockstep else self.rate_held,
             "success_rate": self.successes / len(self.episodes) if self.episodes else None,
             "successes": self.successes,
             "network_calls_per_step": self.network_calls / max(self.actions, 1),
