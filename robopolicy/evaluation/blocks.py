@@ -129,12 +129,12 @@ class Tally:
         self.actions = np.zeros((padded, max_steps, action_dim), np.float32)
 
     def planned(self, calls: np.ndarray) -> None:
-        """Count one plan for every active row."""
+        """Count one plan, with network calls (B,), for every active row."""
         self.network_calls[self.active] += calls[self.active]
         self.chunks[self.active] += 1
 
     def stepped(self, action: np.ndarray, result: StepResult) -> None:
-        """Add one control step of every active row, and end rows on success, termination or the time limit."""
+        """Add one control step with ``action`` (B, Da) of every active row; rows end on success, termination or the time limit."""
         on = self.active.copy()
         self.actions[on, self.length[on]] = action[on]
         self.length[on] += 1

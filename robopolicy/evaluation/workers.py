@@ -53,6 +53,10 @@ class Job:
     noise_seed: int
     blocks: Sequence[tuple[int, np.ndarray]]
 
+    def arithmetic(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which blocks run; the expert needs no torch, and does not wait for it to be loaded."""
+        return contextlib.nullcontext() if self.make_policy is None else torch_threads(self.threads)
+
     def planner(self, env: BatchEnv) -> Planner:
         """Make what gives the actions in ``env``."""
         return ExpertPlanner(env) if self.make_policy is None else PolicyPlanner(self.make_policy(), self.noise_seed)
@@ -83,7 +87,7 @@ def run(job: Job, workers: int, progress: Progress | None = None) -> list[BlockR
 
 
 def _run_here(job: Job, progress: Progress | None) -> list[BlockResult]:
-    with torch_threads(job.threads), contextlib.closing(job.make_env(job.block)) as env:
+    with job.arithmetic(), contextlib.closing(job.make_env(job.block)) as env:
         planner = job.planner(env)
         out = []
         for i, (first, seeds) in enumerate(job.blocks):
@@ -103,7 +107,7 @@ def _work(connection: multiprocessing.connection.Connection, job: Job) -> None:
         connection.send(("progress", (block, steps.copy(), ended.copy(), success.copy())))
 
     try:
-        with torch_threads(job.threads), contextlib.closing(job.make_env(job.block)) as env:
+        with job.arithmetic(), contextlib.closing(job.make_env(job.block)) as env:
             planner = job.planner(env)
             connection.send(("ready", None))
             while (number := connection.recv()) is not None:

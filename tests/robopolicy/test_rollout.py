@@ -196,7 +196,7 @@ def test_the_expert_is_a_policy() -> None:
     assert all(e.network_calls == 0 for e in evaluation.episodes)
 
 
-@pytest.mark.parametrize("policy", [Net(), Homing(skip=1), "expert"], ids=["network", "numpy", "expert"])
+@pytest.mark.parametrize("policy", [Net(), "expert"], ids=["network", "expert"])
 def test_one_and_two_workers_agree_bit_for_bit(policy: object) -> None:
     one = run(policy, episodes=30, block=8, workers=1)
     two = run(policy, episodes=30, block=8, workers=2)
@@ -250,13 +250,11 @@ class Dies(Homing):
         if len(self.windows) == 1 and os.getpid() != self.owner:
             if self.how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            if self.how == "exit":
-                os._exit(3)
             raise KeyError("lost")
         return super().act(*args, **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("how", "said"), [("kill", "SIGKILL"), ("exit", "exit code 3"), ("raise", r"KeyError: 'lost' \(test_rollout.py")])
+@pytest.mark.parametrize(("how", "said"), [("kill", "SIGKILL"), ("raise", r"KeyError: 'lost' \(test_rollout.py")])
 def test_a_crashed_worker_is_one_line_and_no_wait(how: str, said: str) -> None:
     begun = time.monotonic()
     with pytest.raises(WorkerCrash, match=said) as caught:
