@@ -29,15 +29,15 @@ from tests.robopolicy.recording import CAMERA, record
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def kill_while_recording(root: Path, images: bool, seconds: float) -> int:
-    """Record in a subprocess, kill -9 it ``seconds`` after it began its first frame; return the episodes it had reported."""
+def kill_while_recording(root: Path, images: bool, episodes: int, seconds: float) -> int:
+    """Record in a subprocess, kill -9 it ``seconds`` after it reported ``episodes``; return how many it had reported."""
     command = [sys.executable, "-m", "tests.robopolicy.recording", str(root), "images" if images else "state"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        ready = process.stdout.readline().split()
+        lines = [process.stdout.readline() for _ in range(1 + episodes)]  # "ready N", "saved N", ...
         time.sleep(seconds)
         os.kill(process.pid, signal.SIGKILL)
-        lines = process.stdout.read().splitlines()
-    return max([int(ready[1]), *(int(x.split()[1]) for x in lines if x.startswith("saved"))])
+        lines += process.stdout.read().splitlines()
+    return max(int(line.split()[1]) for line in lines)
 
 
 def assert_intact(root: Path, reported: int, images: bool) -> int:
@@ -62,24 +62,25 @@ def assert_intact(root: Path, reported: int, images: bool) -> int:
     return total
 
 
-def kills(root: Path, count: int, seed: int, longest: float) -> None:
+def kills(root: Path, count: int, seed: int) -> None:
     """Kill ``count`` recordings, each continuing the one before; every second set has cameras."""
     rng = random.Random(seed)
     for images in (False, True):
         folder, total = root / f"images-{images}", 0
-        for _ in range(count // 2):
-            total = assert_intact(folder, kill_while_recording(folder, images, rng.uniform(0, longest)), images)
+        for n in range(count // 2):
+            moment = 1 if n == 0 else rng.randrange(3), rng.uniform(0, 0.15)  # an episode takes about 0.05 s
+            total = assert_intact(folder, kill_while_recording(folder, images, *moment), images)
         assert total > 0
         recording.check_contents(Dataset.open(record(folder, total + 1, images)), total + 1, images)
 
 
 def test_kill_at_random_points(tmp_path: Path) -> None:
-    kills(tmp_path, 8, seed=1, longest=0.3)
+    kills(tmp_path, 8, seed=1)
 
 
 @pytest.mark.soak
 def test_kill_at_fifty_random_points(tmp_path: Path) -> None:
-    kills(tmp_path, 50, seed=2, longest=0.4)
+    kills(tmp_path, 50, seed=2)
 
 
 def test_killed_between_any_two_steps_of_a_commit(tmp_path: Path) -> None:
