@@ -284,18 +284,20 @@ class Spec:
         Raises:
             SpecMismatch: one line: the field, who expected what, what was found where, and how to map it.
         """
+        remedy = "; map it with a field of that name and form"
         for name, spec in self.observation.fields.items():
             if name not in found.observation.fields:
                 hint = suggest(name, found.observation.fields)
                 raise SpecMismatch(f"observation field {name!r}: {expected_by} expects {spec.dtype}{list(spec.shape)}, {found_in} has no such field{hint}")
             wrong = _differences(spec, found.observation.fields[name])
             if wrong:
-                raise SpecMismatch(f"observation field {name!r} of {found_in} does not fit {expected_by}: {'; '.join(wrong)}; map it with a field of that name and form")
+                raise SpecMismatch(f"observation field {name!r} of {found_in} does not fit {expected_by}: {'; '.join(wrong)}{remedy}")
         if list(self.action.fields) != list(found.action.fields):
             raise SpecMismatch(f"action fields: {expected_by} expects {list(self.action.fields)}, {found_in} has {list(found.action.fields)} (order matters)")
         for name, spec in self.action.fields.items():
             wrong = _differences(spec, found.action.fields[name])
             if wrong:
-                raise SpecMismatch(f"action field {name!r} of {found_in} does not fit {expected_by}: {'; '.join(wrong)}; map it with a field of that name and form")
+                raise SpecMismatch(f"action field {name!r} of {found_in} does not fit {expected_by}: {'; '.join(wrong)}{remedy}")
         if abs(self.action.rate_hz - found.action.rate_hz) > 1e-6 * self.action.rate_hz:
-            raise SpecMismatch(f"action rate: {expected_by} expects {self.action.rate_hz:g} Hz, {found_in} has {found.action.rate_hz:g} Hz; set rate_hz to the same number")
+            rates = f"{expected_by} expects {self.action.rate_hz:g} Hz, {found_in} has {found.action.rate_hz:g} Hz"
+            raise SpecMismatch(f"action rate: {rates}; set rate_hz to the same number")

@@ -26,7 +26,7 @@ def _claim_wings(home: str) -> None:
             sys.modules[name] = module = util.module_from_spec(spec)
             spec.loader.exec_module(module)
         elif getattr(present, "__file__", None) is None or Path(present.__file__ or "").resolve() != Path(spec.origin).resolve():
-            where = getattr(present, "__file__", None) or list(getattr(present, "__path__", ["?"]))[0]
+            where = getattr(present, "__file__", None) or next(iter(getattr(present, "__path__", ())), "?")
             raise ImportError(f"a package {name!r} that is not robopolicy's was imported first, from {where}; remove that folder from the path")
 
 

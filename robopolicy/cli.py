@@ -61,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return fail(message)
     except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("click", "typer") and hasattr(error, "format_message"):
-            return fail(error.format_message())
+        said = getattr(error, "format_message", None)
+        if said is not None and type(error).__module__.partition(".")[0] in ("click", "typer"):
+            return fail(said())
         if type(error).__name__ == "Abort":
             print("interrupted", file=sys.stderr)
             return 130

@@ -202,7 +202,8 @@ def _graphics() -> Iterator[Finding]:
         return
     code = "import sim.render as r; reason = r.unavailable_reason(); print(r.configure() or '', reason or '', sep='\\t')"
     try:
-        done = subprocess.run([sys.executable, "-c", f"import robopolicy; {code}"], capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent.parent)
+        command, home = [sys.executable, "-c", f"import robopolicy; {code}"], Path(__file__).resolve().parent.parent
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=home)
     except (OSError, subprocess.TimeoutExpired) as error:
         yield Finding("rendering", "lacks", f"OpenGL did not answer: {type(error).__name__}", f"apt-get install {LIBRARIES['libEGL.so.1']}")
         return

@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def doctor(
-        json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the findings as JSON; - is standard output.", show_default=False)] = None,
+        json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.")] = None,
     ) -> None:
         """Say what this machine has and lacks: GPU, rendering, packages, suites, ROS 2, cameras.
 

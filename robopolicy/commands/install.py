@@ -12,7 +12,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def install(
-        suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]...", help="metaworld, gym-aloha; none: say what there is.", show_default=False)] = None,
+        suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]...", help="metaworld, gym-aloha; none: list them.")] = None,
     ) -> None:
         """Install benchmark suites that do not resolve beside robopolicy, without their dependencies.
 

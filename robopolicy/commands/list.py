@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
     def list_(
         kind: Annotated[Kind, typer.Argument(help="What to list.")],
         tag: Annotated[str | None, typer.Option(help="Only tasks with this tag, e.g. metaworld, expert.", show_default=False)] = None,
-        json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows as JSON; - is standard output.", show_default=False)] = None,
+        json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.")] = None,
     ) -> None:
         """List tasks, policies, recipes or robots, with one line on each."""
         from robopolicy.json_output import emit_json

@@ -81,7 +81,8 @@ def test_functions_over_arrays_name_a_shape(wing: str) -> None:
 def test_the_rule_tells_a_named_shape_from_none() -> None:
     silent = 'def f(x: np.ndarray) -> float:\n    """Return the mean of x (see the paper)."""\n'
     assert nameless(ast.parse(silent)) == ["1 f"]
-    for said in ("x: (B, T, D) float32", "x is (N,)", "frames (F, *shape)", "points (..., 3), m", "a scalar", "x (*shape)", "(len(x), 3)", "(..., SIZES[source])"):
+    named = ("x: (B, T, D) float32", "x is (N,)", "frames (F, *shape)", "points (..., 3), m", "a scalar", "x (*shape)", "(len(x), 3)", "(..., SIZES[k])")
+    for said in named:
         assert nameless(ast.parse(silent.replace("(see the paper)", said))) == [], said
     assert nameless(ast.parse("def f(x: float) -> float:\n    return x\n")) == []
     assert nameless(ast.parse("def _f(x: np.ndarray) -> None:\n    pass\n")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,7 +23,8 @@ MODULES = {"opencv-python": "cv2", "gym-pusht": "gym_pusht", "mujoco-warp": "muj
 
 def test_every_lack_says_what_brings_it() -> None:
     findings = doctor.examine()
-    assert {"python", "cores", "disk", "GPU", "extra train", "rendering", "suite metaworld", "ROS 2", "cameras", "Chromium", "names"} <= {f.name for f in findings}
+    expected = {"python", "cores", "disk", "GPU", "extra train", "rendering", "suite metaworld", "ROS 2", "cameras", "Chromium", "names"}
+    assert expected <= {f.name for f in findings}
     assert all(f.fix for f in findings if f.level == "lacks")
     assert all("\n" not in f.found + f.fix for f in findings)
     assert doctor.as_json(findings)["lacks"] == [f.name for f in findings if f.level == "lacks"]
@@ -38,8 +40,8 @@ def test_the_command_prints_a_line_each_and_writes_json(tmp_path: Path, capsys: 
 
 def test_the_table_of_extras_is_the_project_file() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    declared = {name: {MODULES.get(d, d) for d in (re.split(r"[^a-z0-9_.-]", r.lower())[0].rstrip(".") for r in requirements)} for name, requirements in extras.items() if name != "dev"}
-    declared = {name: {re.split(r"[=<>!~]", m)[0] for m in modules} for name, modules in declared.items()}
+    names = {extra: [re.split(r"[^a-z0-9_.-]", text.lower())[0] for text in texts] for extra, texts in extras.items() if extra != "dev"}
+    declared = {extra: {MODULES.get(name, name) for name in those} for extra, those in names.items()}
     assert {name: set(modules) for name, (_, modules) in doctor.EXTRAS.items()} == declared
 
 
@@ -83,7 +85,8 @@ def test_a_foreign_package_on_the_path_is_named_and_not_used(tmp_path: Path) -> 
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('foreign code was run')\n")
     code = "import sys; from robopolicy.cli import main; sys.exit(main(['doctor', '--json', '-']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**_environment(), "PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     names = next(f for f in json.loads(done.stdout)["findings"] if f["name"] == "names")
     assert names["level"] == "note" and str(tmp_path / "policies") in names["found"] and str(tmp_path / "sim") in names["found"]
@@ -92,12 +95,17 @@ def test_a_foreign_package_on_the_path_is_named_and_not_used(tmp_path: Path) -> 
 def test_a_foreign_package_imported_first_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "__init__.py").write_text("")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import real; sys.path.insert(0, {str(ROOT)!r})\ntry:\n    import robopolicy\nexcept ImportError as error:\n    print(error)"
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import real
+sys.path.insert(0, {str(ROOT)!r})
+try:
+    import robopolicy
+except ImportError as error:
+    print(error)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.splitlines() == [f"a package 'real' that is not robopolicy's was imported first, from {tmp_path}/real/__init__.py; remove that folder from the path"]
+    where = f"from {tmp_path}/real/__init__.py; remove that folder from the path"
+    assert done.stdout.splitlines() == [f"a package 'real' that is not robopolicy's was imported first, {where}"]
 
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)

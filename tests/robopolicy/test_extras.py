@@ -128,7 +128,8 @@ def test_the_core_installs_small_and_runs(python: str, wheel: Path, tmp_path: Pa
     uv = find_uv_bin()
     subprocess.run([uv, "venv", "-q", "--python", str(interpreter(python)), str(folder)], check=True, env=environment())
     pins = ["--constraint", str(PINS)] if python != "3.10" else []
-    subprocess.run([uv, "pip", "install", "-q", "--python", str(folder / "bin" / "python"), "--only-binary", ":all:", *pins, str(wheel)], check=True, env=environment())
+    command = [uv, "pip", "install", "-q", "--python", str(folder / "bin" / "python"), "--only-binary", ":all:", *pins, str(wheel)]
+    subprocess.run(command, check=True, env=environment())
     done = subprocess.run([folder / "bin" / "robopolicy", "run", "--help"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and "robopolicy run" in done.stdout, done.stderr
     assert size_mb(folder) < 150

@@ -40,7 +40,8 @@ def test_policies_are_the_modules_that_hold_one(capsys: pytest.CaptureFixture[st
 
 def test_recipes_are_those_in_configs(capsys: pytest.CaptureFixture[str]) -> None:
     found = rows(capsys, "recipes")
-    assert [row["name"] for row in found] == recipe_names() == sorted(p.relative_to(ROOT / "configs").with_suffix("").as_posix() for p in (ROOT / "configs").rglob("*.yaml"))
+    files = (ROOT / "configs").rglob("*.yaml")
+    assert [row["name"] for row in found] == recipe_names() == sorted(p.relative_to(ROOT / "configs").with_suffix("").as_posix() for p in files)
     assert all(row["description"] for row in found)
     assert all(row["task"] and row["policy"] for row in found if str(row["name"]).startswith("imitation/"))
 
@@ -81,6 +82,7 @@ def test_json_goes_into_a_file_as_a_whole(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize("kind", ["tasks", "policies", "recipes", "robots"])
 def test_listing_imports_neither_torch_nor_a_simulator(kind: str) -> None:
-    code = f"import sys; from robopolicy.cli import main; main(['list', {kind!r}]); print(sorted({{'torch', 'mujoco', 'metaworld', 'cv2', 'pymunk'}} & set(sys.modules)), file=sys.stderr)"
+    heavy = "{'torch', 'mujoco', 'metaworld', 'cv2', 'pymunk'} & set(sys.modules)"
+    code = f"import sys; from robopolicy.cli import main; main(['list', {kind!r}]); print(sorted({heavy}), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stderr.strip() == "[]"

@@ -117,8 +117,8 @@ def test_the_command_runs_from_the_core_alone(environment: Path, tmp_path: Path)
     done = run(environment, tmp_path, "robopolicy", "run", "--help")
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout and "robopolicy run" in done.stdout
-    absent = run(environment, tmp_path, "python", "-c", "import importlib.util as u; print([m for m in ('torch', 'mujoco', 'pyarrow', 'cv2') if u.find_spec(m)])")
-    assert absent.stdout.strip() == "[]"
+    code = "from importlib.util import find_spec; print([name for name in ('torch', 'mujoco', 'pyarrow', 'cv2') if find_spec(name)])"
+    assert run(environment, tmp_path, "python", "-c", code).stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("command", [["robopolicy"], ["python", "-m", "robopolicy"]], ids=["script", "module"])
