@@ -143,7 +143,7 @@ class ChunkPolicy(LearntPolicy):
         return plan, state
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """See base class: the mean of :meth:`errors`."""
+        """Return the mean of :meth:`errors`, a scalar, and no metrics; see base class."""
         condition = self.condition(batch, noise)
         chunk = self.normalizer.normalize("action", self.transform.encode(batch["action"], batch))
         errors = self.errors(chunk, condition, noise)

@@ -52,14 +52,14 @@ class DiffusionPolicy(ChunkPolicy):
         self.path = DdpmPath(config.train_steps)
 
     def errors(self, chunk: torch.Tensor, condition: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """See base class: squared error of the prediction at a random level."""
+        """Return squared errors (B, Tp, De) of the prediction at a random level a row, normalised."""
         level, z = noise.integers(self.path.levels), noise.normal(*chunk.shape[1:])
         x = self.path.mix(chunk, z, level)
         prediction = self.network(x, self.path.clock(level), condition=condition)
         return (prediction - self.path.target(self.config.prediction, chunk, z, level)) ** 2
 
     def generate(self, condition: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]:
-        """See base class: ``config.steps`` network calls."""
+        """Return a sampled chunk (B, Tp, De), normalised, after ``config.steps`` network calls."""
         config, solver = self.config, self._solvers[self.config.sampler]
         levels = self.path.step_list(config.steps)
         model = denoiser(partial(self.network, condition=condition), self.path, config.prediction, 1.0 if config.clip else None)

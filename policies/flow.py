@@ -36,7 +36,7 @@ class FlowPolicy(ChunkPolicy):
     _solvers: ClassVar[dict[str, Solver]] = {"euler": Euler(), "heun": Heun()}
 
     def errors(self, chunk: torch.Tensor, condition: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """See base class: squared error of the velocity at a random time."""
+        """Return squared errors (B, Tp, De) of the velocity at a random time a row, normalised."""
         time, z = self.times(noise), noise.normal(*chunk.shape[1:])
         x = self.path.mix(chunk, z, time)
         velocity = self.network(x, self.path.clock(time), condition)
@@ -51,7 +51,7 @@ class FlowPolicy(ChunkPolicy):
         return uniform if self.config.time == "uniform" else 0.999 * (1.0 - uniform ** (1.0 / 1.5))
 
     def generate(self, condition: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]:
-        """See base class."""
+        """Return a sampled chunk (B, Tp, De), normalised, and the calls that the solver took."""
         solver, levels = self._solvers[self.config.solver], self.path.step_list(self.config.steps)
         model = denoiser(partial(self.network, condition=condition), self.path, "velocity")
         start = self.path.prior(noise.normal(self.config.horizon, self.transform.dim))

@@ -23,11 +23,11 @@ class RegressionPolicy(ChunkPolicy):
     config: RegressionConfig
 
     def errors(self, chunk: torch.Tensor, condition: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """See base class."""
+        """Return squared errors (B, Tp, De) of the predicted chunk, normalised."""
         return (self._predict(condition) - chunk) ** 2
 
     def generate(self, condition: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]:
-        """See base class: one network call."""
+        """Return the predicted chunk (B, Tp, De), normalised, after one network call."""
         return self._predict(condition), 1
 
     def _predict(self, condition: torch.Tensor) -> torch.Tensor:

@@ -17,10 +17,9 @@ over a fixed list of levels is plain tensor code with constants, which compiles 
 from __future__ import annotations
 
 import abc
-import functools
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -139,11 +138,14 @@ class DdpmPath(NoisePath):
     """
 
     levels: int = 100
+    _table: tuple[tuple[float, ...], tuple[float, ...]] = field(init=False, repr=False, compare=False)  # scales of level t at t + 1
 
     def __post_init__(self) -> None:
-        """Check the number of levels."""
+        """Check the number of levels and compute their scales."""
         if self.levels < 1:
             raise InputError(f"diffusion path: expected at least 1 level, found {self.levels}")
+        alpha_bar = np.concatenate([[1.0], self.alpha_bar])
+        object.__setattr__(self, "_table", (tuple(np.sqrt(alpha_bar).tolist()), tuple(np.sqrt(1.0 - alpha_bar).tolist())))
 
     @property
     def start(self) -> float:  # type: ignore[override]
@@ -158,7 +160,9 @@ class DdpmPath(NoisePath):
     @property
     def betas(self) -> np.ndarray:
         """(K,) float64: variance that step k adds."""
-        return _cosine_betas(self.levels)
+        angle = (np.arange(self.levels + 1) / self.levels + 0.008) / 1.008 * (np.pi / 2)
+        f = np.cos(angle) ** 2
+        return np.minimum(1.0 - f[1:] / f[:-1], 0.999)
 
     @property
     def alpha_bar(self) -> np.ndarray:
@@ -167,13 +171,13 @@ class DdpmPath(NoisePath):
 
     def scales(self, t: Level) -> Pair:
         """See base class; level ``t`` is an integer from -1 to K - 1, or (B,) int64."""
-        table = _ddpm_scales(self.levels)
+        signal, sigma = self._table
         if isinstance(t, (int, float)):
             index = operator.index(t) + 1  # type: ignore[arg-type] # refuses 3.0: a level between two has no meaning
             if not 0 <= index <= self.levels:
                 raise InputError(f"diffusion level {t}: expected -1 (data) to {self.levels - 1}")
-            return float(table[0, index]), float(table[1, index])
-        rows = torch.from_numpy(table).to(t.device)[:, t + 1]
+            return signal[index], sigma[index]
+        rows = torch.tensor((signal, sigma), dtype=torch.float64, device=t.device)[:, t + 1]
         return rows[0], rows[1]
 
     def rates(self, t: Level) -> Pair:
@@ -191,7 +195,7 @@ class DdpmPath(NoisePath):
             raise InputError(f"diffusion start level: expected 0 to {self.levels - 1}, found {first}")
         if not 1 <= n <= first + 1:
             raise InputError(f"diffusion steps: expected 1 to {first + 1} (every level from {first} to 0 once), found {n}")
-        return tuple(int(k) for k in np.round(np.linspace(first, -1, n + 1)))
+        return tuple(round(first - i * (first + 1) / n) for i in range(n + 1))
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,7 @@ class LinearPath(NoisePath):
             raise InputError(f"flow steps: expected at least 1, found {n}")
         if not 0.0 <= first < 1.0:
             raise InputError(f"flow start time: expected 0 (noise) to below 1 (data), found {first}")
-        return tuple(float(t) for t in np.linspace(first, 1.0, n + 1))
+        return (*(first + (1.0 - first) * i / n for i in range(n)), 1.0)
 
 
 @dataclass(frozen=True)
@@ -282,21 +286,5 @@ class KarrasPath(NoisePath):
             raise InputError(f"Karras steps: expected at least 1, found {n}")
         if not self.sigma_min <= first <= self.sigma_max:
             raise InputError(f"Karras start level: expected {self.sigma_min} to {self.sigma_max}, found {first}")
-        ramp = np.linspace(first ** (1 / self.rho), self.sigma_min ** (1 / self.rho), n)
-        return (first, *(float(s) for s in ramp[1:] ** self.rho), 0.0)
-
-
-@functools.cache
-def _cosine_betas(levels: int) -> np.ndarray:
-    angle = (np.arange(levels + 1) / levels + 0.008) / 1.008 * (np.pi / 2)
-    f = np.cos(angle) ** 2
-    betas = np.minimum(1.0 - f[1:] / f[:-1], 0.999)
-    betas.setflags(write=False)
-    return betas
-
-
-@functools.cache
-def _ddpm_scales(levels: int) -> np.ndarray:
-    """Return (2, K + 1) float64: signal and sigma of level t at column t + 1."""
-    alpha_bar = np.concatenate([[1.0], np.cumprod(1.0 - _cosine_betas(levels))])
-    return np.stack([np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar)])
+        high, low = first ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        return (first, *((high + (low - high) * i / (n - 1)) ** self.rho for i in range(1, n)), 0.0)

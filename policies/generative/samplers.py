@@ -44,11 +44,14 @@ class NormalSource(Protocol):
 def denoiser(network: Network, path: NoisePath, prediction: Prediction, clip: float | None = None, guide: Guide | None = None) -> Model:
     """Turn a network into a model of what x is made of.
 
+    A clipped estimate is made consistent again: the noise becomes what is left of x (Diffusion Policy's DDIM keeps the
+    noise of the unclipped estimate, so that data and noise no longer make up x).
+
     Args:
         network: Predicts ``prediction`` from x (B, ...) and the level's clock (B,).
         path: The path that it was trained on.
         prediction: What it predicts.
-        clip: Bound of |data| in normalised units; the noise is then what is left of x, so that both still make up x.
+        clip: Bound of |data| in normalised units; None: none.
         guide: Changes the estimate before it is clipped.
     """
 
@@ -202,7 +205,7 @@ class Heun(Euler):
     def advance(
         self, model: Model, path: NoisePath, x: torch.Tensor, t: Level, t_next: Level, z: torch.Tensor | None = None, earlier: Earlier = None
     ) -> tuple[torch.Tensor, Estimate]:
-        """See base class: two calls, one onto the data end."""
+        """Return x (B, ...) at ``t_next`` and the estimate at ``t``, after two calls, or one onto the data end."""
         estimate = model(x, t)
         guess = self.step(path, x, t, t_next, estimate)
         if _same(t_next, path.end):

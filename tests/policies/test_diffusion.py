@@ -14,7 +14,7 @@ from tests.policies.toy import COIN, COIN_CONFIG, STATE, build, coin_answers, co
 @pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
 def test_both_modes_of_the_coin_are_drawn(prediction):
     policy = build("diffusion", COIN, coin_batch(0), prediction=prediction, **COIN_CONFIG)
-    train(policy, coin_batch, 1000)
+    train(policy, coin_batch, 700)
     for sampler, steps in (("ddim", 10), ("ddim", 100), ("ddpm", 100), ("ddpm", 10)):
         policy.config.sampler, policy.config.steps = sampler, steps
         answers = coin_answers(policy)

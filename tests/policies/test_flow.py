@@ -11,7 +11,7 @@ from tests.policies.toy import COIN, COIN_CONFIG, STATE, build, coin_answers, co
 @pytest.mark.parametrize("time", ["uniform", "beta"])
 def test_both_modes_of_the_coin_are_drawn(time):
     policy = build("flow", COIN, coin_batch(0), time=time, **COIN_CONFIG)
-    train(policy, coin_batch, 1000)
+    train(policy, coin_batch, 700)
     for solver, steps in (("euler", 10), ("heun", 5)):
         policy.config.solver, policy.config.steps = solver, steps
         answers = coin_answers(policy)

@@ -9,7 +9,7 @@ from tests.policies.toy import COIN, COIN_CONFIG, STATE, build, coin_answers, co
 
 def test_of_two_modes_it_says_the_mean():
     policy = build("regression", COIN, coin_batch(0), **COIN_CONFIG)
-    train(policy, coin_batch, 1000)
+    train(policy, coin_batch, 700)
     assert coin_answers(policy).abs().max() < 0.2
 
 

@@ -365,6 +365,19 @@ def test_the_gradient_passes_through_sampling():
     assert shift.grad is not None and shift.grad.abs() > 0.1
 
 
+@pytest.mark.parametrize(("path", "solver"), [(DDPM, Ddpm()), (DDPM, DpmSolver()), (FLOW, Heun()), (KARRAS, Ddim(0.5))], ids=lambda v: type(v).__name__)
+def test_a_whole_walk_compiles_into_one_graph(path, solver):
+    weight = torch.eye(2, dtype=torch.float64) / 2
+
+    def walk(x, draws):
+        model = denoiser(lambda x, clock: torch.tanh(x @ weight + clock[:, None]), path, "x0", clip=1.0)
+        return sample(model, x, path, path.step_list(4), solver, Recorded(draws))
+
+    x, draws = path.prior(start(3, 2)), Noise(row_keys(1, np.arange(3))).normal(4, 2).double()
+    compiled = torch.compile(walk, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(x, draws), walk(x, draws), atol=1e-12)
+
+
 def test_mistakes_are_said():
     with pytest.raises(InputError, match="Ddpm draws noise in every step and was given none"):
         sample(exact(BIMODAL, DDPM), start(2, 1), DDPM, (5, -1), Ddpm())
