@@ -31,7 +31,7 @@ help: ## say what there is
 	@echo "make test    all tests that take seconds"
 	@echo "make soak    the tests that take minutes"
 	@echo "make check   ruff and pyright"
-	@echo "make bench   the benchmarks, quick"
+	@echo "make bench   the benchmarks, quick; figures in runs/bench"
 	@echo "make clean   remove caches and build products; data/, runs/ and $(VENV) stay"
 
 setup: $(STAMP)
@@ -76,7 +76,10 @@ check: setup ## style and types
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: setup ## speed, side by side with peers
-	@$(BIN)/robopolicy bench all --quick $(ARGS)
+	@mkdir -p runs/bench
+	@for name in $$($(BIN)/python -c 'from robopolicy.bench.harness import names; print(*names())'); do \
+	  $(BIN)/robopolicy bench $$name --quick --json runs/bench/$$name.json $(ARGS); \
+	done
 
 clean:
 	@rm -rf build dist .pytest_cache .ruff_cache .hypothesis
