@@ -18,7 +18,7 @@ FOLDER = Path("runs/benchmarks/imitation")
 TASKS = tuple(f"metaworld/{name}" for name in ("peg-insert-side", "stick-pull", "basketball", "disassemble", "pick-place", "push"))
 POLICIES = ("flow", "diffusion", "regression")
 DEMONSTRATIONS = (10, 25)
-BASELINE = ("regression", "training.optimizer.lr=0.003")
+BASELINE = ("regression", "training.optimizer.lr=0.0003")
 QUICK = ("training.steps=50", "training.checkpoint_every=50")
 
 

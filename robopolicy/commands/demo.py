@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
         states: Annotated[int, typer.Option(min=1, help="Unseen initial states on which everything is evaluated.")] = 200,
         drive_episodes: Annotated[int, typer.Option(min=1, help="Episodes driven through the server and the twin.")] = 10,
         steps: Annotated[int | None, typer.Option(min=1, help="Training steps, if not the recipe's.")] = None,
-        baseline_lr: Annotated[float | None, typer.Option(help="Learning rate of the baseline; tuned on selection seeds, see docs/benchmarks.md.")] = 3e-3,
+        baseline_lr: Annotated[float | None, typer.Option(help="Learning rate of the baseline; tuned on selection seeds, see docs/benchmarks.md.")] = 3e-4,
         workers: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 2,
         fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew instead of continuing what is there.")] = False,
     ) -> None:
