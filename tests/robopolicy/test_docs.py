@@ -80,7 +80,7 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
 def test_every_file_and_make_target_that_is_named_exists(page: Path) -> None:
     text = re.sub(FENCE, "", page.read_text(encoding="utf-8"))
     files = re.findall(r"`((?:robopolicy|sim|real|policies|configs|tests|docs)/[\w./-]+\.(?:py|yaml|md|txt|svg))`", text)
-    assert [file for file in files if not (ROOT / file).exists()] == []
+    assert [file for file in files if "NAME" not in file and not (ROOT / file).exists()] == []
     targets = re.findall(r"make ([a-z]+)", re.sub(r"```(?!console).*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL))
     known = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {t for t in targets if f"`make {t}`" in text or f"$ make {t}" in page.read_text(encoding="utf-8")}
