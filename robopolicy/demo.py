@@ -199,7 +199,7 @@ def drive_best(recipe: Recipe, episodes: int, out: Path) -> dict[str, Any]:
 
     console.rule(f"4 · serving {recipe.policy_type}, driving the twin through ZeroMQ in real time", align="left")
     checkpoint = str(find_checkpoint(recipe.filled(recipe.output)))
-    summary = drive(checkpoint, recipe.task, episodes=episodes, seed0=int(REPORT), max_episode_steps=recipe.env.max_episode_steps)
+    summary = drive(checkpoint, recipe.task, episodes=episodes, seed0=int(REPORT), max_episode_steps=recipe.env.max_episode_steps, progress=True)
     (out / "drive.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
 
