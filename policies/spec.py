@@ -166,8 +166,8 @@ class ObservationSpec:
                 raise InputError(f"observation field {name!r} does not exist{suggest(name, self.fields)}")
         return ObservationSpec({n: self.fields[n] for n in names}, self.rate_hz)
 
-    def validate(self, observation: Mapping[str, np.ndarray], lead: tuple[int, ...] = ()) -> None:
-        """Check that arrays match this spec. ``lead`` are the leading dims, e.g. ``(B, To)``.
+    def validate(self, observation: Mapping[str, Any], lead: tuple[int, ...] = ()) -> None:
+        """Check that arrays or tensors match this spec. ``lead`` are the leading dims, e.g. ``(B, To)``.
 
         Raises:
             SpecMismatch: naming the field, what was expected and what was found.

@@ -272,7 +272,7 @@ def send(socket: zmq.Socket, message: Message, identity: bytes | None = None) ->
 
 def receive(socket: zmq.Socket, limits: Limits) -> list[zmq.Frame] | None:
     """Return the frames of one waiting message, or None. Of a message with too many, the surplus is thrown away unread."""
-    if not socket.get(zmq.EVENTS) & _POLLIN:  # cheaper than an exception
+    if not int(socket.get(zmq.EVENTS)) & _POLLIN:  # cheaper than an exception
         return None
     frames = [socket.recv(zmq.NOBLOCK, copy=False)]
     while frames[-1].more:

@@ -199,7 +199,7 @@ def _first_mistake(model: type[pydantic.BaseModel], error: pydantic.ValidationEr
         return f"{source}: key {key!r} is required and missing{more}"
     if first["type"] == "value_error":
         at = f"key {key!r}: " if first["loc"] else ""
-        return f"{source}: {at}{first['ctx']['error']}{more}"
+        return f"{source}: {at}{first.get('ctx', {}).get('error')}{more}"
     if first["type"] in ("model_type", "model_attributes_type"):
         return f"{source}: key {key!r}: expected a section of keys, {_found(first['input'])}{more}"
     near = suggest(first["input"], re.findall(r"'([^']+)'", first["msg"])) if first["type"] == "literal_error" and isinstance(first["input"], str) else ""

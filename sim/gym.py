@@ -62,7 +62,8 @@ class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.worlds = registry.make(task, 1, observations, image_size, max_episode_steps)
         self.render_mode = render_mode
         self.__dict__["metadata"] = {**self.metadata, "render_fps": round(self.worlds.spec.action.rate_hz)}
-        self.observation_space = spaces.Dict({n: box(f) for n, f in self.worlds.spec.observation.fields.items()})
+        boxes: Any = spaces.Dict({n: box(f) for n, f in self.worlds.spec.observation.fields.items()})
+        self.observation_space = boxes
         action = self.worlds.spec.action
         self.action_space = spaces.Box(action.low, action.high, (action.dim,), np.float32)
 

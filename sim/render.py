@@ -5,6 +5,8 @@ before every import of mujoco in ``sim/``. Observation cameras draw neither shad
 pixel: on a software renderer shadows, not pixels, are the cost (20 against 243 pictures a second at 96 px).
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (the functions of mujoco are compiled and come without stubs)
 from __future__ import annotations
 
 import atexit

@@ -84,7 +84,8 @@ def write_parquet(path: Path, table: pa.Table, small: bool = False) -> None:
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, **({"use_dictionary": False, "write_statistics": False, "store_schema": False} if small else {}))
+    options: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "store_schema": False} if small else {}
+    pq.write_table(table, buffer, **options)
     write_bytes(path, buffer.getvalue())
 
 

@@ -178,7 +178,8 @@ class _FrameFiles:
         path = layout.data_file(source.root, (int(source.table.data[e, 0]), int(source.table.data[e, 1])))
         if self._held is None or self._held[0] != path:
             self._held = (path, read_parquet(path, self.columns, f" (episode {e})"))
-        table = self._held[1].filter(pc.equal(self._held[1]["episode_index"], e)).sort_by("frame_index")
+        chosen = pc.equal(self._held[1]["episode_index"], e)  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
+        table = self._held[1].filter(chosen).sort_by("frame_index")
         length = table.num_rows
         if length != int(source.table.length[e]):
             raise InputError(f"{path}: {length} frames of episode {e}, expected {int(source.table.length[e])}; see `robopolicy data check`")

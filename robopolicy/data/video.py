@@ -41,7 +41,7 @@ def choose_encoder(wanted: str | None = None) -> str:
         raise InputError(f"video encoder {wanted!r} is unknown{suggest(wanted, ENCODERS)}")
     for name in [wanted] if wanted else ENCODERS:
         try:
-            av.codec.Codec(name, "w")
+            av.Codec(name, "w")
         except ValueError:
             continue
         return name
@@ -119,7 +119,7 @@ class VideoEncoder:
         # buffering=0: an error of the file system appears here, not when the object is collected
         with self.path.open("wb", buffering=0) as handle:
             container = av.open(_WholeWrites(handle), "w", format="mp4")
-            stream = container.add_stream(self._encoder, rate=Fraction(self._fps).limit_denominator(10000), options=dict(ENCODERS[self._encoder][1]))
+            stream: Any = container.add_stream(self._encoder, rate=Fraction(self._fps).limit_denominator(10000), options=dict(ENCODERS[self._encoder][1]))
             stream.height, stream.width = self._shape[:2]
             stream.pix_fmt = pixel_format(*self._shape[:2])
             stream.codec_context.thread_count = 1
@@ -166,6 +166,7 @@ def decode(path: Path, fps: float, digest: Any = None) -> Iterator[tuple[int, np
         InputError: if the file cannot be decoded; names it.
     """
     import av
+    import av.error
 
     digest = digest or hashlib.sha256()
     try:
@@ -174,6 +175,7 @@ def decode(path: Path, fps: float, digest: Any = None) -> Iterator[tuple[int, np
             for packet in container.demux(stream):
                 if packet.size:
                     digest.update(bytes(packet))
+                frame: Any
                 for frame in packet.decode():
                     yield round(float((frame.pts or 0) * frame.time_base) * fps), frame.to_ndarray(format="rgb24")
     except (av.error.FFmpegError, IndexError) as error:
@@ -183,6 +185,7 @@ def decode(path: Path, fps: float, digest: Any = None) -> Iterator[tuple[int, np
 def count_frames(path: Path) -> int:
     """Return the number of frames of a video without decoding it. Raises InputError if it is not a whole video."""
     import av
+    import av.error
 
     try:
         with av.open(str(path)) as container:
@@ -243,13 +246,14 @@ def _images(file: Path, first: int, count: int, fps: float) -> Iterator[np.ndarr
 
 def _copy_packets(pieces: Sequence[Piece], path: Path, fps: float) -> bool:
     import av
+    import av.error
 
     try:
         with av.open(str(path), "w", format="mp4") as out:
             target, begin = None, 0
             for file, first, count in pieces:
                 with av.open(str(file)) as source:
-                    stream = source.streams.video[0]
+                    stream: Any = source.streams.video[0]
                     target = target or out.add_stream_from_template(stream)
                     if bytes(target.codec_context.extradata or b"") != bytes(stream.codec_context.extradata or b""):
                         return False

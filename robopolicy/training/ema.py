@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 
@@ -23,9 +24,10 @@ class Ema:
     def __init__(self, policy: torch.nn.Module, config: EmaConfig) -> None:
         """Begin at the weights of ``policy``."""
         self.config = config
-        self.policy = copy.deepcopy(policy).eval().requires_grad_(False)
+        self.policy: Any = copy.deepcopy(policy).eval().requires_grad_(False)
         # listed once: walking the modules costs as much as the update itself
-        self._average, self._weights = list(self.policy.parameters()), [p.detach() for p in policy.parameters()]
+        self._average: list[torch.Tensor] = list(self.policy.parameters())
+        self._weights: list[torch.Tensor] = [p.detach() for p in policy.parameters()]
         self._buffers = list(zip(self.policy.buffers(), policy.buffers(), strict=True))
 
     @torch.no_grad()
@@ -33,9 +35,9 @@ class Ema:
         """Take in the weights after the ``step``-th update (1 is the first); returns the decay that was used."""
         decay = ema_decay(step, self.config)
         if decay == 0.0:
-            torch._foreach_copy_(self._average, self._weights)
+            torch._foreach_copy_(self._average, self._weights)  # pyright: ignore[reportPrivateImportUsage]
         else:
-            torch._foreach_lerp_(self._average, self._weights, 1.0 - decay)
+            torch._foreach_lerp_(self._average, self._weights, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for mine, theirs in self._buffers:
             mine.copy_(theirs)
         return decay

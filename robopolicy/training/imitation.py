@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -141,7 +141,7 @@ def _time_to_look(s: Session) -> bool:
     return s.accelerator.device.type == "cpu" or any(s.step % mark == 0 for mark in marks)
 
 
-def _look(s: Session, values: Mapping[str, torch.Tensor], asked: bool) -> tuple[dict[str, float], bool]:
+def _look(s: Session, values: Mapping[str, Any], asked: bool) -> tuple[dict[str, float], bool]:
     """Return ``values`` (scalars) averaged over processes, and whether any process was asked to stop. Raises TrainingDiverged."""
     numbers = [torch.as_tensor(v).detach().float().reshape(()).to(s.accelerator.device) for v in values.values()]
     row = torch.stack([*numbers, torch.tensor(float(asked), device=s.accelerator.device)])

@@ -131,14 +131,12 @@ def begin(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, fresh: bo
     Raises:
         InputError: see :func:`robopolicy.training.imitation.train`.
     """
-    first = accelerator.is_main_process
+    first, opened = accelerator.is_main_process, None
     if first:  # the others find what it has collected, decoded and created
-        initial = load_initial(recipe)  # before the data: a wrong init costs no collection
-        demonstrations = open_demonstrations(recipe, progress, note)
+        opened = load_initial(recipe), open_demonstrations(recipe, progress, note)  # a wrong init costs no collection
         folder.open(recipe, fresh)
     accelerator.wait_for_everyone()
-    if not first:
-        initial, demonstrations = load_initial(recipe), open_demonstrations(recipe, False, note)
+    initial, demonstrations = opened or (load_initial(recipe), open_demonstrations(recipe, False, note))
     found = newest_state(folder, note)
     _check_state(found, demonstrations, accelerator, folder, note)
     policy, sampler = _policy(recipe, demonstrations, initial, found, note)
@@ -148,10 +146,10 @@ def begin(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, fresh: bo
     ema = Ema(policy, recipe.training.ema)
     step = int(load_state(found[0], policy, ema, optimizer)["step"]) if found else 0
     loss: Any = PolicyLoss(policy)
-    prepared = accelerator.prepare(torch.compile(loss) if recipe.training.compile else loss, optimizer)
+    loss, optimizer = accelerator.prepare(torch.compile(loss) if recipe.training.compile else loss, optimizer)
     if found and found[1].get("scaler") and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(found[1]["scaler"])
-    session = Session(recipe, accelerator, demonstrations, sampler, policy, *prepared, ema, folder, step, note)
+    session = Session(recipe, accelerator, demonstrations, sampler, policy, loss, optimizer, ema, folder, step, note)
     if first:
         _open_log(session, progress)
     return session

@@ -8,6 +8,8 @@ a pure function of (task, seed, actions) and equals the suite's to the last bit.
 (positions of bodies and sites) is put back before each of its steps, so N worlds cost one model.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (the functions of mujoco are compiled and come without stubs)
 from __future__ import annotations
 
 import functools

@@ -5,6 +5,8 @@ and since about 3.11 ``enum == numpy.int32`` is false where the suite's comparis
 and scripted experts are the suite's own; a fresh suite object gives the same numbers to the last bit.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (the functions of mujoco are compiled and come without stubs)
 from __future__ import annotations
 
 import functools

@@ -20,7 +20,8 @@ MLP = {"backbone": "mlp", "mlp": {"width": 32, "blocks": 1}}
 #: With dropout, whose random numbers must survive a kill.
 TRANSFORMER = {"backbone": "transformer", "transformer": {"width": 16, "layers": 1, "heads": 2, "dropout": 0.2}}
 #: What training imports at the latest; a process that begins with it is quick.
-_PRELOADED = ["robopolicy.training.imitation", "torch.utils.tensorboard.writer", "accelerate", "torch._dynamo", "torch.distributed.fsdp", "policies.flow", "sim.suites.two_route"]
+_PRELOADED = ["robopolicy.training.imitation", "torch.utils.tensorboard.writer", "accelerate", "torch._dynamo", "torch.distributed.fsdp"]
+_PRELOADED += ["policies.flow", "sim.suites.two_route"]
 
 
 @functools.cache
@@ -54,7 +55,7 @@ def recipe(output: Path, policy: dict[str, Any] | None = None, /, **changes: Any
 
 def _train(values: dict[str, Any], environment: dict[str, str], log: str) -> None:
     os.environ.update(environment)
-    with open(log, "a") as file:
+    with Path(log).open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         from robopolicy.training.imitation import train
