@@ -22,7 +22,9 @@ from policies.statistics import RunningStats, Stats
 
 #: Encoder -> (codec name in info.json, options).
 ENCODERS = {
-    "libx264": ("h264", {"crf": "18", "preset": "veryfast", "g": "2"}),
+    # mbtree looks ahead over many frames, which two-frame groups have no use for; its vector code reads memory it never
+    # set when images are small, so equal frames would give other bytes now and then
+    "libx264": ("h264", {"crf": "18", "preset": "veryfast", "g": "2", "x264-params": "mbtree=0"}),
     "libsvtav1": ("av1", {"crf": "30", "preset": "12", "g": "2", "svtav1-params": "lp=1"}),
 }
 _QUEUE = 64  # frames that may wait for the encoder

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec, SpecMismatch
-from robopolicy.data import layout
+from robopolicy.data import layout, video
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.episodes import read_episodes, read_tasks
 from robopolicy.data.writer import DatasetWriter
@@ -191,3 +191,18 @@ def test_full_disk_is_one_line_and_earlier_episodes_are_intact(tmp_path: Path, k
     assert not read_episodes(root, layout.read_info(root)).rows[2 + kept :]
     record(root, 4 + kept, images)
     recording.check_contents(Dataset.open(root), 4 + kept, images)
+
+
+def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
+    """Whatever the process did before: memory that was used and freed must not show in a video."""
+    encoder, images = video.choose_encoder(), [recording.image(3, t) for t in range(12)]
+    rng, seen = np.random.default_rng(0), set()
+    for n in range(40):
+        junk = [np.full(int(size), n, np.uint8) for size in rng.integers(100, 3_000_000, 20)]
+        del junk
+        one = video.VideoEncoder(tmp_path / "one.mp4", 10.0, (recording.SIDE, recording.SIDE, 3), encoder)
+        for image in images:
+            one.put(image)
+        one.close()
+        seen.add((tmp_path / "one.mp4").read_bytes())
+    assert len(seen) == 1
