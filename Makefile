@@ -9,18 +9,22 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 VENV ?= .venv
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+# Unless one is named: the interpreter of the environment that is there, else the first that is found.
+PYTHON ?= $(shell for name in $(VENV)/bin/python python3.11 python3.12 python3.13 python3; do \
+  $$name -c '$(SUPPORTED)' 2>/dev/null && command -v $$name && break; done)
 TORCH_INDEX ?=
 ARGS ?=
 EXTRAS := sim,train,video,convert,dev
 
+, := ,
 BIN := $(VENV)/bin
 PINS := robopolicy/pins/constraints.txt
 TORCH := $(shell grep '^torch==' $(PINS))
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint $(PINS)
 # The environment is complete for exactly these pins, this project file and this interpreter.
-KEY := $(shell { $(if $(PYTHON),$(PYTHON) -V,echo none) 2>&1; cat pyproject.toml robopolicy/pins/*.txt; } | cksum | cut -d ' ' -f 1)
+KEY := $(shell { $(or $(PYTHON),false) -V 2>&1 || true; cat pyproject.toml robopolicy/pins/*.txt; } | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/.complete-$(KEY)
 
 .PHONY: help setup demo test soak check bench clean
@@ -36,14 +40,14 @@ help: ## say what there is
 
 setup: $(STAMP)
 	@if [ -n "$(TORCH_INDEX)" ] && [ "$$(cat $(VENV)/.torch-index 2>/dev/null)" != "$(TORCH_INDEX)" ]; then \
-	  $(PIP) --force-reinstall --no-deps --index-url "$(TORCH_INDEX)" "$(TORCH)"; \
+	  $(BIN)/python -m pip uninstall -q -y torch; \
+	  $(PIP) --index-url "$(TORCH_INDEX)" "$(TORCH)"; \
 	  echo "$(TORCH_INDEX)" > $(VENV)/.torch-index; \
 	fi
 
 $(STAMP):
-	@[ -n "$(PYTHON)" ] || { echo "make setup: no python3 found: apt-get install python3.11 python3.11-venv" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo "make setup: needs Python 3.11 to 3.13, $(PYTHON) is $$($(PYTHON) -V 2>&1): apt-get install python3.11 python3.11-venv, or PYTHON=..." >&2; exit 1; }
+	@$(or $(PYTHON),false) -c '$(SUPPORTED)' 2>/dev/null || \
+	  { echo "make setup: needs Python 3.11 to 3.13$(if $(PYTHON),$(,) and $(PYTHON) is none): apt-get install python3.11 python3.11-venv, or PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "make setup: $(PYTHON) cannot make environments (no ensurepip): apt-get install python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv" >&2; exit 1; }
 	@echo "setup 1/4: an environment in $(VENV) ($$($(PYTHON) -V))"
