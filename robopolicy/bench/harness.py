@@ -167,15 +167,18 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
     fresh.replace(file)
 
 
-def table(name: str, result: Result) -> Table:
-    """Return the result as a table for people."""
-    from rich.table import Table
+def table(name: str, result: Result, width: int = 160) -> Table:
+    """Return the result as a table for people; below 150 columns of ``width`` the times are left out (they are in the JSON)."""
+    from rich.table import Column, Table
 
-    out = Table("what", "value", "unit", "peer", "peer's", "ratio", "target", "wall s", "CPU s", title=f"bench {name}", title_justify="left")
+    numbers = [Column(title, no_wrap=True, justify="right") for title in ("value", "peer's", "ratio", "target", "wall s", "CPU s")]
+    value, peers, ratio, target, *times = numbers
+    columns = ["what", value, Column("unit", no_wrap=True), "peer", peers, ratio, target, *(times if width >= 150 else ())]
+    out = Table(*columns, title=f"bench {name}", title_justify="left")
     for row in result.rows:
         sign = {"higher": ">=", "lower": "<="}[row.better]
         colour = {True: "[green]", False: "[red]", None: ""}[row.reached]
-        target = "" if row.target is None else f"{colour}{sign} {row.target:g}"
+        aim = "" if row.target is None else f"{colour}{sign} {row.target:g}"
         cells = [
             row.name,
             _number(row.value),
@@ -183,11 +186,11 @@ def table(name: str, result: Result) -> Table:
             row.peer or "",
             _number(row.peer_value),
             _number(row.ratio),
-            target,
+            aim,
             _number(row.wall_s),
             _number(row.cpu_s),
         ]
-        out.add_row(*cells)
+        out.add_row(*cells[: len(columns)])
     return out
 
 

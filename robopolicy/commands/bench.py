@@ -24,6 +24,8 @@ def register(app: typer.Typer) -> None:
         from robopolicy.bench import harness
 
         console = Console()
+        if not console.is_terminal:
+            console = Console(width=160)
         if name is None:
             listing = Table("benchmark", "measures", show_lines=False)
             for key, text in harness.names().items():
@@ -32,7 +34,7 @@ def register(app: typer.Typer) -> None:
             return
         about = harness.machine()
         result = harness.run_benchmark(name, quick)
-        console.print(harness.table(name, result))
+        console.print(harness.table(name, result, console.width))
         for line in result.missing:
             console.print(f"not compared: {line}", markup=False)
         for line in result.notes:
