@@ -212,7 +212,8 @@ def _graphics() -> Iterator[Finding]:
         last = (done.stderr.strip().splitlines() or [f"signal {-done.returncode}"])[-1]
         yield Finding("rendering", "lacks", f"OpenGL fails: {last}", f"apt-get install {LIBRARIES['libEGL.so.1']}")
     elif reason:
-        yield Finding("rendering", "lacks", reason.partition(" (")[0], f"apt-get install {LIBRARIES['libEGL.so.1']} (or: {LIBRARIES['libOSMesa.so.8']})")
+        cause = reason.partition(": apt-get")[0].partition(" (")[0]
+        yield Finding("rendering", "lacks", cause, f"apt-get install {LIBRARIES['libEGL.so.1']} (or: {LIBRARIES['libOSMesa.so.8']})")
     else:
         yield Finding("rendering", "ok", f"MuJoCo draws with {backend}, no display needed")
 

@@ -46,37 +46,53 @@ def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
         assert words in lines[0], lines[0]
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["train", "quickstart", "training.stepps=5"], ["training.stepps", "did you mean 'steps'"]),
-        (["train", "quickstart", "policy.solvr=heun"], ["policy.solvr", "did you mean 'solver'"]),
-        (["train", "quickstart", "training.steps=many"], ["training.steps", "'many'", "integer"]),
-        (["train", "quickstart", "training.steps=true"], ["training.steps", "expected a number"]),
-        (["train", "quickstart", "training.optimizer.lr=-1"], ["training.optimizer.lr", "greater than 0"]),
-        (["train", "quickstart", "policy=flo"], ["'flo'", "did you mean 'flow'"]),
-        (["train", "quickstart", "task=metaworld/peg-insert-sid"], ["metaworld/peg-insert-sid", "did you mean 'metaworld/peg-insert-side'"]),
-        (["train", "quickstrat"], ["quickstrat", "did you mean"]),
-        (["train", "broken.yaml"], ["broken.yaml line 3", "not valid YAML"]),
-        (["collect", "pushtt"], ["pushtt", "did you mean 'pusht'"]),
-        (["collect", "two-route", "--observations", "images"], ["images"]),
-        (["collect", "two-route", "--episodes", "0"], ["--episodes", "greater than or equal to 1"]),
-        (["eval", "nowhere"], ["nowhere"]),
-        (["eval", "expert", "--task", "two-rout"], ["two-rout", "did you mean 'two-route'"]),
-        (["serve", "nowhere"], ["nowhere"]),
-        (["run", "robot=twinn"], ["twinn", "did you mean 'twin'"]),
-        (["run", "robot=twin", "polcy=x"], ["polcy", "did you mean 'policy'"]),
-        (["data", "inspect", "nowhere"], ["nowhere"]),
-        (["report", "nowhere"], ["nowhere"]),
-        (["bench", "dta"], ["dta", "did you mean 'data'"]),
-        (["trian"], ["trian"]),
-    ],
-    ids=lambda value: "-".join(value) if len(value) < 4 else None,
-)
-def test_words(words: list[str], said: list[str], tmp_path: Path) -> None:
-    (tmp_path / "broken.yaml").write_text("task: two-route\npolicy: {type: flow\ntraining: 3\n")
+BROKEN = "task: two-route\npolicy: {type: flow\ntraining: 3\n"
+WORDS = [
+    (["train", "quickstart", "training.stepps=5"], ["training.stepps", "did you mean 'steps'"]),
+    (["train", "quickstart", "training.steps=many"], ["training.steps", "'many'", "integer"]),
+    (["train", "quickstart", "task=metaworld/peg-insert-sid"], ["metaworld/peg-insert-sid", "did you mean 'metaworld/peg-insert-side'"]),
+    (["eval", "nowhere"], ["nowhere"]),
+    (["collect", "pushtt"], ["pushtt", "did you mean 'pusht'"]),
+    (["trian"], ["trian"]),
+]
+MORE = [
+    *WORDS,
+    (["train", "quickstart", "policy.solvr=heun"], ["policy.solvr", "did you mean 'solver'"]),
+    (["train", "quickstart", "training.steps=true"], ["training.steps", "expected a number"]),
+    (["train", "quickstart", "training.optimizer.lr=-1"], ["training.optimizer.lr", "greater than 0"]),
+    (["train", "quickstart", "policy=flo"], ["'flo'", "did you mean 'flow'"]),
+    (["train", "quickstrat"], ["quickstrat", "did you mean"]),
+    (["train", "broken.yaml"], ["broken.yaml line 3", "not valid YAML"]),
+    (["collect", "two-route", "--observations", "images"], ["images"]),
+    (["collect", "two-route", "--episodes", "0"], ["--episodes", "greater than or equal to 1"]),
+    (["eval", "expert", "--task", "two-rout"], ["two-rout", "did you mean 'two-route'"]),
+    (["serve", "nowhere"], ["nowhere"]),
+    (["run", "robot=twinn"], ["twinn", "did you mean 'twin'"]),
+    (["run", "robot=twin", "polcy=x"], ["polcy", "did you mean 'policy'"]),
+    (["data", "inspect", "nowhere"], ["nowhere"]),
+    (["report", "nowhere"], ["nowhere"]),
+    (["bench", "dta"], ["dta", "did you mean 'data'"]),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), WORDS, ids=[" ".join(words) for words, _ in WORDS])
+def test_words_as_a_process(words: list[str], said: list[str], tmp_path: Path) -> None:
     refused(command(tmp_path, *words), *said)
-    assert [p.name for p in tmp_path.iterdir()] == ["broken.yaml"]  # nothing half-written
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+@pytest.mark.parametrize(("words", "said"), MORE, ids=[" ".join(words) for words, _ in MORE])
+def test_words(
+    words: list[str], said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from robopolicy.cli import main
+
+    (tmp_path / "broken.yaml").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    code = main(words)
+    captured = capsys.readouterr()
+    refused(subprocess.CompletedProcess(words, code, captured.out, captured.err), *said)
+    assert [p.name for p in tmp_path.iterdir()] == ["broken.yaml"]
 
 
 @pytest.mark.parametrize(("words", "file"), [("eval", "weights.safetensors"), ("eval", "manifest.json"), ("serve", "normalizer.safetensors")])
