@@ -81,7 +81,7 @@ def make_spec(options: Options) -> Spec:
         fields["observation.environment_state"] = Field((17,), unit="m, 1", names=(*_OBJECT_NAMES, "goal.x", "goal.y", "goal.z"))
     if options.images:
         size = options.image_size
-        fields[f"observation.images.{CAMERA}"] = Field((size, size, 3), "uint8", unit="px", kind="image")
+        fields[f"observation.images.{CAMERA}"] = Field((size, size, 3), "uint8", kind="image")
     action = {
         "hand": Field((3,), low=-1, high=1, kind="delta", names=("hand.dx", "hand.dy", "hand.dz")),  # type: ignore[arg-type]
         "gripper": Field((1,), low=-1, high=1, kind="gripper", names=("gripper",)),  # type: ignore[arg-type]

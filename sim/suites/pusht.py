@@ -59,7 +59,7 @@ def make_spec(options: Options) -> Spec:
         fields["observation.environment_state"] = Field((16,), unit="px", names=names)
     if options.images:
         size = options.image_size
-        fields[f"observation.images.{CAMERA}"] = Field((size, size, 3), "uint8", unit="px", kind="image")
+        fields[f"observation.images.{CAMERA}"] = Field((size, size, 3), "uint8", kind="image")
     target = Field((2,), unit="px", low=0, high=SIDE, kind="position", names=("x", "y"))  # type: ignore[arg-type]
     return Spec(ObservationSpec(fields, RATE_HZ), ActionSpec({"target": target}, RATE_HZ))
 
