@@ -30,8 +30,9 @@ def register() -> None:
 
 def box(field: Field) -> spaces.Box:
     """Return the space of ``field``: its shape, dtype and limits, unbounded where it has none."""
-    low = np.full(field.shape, -np.inf) if field.low is None else np.reshape(field.low, field.shape)
-    high = np.full(field.shape, np.inf) if field.high is None else np.reshape(field.high, field.shape)
+    bottom, top = (0, 255) if field.is_image else (-np.inf, np.inf)
+    low = np.full(field.shape, bottom) if field.low is None else np.reshape(field.low, field.shape)
+    high = np.full(field.shape, top) if field.high is None else np.reshape(field.high, field.shape)
     dtype = np.dtype(field.dtype)
     return spaces.Box(low.astype(dtype), high.astype(dtype), field.shape, dtype.type)
 
@@ -185,7 +186,7 @@ def _observation_fields(task: str, space: spaces.Space) -> dict[str, tuple[str |
             raise InputError(f"task {task!r}: observation {key or 'space'} is a {type(part).__name__}, expected a box of numbers")
         picture = part.dtype == np.uint8 and len(part.shape) == 3 and part.shape[2] == 3
         if picture:
-            field = Field(part.shape, "uint8", low=0, high=255, kind="image")  # type: ignore[arg-type]
+            field = Field(part.shape, "uint8", kind="image")
         else:
             field = Field(part.shape, low=_limit(part.low), high=_limit(part.high))
         out[f"observation.images.{key or 'main'}" if picture else f"observation.{key or 'state'}"] = (key or None, field)
