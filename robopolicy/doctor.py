@@ -45,6 +45,7 @@ _NOT_ON_AARCH64 = {"gym_pusht", "pymunk", "pybullet", "cyclonedds"}
 #: Shared library -> the Debian packages that bring it.
 LIBRARIES = {
     "libGL.so.1": "libgl1",
+    "libxcb.so.1": "libgl1",
     "libglib-2.0.so.0": "libglib2.0-0",
     "libEGL.so.1": "libegl1 libegl-mesa0 libgl1-mesa-dri",
     "libOSMesa.so.8": "libosmesa6",
@@ -191,7 +192,7 @@ def _extras() -> Iterator[Finding]:
 
 def _graphics() -> Iterator[Finding]:
     if sys.platform.startswith("linux"):
-        for library in ("libGL.so.1", "libglib-2.0.so.0"):
+        for library in ("libGL.so.1", "libxcb.so.1", "libglib-2.0.so.0"):
             if not loads(library):
                 yield Finding("OpenCV", "lacks", f"import cv2 fails without {library}", f"apt-get install {LIBRARIES[library]}")
                 break

@@ -10,7 +10,6 @@ import functools
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -57,20 +56,15 @@ def present(name: str) -> bool:
     return NEEDS[name].present()
 
 
+def _opens(module: str) -> bool:
+    """Whether a module really imports; asked in a process of its own, since a failure may leave traces."""
+    return subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, timeout=120).returncode == 0
+
+
 def _renders() -> bool:
     """Whether MuJoCo really draws; asked in a process of its own, since a broken driver may end the process."""
     code = "import robopolicy, sim.render, sys; sys.exit(sim.render.unavailable_reason() is not None)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=Path(__file__).parent.parent, timeout=120).returncode == 0
-
-
-def _loads(library: str) -> bool:
-    import ctypes
-
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
 
 
 def _index_answers() -> bool:
@@ -123,27 +117,15 @@ def _small_disk() -> bool:
         return subprocess.run(["umount", folder], capture_output=True).returncode == 0
 
 
-def _ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
 NEEDS = {
     "egl": Need(_renders, "rendering without a display", "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"),
-    "osmesa": Need(lambda: _loads("libOSMesa.so.8"), "the software renderer OSMesa", "apt-get install libosmesa6"),
-    "libgl": Need(lambda: _loads("libGL.so.1") and _loads("libglib-2.0.so.0"), "libGL and glib for OpenCV", "apt-get install libgl1 libglib2.0-0"),
+    "libgl": Need(lambda: _opens("cv2"), "the libraries of OpenCV", "apt-get install libgl1 libglib2.0-0"),
     "chromium": Need(_on_path("chromium", "chromium-browser", "google-chrome"), "a headless browser", "apt-get install chromium"),
     "git": Need(_on_path("git"), "git", "apt-get install git"),
     "network": Need(_index_answers, "a package index that answers", "a network connection"),
     "metaworld": Need(_module("metaworld"), "Meta-World", "robopolicy install metaworld"),
-    "gym-aloha": Need(lambda: _module("gym_aloha")() and _module("dm_control")(), "gym-aloha", ""),
     "gpu": Need(_gpu, "a CUDA GPU", ""),
     "small-disk": Need(_small_disk, "the right to mount a small file system", ""),
-    "ipv6": Need(_ipv6, "IPv6 on the loopback", ""),
     "python3.10": Need(_python("3.10"), "a Python 3.10", ""),
     "python3.11": Need(_python("3.11"), "a Python 3.11", "apt-get install python3.11-venv"),
     "python3.12": Need(_python("3.12"), "a Python 3.12", ""),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -71,9 +72,11 @@ def _suite_class() -> Any:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        path = list(sys.path)
         try:
             import cv2  # noqa: F401  (gym-pusht imports it; OpenCV in turn loads libGL)
         except ImportError as error:
+            sys.path[:] = path  # OpenCV leaves its own folder there, whose typing/ would break every worker
             raise InputError(f"task {NAME!r} needs OpenCV, which cannot be loaded ({error}): apt-get install libgl1 libglib2.0-0") from error
         from gym_pusht.envs.pusht import PushTEnv
     return PushTEnv

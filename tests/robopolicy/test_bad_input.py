@@ -109,7 +109,8 @@ def test_a_checkpoint_that_lacks_a_file(made: Path, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_for_another_world(made: Path) -> None:
-    refused(command(made, "eval", "checkpoint", "--task", "pusht", "--episodes", "1"), "observation.state", "does not fit", "'pusht'", "expected", "found")
+    done = command(made, "eval", "checkpoint", "--task", "metaworld/push", "--episodes", "1")
+    refused(done, "observation.state", "does not fit", "'metaworld/push'", "expected", "found")
 
 
 def test_a_data_set_with_a_broken_footer(made: Path, tmp_path: Path) -> None:
@@ -123,7 +124,8 @@ def test_a_data_set_with_a_broken_footer(made: Path, tmp_path: Path) -> None:
 
 
 def test_data_of_another_task(made: Path, tmp_path: Path) -> None:
-    refused(command(tmp_path, "train", "quickstart", "task=pusht", f"data.path={made / 'data'}", "training.steps=1"), "'two-route'", "'pusht'")
+    done = command(tmp_path, "train", "quickstart", "task=metaworld/push", f"data.path={made / 'data'}", "training.steps=1")
+    refused(done, "'two-route'", "'metaworld/push'")
 
 
 @pytest.fixture

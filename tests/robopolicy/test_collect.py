@@ -18,6 +18,7 @@ from robopolicy.data.check import check
 from robopolicy.data.collect import collect, summary
 from robopolicy.data.dataset import Dataset
 from sim import registry
+from tests.require import require
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,6 +138,7 @@ def test_other_settings_and_places_are_refused(tmp_path: Path) -> None:
 
 
 def test_cameras(tmp_path: Path) -> None:
+    require("libgl")
     settings = {"observations": "state+image", "image_size": 48, "only_success": False, "max_episode_steps": 12, "progress": False}
     one = collect("pusht", tmp_path / "one", 3, workers=1, **settings)
     two = collect("pusht", tmp_path / "two", 3, workers=2, **settings)

@@ -18,6 +18,7 @@ from robopolicy.data.convert.conversion import convert
 from robopolicy.data.convert.source import SourceOptions
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.writer import DatasetWriter
+from tests.require import require
 from tests.robopolicy.recording import CAMERA, action, add_episode, check_contents, image, length, observation, record
 
 
@@ -184,6 +185,7 @@ def with_single_images(root: Path) -> Path:
 
 
 def test_single_images_become_video(tmp_path):
+    require("libgl")
     plain = with_single_images(foreign(tmp_path / "a", images=False))
     summary = convert(plain, tmp_path / "b", progress=False)
     assert summary.notes == (f"images were stored one by one, are video now: {CAMERA}",)

@@ -22,6 +22,7 @@ from robopolicy.data.dataset import Dataset
 from robopolicy.data.inspect import jitter
 from robopolicy.data.windows import WindowSampler
 from robopolicy.data.writer import DatasetWriter
+from tests.require import require
 from tests.robopolicy import recording
 from tests.robopolicy.recording import CAMERA, make_spec, record
 
@@ -139,6 +140,7 @@ def test_sets_of_other_programs(tmp_path: Path, images: bool) -> None:
 
 def test_image_columns(tmp_path: Path) -> None:
     """Sets that keep images as PNG inside the parquet files (dtype ``image``)."""
+    require("libgl")
     import cv2
 
     root = record(tmp_path / "set", 2)

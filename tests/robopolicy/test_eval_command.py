@@ -116,7 +116,7 @@ def test_mistakes_are_one_line(runs: Path, tmp_path: Path, capsys: pytest.Captur
     assert "neither a checkpoint nor a run" in said(capsys, "eval", tmp_path, *out)
     assert "did you mean 'two-route'?" in said(capsys, "eval", runs / "flow", "--task", "two-rote", *out)
     assert "give --task" in said(capsys, "eval", "expert", *out)
-    assert "observation.state" in said(capsys, "eval", runs / "flow", "--task", "pusht", *out)
+    assert "observation.state" in said(capsys, "eval", runs / "flow", "--task", "metaworld/push", *out)
     assert "seed offset" in said(capsys, "eval", runs / "flow", "--seed", 999_999, *out)
     assert "give a checkpoint" in said(capsys, "eval", Evaluation.load(_any_evaluation(runs, tmp_path)).folder, *out)
     assert not (tmp_path / "e").exists()

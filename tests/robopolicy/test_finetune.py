@@ -70,7 +70,7 @@ def test_another_size_is_refused(source, tmp_path):
 
 
 def test_data_that_does_not_fit_is_refused(source, tmp_path):
-    collect("pusht", tmp_path / "data", episodes=1, workers=1, progress=False, only_success=False, max_episode_steps=20)
+    collect("metaworld/push", tmp_path / "data", episodes=1, workers=1, progress=False, only_success=False, max_episode_steps=20)
     with pytest.raises(SpecMismatch) as caught:
-        train(recipe(tmp_path / "run", task="pusht", init=str(source), data={"path": str(tmp_path / "data")}), progress=False)
+        train(recipe(tmp_path / "run", task="metaworld/push", init=str(source), data={"path": str(tmp_path / "data")}), progress=False)
     assert "init" in str(caught.value) and "observation.state" in str(caught.value) and "\n" not in str(caught.value)

@@ -14,8 +14,15 @@ import shapely
 from sim import registry
 from sim.oracles import pusht_planner as planner
 from sim.suites import pusht
+from tests.require import require
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def opencv() -> None:
+    """The suite imports OpenCV."""
+    require("libgl")
 
 
 def play(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
