@@ -177,7 +177,7 @@ def test_actions_are_clipped_to_the_limits(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_expert_depends_on_the_present_state_alone(task: str) -> None:
-    env = registry.make(task, 2)
+    env = make(task, 2)
     env.reset(SEEDS[:2])
     for _ in range(15):
         action = env.expert_action()
@@ -192,7 +192,7 @@ def test_the_expert_depends_on_the_present_state_alone(task: str) -> None:
 def test_people_get_a_picture(task: str) -> None:
     if task.startswith("metaworld/"):
         require("egl")
-    env = registry.make(task, 3)
+    env = make(task, 3)
     env.reset(SEEDS)
     for action in random_actions(env, 10):
         env.step(action)
