@@ -12,8 +12,10 @@ SHELL := /bin/bash
 VENV ?= .venv
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # Unless one is named: the interpreter of the environment that is there, else the first that is found.
-PYTHON ?= $(shell for name in $(VENV)/bin/python python3.11 python3.12 python3.13 python3; do \
+ifndef PYTHON
+PYTHON := $(shell for name in $(VENV)/bin/python python3.11 python3.12 python3.13 python3; do \
   $$name -c '$(SUPPORTED)' 2>/dev/null && command -v $$name && break; done)
+endif
 TORCH_INDEX ?=
 ARGS ?=
 EXTRAS := sim,train,video,convert,dev
@@ -23,6 +25,8 @@ BIN := $(VENV)/bin
 PINS := robopolicy/pins/constraints.txt
 TORCH := $(shell grep '^torch==' $(PINS))
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint $(PINS)
+# torch alone comes from its index, what it needs from the usual one.
+TORCH_FROM_INDEX = $(PIP) --no-deps --index-url "$(TORCH_INDEX)" "$(TORCH)"; $(PIP) "$(TORCH)"; echo "$(TORCH_INDEX)" > $(VENV)/.torch-index
 # The environment is complete for exactly these pins, this project file and this interpreter.
 KEY := $(shell { $(or $(PYTHON),false) -V 2>&1 || true; cat pyproject.toml robopolicy/pins/*.txt; } | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/.complete-$(KEY)
@@ -41,8 +45,7 @@ help: ## say what there is
 setup: $(STAMP)
 	@if [ -n "$(TORCH_INDEX)" ] && [ "$$(cat $(VENV)/.torch-index 2>/dev/null)" != "$(TORCH_INDEX)" ]; then \
 	  $(BIN)/python -m pip uninstall -q -y torch; \
-	  $(PIP) --index-url "$(TORCH_INDEX)" "$(TORCH)"; \
-	  echo "$(TORCH_INDEX)" > $(VENV)/.torch-index; \
+	  $(TORCH_FROM_INDEX); \
 	fi
 
 $(STAMP):
@@ -54,11 +57,7 @@ $(STAMP):
 	@rm -f $(VENV)/.complete-*
 	@[ "$$($(BIN)/python -V 2>/dev/null)" = "$$($(PYTHON) -V)" ] || $(PYTHON) -m venv --clear $(VENV)
 	@echo "setup 2/4: $(TORCH)"
-	@if [ -n "$(TORCH_INDEX)" ]; then \
-	  $(PIP) --index-url "$(TORCH_INDEX)" "$(TORCH)" && echo "$(TORCH_INDEX)" > $(VENV)/.torch-index; \
-	else \
-	  $(PIP) "$(TORCH)"; \
-	fi
+	@if [ -n "$(TORCH_INDEX)" ]; then $(TORCH_FROM_INDEX); else $(PIP) "$(TORCH)"; fi
 	@echo "setup 3/4: robopolicy and its extras $(EXTRAS)"
 	@$(PIP) hatchling
 	@$(PIP) --no-build-isolation --editable ".[$(EXTRAS)]"
