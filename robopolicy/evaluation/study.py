@@ -13,6 +13,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Folder of the run inside the study."""
-        extra = "".join(f"-{item.rpartition('.')[2].replace('=', '')}" for item in self.overrides)
+        extra = "".join("-" + re.sub(r"[^\w.]+", "_", item.partition("=")[0].rpartition(".")[2] + item.partition("=")[2]) for item in self.overrides)
         return f"{self.task.replace('/', '-')}-{self.demonstrations}-{self.policy}-seed{self.seed}{extra}"
 
     @property
@@ -88,7 +89,7 @@ def run_study(cells: Sequence[Cell], out: Path, workers: int = 2, progress: bool
         pending = {pool.submit(run_cell, cell, str(out)): cell for cell in waiting}
         for done in concurrent.futures.as_completed(pending):
             try:
-                row = {"key": pending[done].key, **done.result()}
+                row = json.loads(json.dumps({"key": pending[done].key, **done.result()}))  # as it will be read back
             except concurrent.futures.process.BrokenProcessPool as error:
                 raise InputError(f"study: the process of cell {pending[done].name} died (out of memory?); run the same command to go on") from error
             _append(out / "results.jsonl", row)
@@ -206,8 +207,9 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
 
 
 def _append(file: Path, row: dict[str, Any]) -> None:
+    torn = file.is_file() and not file.read_bytes().endswith(b"\n")  # by a kill: the next row begins on a line of its own
     with file.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
+        stream.write("\n" * torn + json.dumps(row) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
 
