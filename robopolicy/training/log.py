@@ -98,9 +98,10 @@ class ProgressBar:
         console = Console()
         if shown and console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
-            self._progress = Progress(TextColumn("[bold]{task.description}"), *columns, console=console, refresh_per_second=5)
-            self._task = self._progress.add_task(what, total=total, completed=step, text="")
-            self._progress.start()
+            progress = Progress(TextColumn("[bold]{task.description}"), *columns, console=console, refresh_per_second=5)
+            self._task = progress.add_task(what, total=total, completed=step, text="")
+            progress.start()
+            self._progress = progress
 
     @property
     def steps_per_second(self) -> float:
