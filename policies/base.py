@@ -39,10 +39,12 @@ class Execution:
     Attributes:
         delay: (B,) int64 or int: steps that pass before the first action of this plan can be executed.
         frozen: (B,) int64 or int: leading steps of the previous plan that are already committed.
+        elapsed: (B,) int64 or int: steps between the request of the previous plan and this one; None: Ta of the policy.
     """
 
     delay: Array = 0
     frozen: Array = 0
+    elapsed: Array | None = None
 
 
 @runtime_checkable

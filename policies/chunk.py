@@ -137,15 +137,22 @@ class ChunkPolicy(LearntPolicy):
         """See ``policies.base.Policy.act``; ``plan.info["network_calls"]`` is (B,) float32. Actions are not clipped to limits."""
         self.spec.observation.validate(obs, (len(noise.keys), self.n_obs_steps))
         chunk, calls = self.generate(self.condition(obs, noise), noise)
-        actions = self.transform.decode(self.normalizer.unnormalize("action", chunk), obs)
         now = self.n_obs_steps - 1
-        plan = Plan(actions[:, now : now + self.n_action_steps], {"network_calls": chunk.new_full((len(chunk),), calls)})
-        return plan, state
+        actions = self.decode(chunk, obs)[:, now : now + self.n_action_steps]
+        return Plan(actions, {"network_calls": chunk.new_full((len(chunk),), calls)}), state
+
+    def decode(self, chunk: torch.Tensor, obs: Batch) -> torch.Tensor:
+        """Return actions (B, Tp, Da) in robot units from a normalised chunk (B, Tp, De); row To - 1 is the present step."""
+        return self.transform.decode(self.normalizer.unnormalize("action", chunk), obs)
+
+    def encode(self, actions: torch.Tensor, obs: Batch) -> torch.Tensor:
+        """Return the normalised chunk (B, Tp, De) of actions (B, Tp, Da) in robot units, as seen from ``obs``: undoes :meth:`decode`."""
+        return self.normalizer.normalize("action", self.transform.encode(actions, obs))
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the mean of :meth:`errors`, a scalar, and no metrics; see base class."""
         condition = self.condition(batch, noise)
-        chunk = self.normalizer.normalize("action", self.transform.encode(batch["action"], batch))
+        chunk = self.encode(batch["action"], batch)
         errors = self.errors(chunk, condition, noise)
         if not self.config.mask_padding:
             return errors.mean(), {}

@@ -6,15 +6,15 @@ or v). Acting: walks from noise to data with DDPM or DDIM. Samples the demonstra
 
 from __future__ import annotations
 
-from functools import partial
 from typing import ClassVar, Literal
 
 import pydantic
 import torch
 
-from policies.chunk import ChunkConfig, ChunkPolicy
+from policies.chunk import ChunkConfig
 from policies.generative.paths import DdpmPath
-from policies.generative.samplers import Ddim, Ddpm, Solver, denoiser, sample
+from policies.generative.policy import GenerativePolicy
+from policies.generative.samplers import Ddim, Ddpm, Solver
 from policies.noise import Noise
 from policies.normalize import Normalizer
 from policies.spec import Spec
@@ -24,8 +24,7 @@ class DiffusionConfig(ChunkConfig):
     """What a diffusion policy can be told. Published: 100 training steps, DDPM with 100 steps, clipping."""
 
     train_steps: pydantic.PositiveInt = 100  # K, noise levels
-    # published: epsilon; after the few thousand updates of a laptop run x0 solves far more (docs/benchmarks.md)
-    prediction: Literal["epsilon", "x0", "v"] = "x0"
+    prediction: Literal["epsilon", "x0", "v"] = "epsilon"  # what the network says of a noisy chunk
     sampler: Literal["ddpm", "ddim"] = "ddim"
     steps: pydantic.PositiveInt = 10  # network calls per chunk, at most train_steps
     clip: bool = True  # keep the estimate of the data in [-1, 1] at every step; needs min_max actions
@@ -39,29 +38,34 @@ class DiffusionConfig(ChunkConfig):
         return self
 
 
-class DiffusionPolicy(ChunkPolicy):
+class DiffusionPolicy(GenerativePolicy):
     """Denoising diffusion over action chunks."""
 
     Config = DiffusionConfig
     config: DiffusionConfig
+    path: DdpmPath
 
     _solvers: ClassVar[dict[str, Solver]] = {"ddpm": Ddpm(), "ddim": Ddim()}
 
     def __init__(self, config: DiffusionConfig, spec: Spec, normalizer: Normalizer) -> None:
         super().__init__(config, spec, normalizer)
         self.path = DdpmPath(config.train_steps)
+        self.prediction = config.prediction
+        self.clip = 1.0 if config.clip else None
+
+    @property
+    def solver(self) -> Solver:
+        """See base class."""
+        return self._solvers[self.config.sampler]
+
+    @property
+    def steps(self) -> int:
+        """See base class."""
+        return self.config.steps
 
     def errors(self, chunk: torch.Tensor, condition: torch.Tensor, noise: Noise) -> torch.Tensor:
         """Return squared errors (B, Tp, De) of the prediction at a random level a row, normalised."""
         level, z = noise.integers(self.path.levels), noise.normal(*chunk.shape[1:])
         x = self.path.mix(chunk, z, level)
         prediction = self.network(x, self.path.clock(level), condition=condition)
-        return (prediction - self.path.target(self.config.prediction, chunk, z, level)) ** 2
-
-    def generate(self, condition: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]:
-        """Return a sampled chunk (B, Tp, De), normalised, after ``config.steps`` network calls."""
-        config, solver = self.config, self._solvers[self.config.sampler]
-        levels = self.path.step_list(config.steps)
-        model = denoiser(partial(self.network, condition=condition), self.path, config.prediction, 1.0 if config.clip else None)
-        start = self.path.prior(noise.normal(config.horizon, self.transform.dim))
-        return sample(model, start, self.path, levels, solver, noise), solver.network_calls(self.path, levels)
+        return (prediction - self.path.target(self.prediction, chunk, z, level)) ** 2

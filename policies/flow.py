@@ -6,15 +6,15 @@ Acting: solves dx/dt = v(x, t) from noise (t = 0) to data (t = 1). Needs fewer s
 
 from __future__ import annotations
 
-from functools import partial
 from typing import ClassVar, Literal
 
 import pydantic
 import torch
 
-from policies.chunk import ChunkConfig, ChunkPolicy
+from policies.chunk import ChunkConfig
 from policies.generative.paths import LinearPath
-from policies.generative.samplers import Euler, Heun, Solver, denoiser, sample
+from policies.generative.policy import GenerativePolicy
+from policies.generative.samplers import Euler, Heun, Solver
 from policies.noise import Noise
 
 
@@ -26,14 +26,25 @@ class FlowConfig(ChunkConfig):
     time: Literal["uniform", "beta"] = "uniform"  # times in training; beta dwells near the noise (pi0, Black et al. 2024)
 
 
-class FlowPolicy(ChunkPolicy):
+class FlowPolicy(GenerativePolicy):
     """Flow matching over action chunks."""
 
     Config = FlowConfig
     config: FlowConfig
 
-    path: ClassVar[LinearPath] = LinearPath()
+    path = LinearPath()
+    prediction = "velocity"
     _solvers: ClassVar[dict[str, Solver]] = {"euler": Euler(), "heun": Heun()}
+
+    @property
+    def solver(self) -> Solver:
+        """See base class."""
+        return self._solvers[self.config.solver]
+
+    @property
+    def steps(self) -> int:
+        """See base class."""
+        return self.config.steps
 
     def errors(self, chunk: torch.Tensor, condition: torch.Tensor, noise: Noise) -> torch.Tensor:
         """Return squared errors (B, Tp, De) of the velocity at a random time a row, normalised."""
@@ -49,10 +60,3 @@ class FlowPolicy(ChunkPolicy):
         """
         uniform = noise.uniform()
         return uniform if self.config.time == "uniform" else 0.999 * (1.0 - uniform ** (1.0 / 1.5))
-
-    def generate(self, condition: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]:
-        """Return a sampled chunk (B, Tp, De), normalised, and the calls that the solver took."""
-        solver, levels = self._solvers[self.config.solver], self.path.step_list(self.config.steps)
-        model = denoiser(partial(self.network, condition=condition), self.path, "velocity")
-        start = self.path.prior(noise.normal(self.config.horizon, self.transform.dim))
-        return sample(model, start, self.path, levels, solver), solver.network_calls(self.path, levels)

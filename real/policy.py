@@ -100,7 +100,8 @@ def is_torch(policy: Any) -> bool:
 def act_numpy(policy: Policy, obs: Observations, state: State, noise: np.ndarray, execution: Execution = Execution()) -> tuple[Plan, State]:
     """Call ``policy.act`` with numpy observations (B, To, *shape) and row keys (B,); the plan comes back in numpy.
 
-    A torch policy is called in inference mode and gets tensors and ``policies.noise.Noise``; its state stays torch.
+    A torch policy is called without gradients (one that needs them inside, like an energy policy, switches them on) and
+    gets tensors and ``policies.noise.Noise``; its state stays torch.
     """
     if not is_torch(policy):
         return policy.act(obs, state, np.asarray(noise, np.int64), execution)
@@ -109,7 +110,7 @@ def act_numpy(policy: Policy, obs: Observations, state: State, noise: np.ndarray
     from policies.noise import Noise
 
     device = next((p.device for p in policy.parameters()), torch.device("cpu"))  # type: ignore[attr-defined]
-    with torch.inference_mode():
+    with torch.no_grad():
         tensors = {name: torch.from_numpy(_writable(array)).to(device) for name, array in obs.items()}
         when = Execution(*(torch.as_tensor(v).to(device) if isinstance(v, np.ndarray) else v for v in (execution.delay, execution.frozen)))
         plan, state = policy.act(tensors, state, Noise(np.asarray(noise, np.int64), device), when)

@@ -1,7 +1,7 @@
 """What a test needs from the system: ``require("egl")`` says in one line what is absent and what brings it.
 
-Without it the test is skipped and listed at the end; with ``REQUIRE_ALL=1`` it fails. What no package brings (a GPU, an
-older Python) is listed only. This is the only place that skips.
+Without it the test is skipped and listed at the end; with ``REQUIRE_ALL=1`` it fails. What no package brings (a GPU, the
+right to mount) is listed only. This is the only place that skips.
 """
 
 from __future__ import annotations
@@ -96,6 +96,9 @@ def interpreter(version: str) -> str | None:
     candidates = [shutil.which(f"python{version}")]
     if os.environ.get("PYENV_ROOT"):  # pyenv's command of that name may refuse: it answers for the versions that are switched on
         candidates += [str(p) for p in Path(os.environ["PYENV_ROOT"]).glob(f"versions/{version}.*/bin/python{version}")]
+    if uv := shutil.which("uv") or next((str(p) for p in [Path(sys.executable).with_name("uv")] if p.is_file()), None):
+        found = subprocess.run([uv, "python", "find", "--no-python-downloads", "--no-project", version], capture_output=True, text=True)
+        candidates.append(found.stdout.strip())
     for command in filter(None, candidates):
         done = subprocess.run([command, "-c", "import ensurepip, sys; print(sys.executable)"], capture_output=True, text=True)
         if done.returncode == 0:
@@ -126,8 +129,8 @@ NEEDS = {
     "metaworld": Need(_module("metaworld"), "Meta-World", "robopolicy install metaworld"),
     "gpu": Need(_gpu, "a CUDA GPU", ""),
     "small-disk": Need(_small_disk, "the right to mount a small file system", ""),
-    "python3.10": Need(_python("3.10"), "a Python 3.10", ""),
+    "python3.10": Need(_python("3.10"), "a Python 3.10", "uv python install 3.10, or pyenv"),
     "python3.11": Need(_python("3.11"), "a Python 3.11", "apt-get install python3.11-venv"),
-    "python3.12": Need(_python("3.12"), "a Python 3.12", ""),
-    "python3.13": Need(_python("3.13"), "a Python 3.13", ""),
+    "python3.12": Need(_python("3.12"), "a Python 3.12", "uv python install 3.12, or pyenv"),
+    "python3.13": Need(_python("3.13"), "a Python 3.13", "uv python install 3.13, or pyenv"),
 }

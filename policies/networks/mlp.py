@@ -21,6 +21,9 @@ class MlpConfig(Config):
 class MlpDenoiser(nn.Module):
     """Flattens chunk and condition into one vector: a linear layer, pre-norm residual blocks, a linear layer.
 
+    To that it adds s(clock) x. The targets of denoising hold a multiple of x that depends on the noise level alone
+    (EDM's c_skip, Karras et al. 2022), and a normalised stream forgets the size of what it was given.
+
     Args:
         config: Its size.
         action_dim: De, numbers per step of the chunk.
@@ -36,13 +39,17 @@ class MlpDenoiser(nn.Module):
         self.blocks = nn.ModuleList(_Block(config.width) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
         self.last = nn.Linear(config.width, horizon * action_dim)
+        self.skip = nn.Sequential(nn.Linear(config.clock_features, 64), nn.Mish(), nn.Linear(64, 1))
+        nn.init.zeros_(self.skip[-1].weight)  # begins without: a wrong multiple at the start can trap small networks
+        nn.init.zeros_(self.skip[-1].bias)
 
     def forward(self, x: torch.Tensor, clock: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Return a prediction (B, Tp, De) for ``x`` (B, Tp, De), ``clock`` (B,) and ``condition`` (B, To, C), normalised units."""
-        h = self.first(torch.cat([x.flatten(1), condition.flatten(1), self.clock(clock)], -1))
+        embedded = self.clock(clock)
+        h = self.first(torch.cat([x.flatten(1), condition.flatten(1), embedded], -1))
         for block in self.blocks:
             h = h + block(h)
-        return self.last(self.norm(h)).unflatten(-1, x.shape[1:])
+        return self.last(self.norm(h)).unflatten(-1, x.shape[1:]) + self.skip(embedded).unsqueeze(-1) * x
 
 
 class _Block(nn.Sequential):

@@ -1,0 +1,1 @@
+"""Methods of execution: real-time iteration, real-time chunking, backward coherence, temporal ensembling."""
