@@ -76,6 +76,10 @@ class NoisePath(abc.ABC):
     def step_list(self, n: int, start: float | None = None) -> tuple[float, ...]:
         """Return n + 1 levels for ``n`` steps from ``start`` (None: pure noise) down to the data. Raises InputError."""
 
+    @abc.abstractmethod
+    def level_at(self, noise_to_signal: Level) -> Level:
+        """Return the level where sigma / signal is the given number, or (B,), of at least 0; the nearest one where the path has none."""
+
     def prior(self, z: torch.Tensor) -> torch.Tensor:
         """Return the sample to begin with at ``start``, from standard normal ``z`` (B, ...)."""
         return spread(self.scales(self.start)[1], z) * z
@@ -170,19 +174,45 @@ class DdpmPath(NoisePath):
         return np.cumprod(1.0 - self.betas)
 
     def scales(self, t: Level) -> Pair:
-        """See base class; level ``t`` is an integer from -1 to K - 1, or (B,) int64."""
+        """See base class; level ``t`` is an integer from -1 to K - 1, or (B,) int64, or (B,) float64 from 0 to K - 1.
+
+        Between two levels, log(signal / sigma) is interpolated: that is where :meth:`level_at` puts levels of other paths.
+        """
         signal, sigma = self._table
         if isinstance(t, (int, float)):
             index = operator.index(t) + 1  # type: ignore[arg-type] # refuses 3.0: a level between two has no meaning
             if not 0 <= index <= self.levels:
                 raise InputError(f"diffusion level {t}: expected -1 (data) to {self.levels - 1}")
             return signal[index], sigma[index]
+        if t.is_floating_point():
+            table = torch.tensor(self._log_noise, dtype=torch.float64, device=t.device)
+            below = t.floor().clamp(0, self.levels - 1).long()
+            log_noise = torch.lerp(table[below], table[(below + 1).clamp_max(self.levels - 1)], t.double() - below)
+            return torch.sigmoid(-2.0 * log_noise).sqrt(), torch.sigmoid(2.0 * log_noise).sqrt()
         rows = torch.tensor((signal, sigma), dtype=torch.float64, device=t.device)[:, t + 1]
         return rows[0], rows[1]
 
     def rates(self, t: Level) -> Pair:
         """See base class."""
         raise InputError("a diffusion path of discrete levels has no velocity; predict epsilon, x0 or v, and solve with ddpm or ddim")
+
+    @property
+    def _log_noise(self) -> list[float]:
+        """log(sigma / signal) of levels 0 to K - 1, increasing."""
+        return [math.log(b / a) for a, b in list(zip(*self._table, strict=True))[1:]]
+
+    def level_at(self, noise_to_signal: Level) -> Level:
+        """See base class; 0 to K - 1, and in general between two levels."""
+        if isinstance(noise_to_signal, (int, float)):
+            log_noise = math.log(noise_to_signal) if noise_to_signal > 0 else -math.inf
+            return float(np.interp(log_noise, self._log_noise, np.arange(self.levels)))
+        if self.levels == 1:
+            return torch.zeros_like(noise_to_signal, dtype=torch.float64)
+        table = torch.tensor(self._log_noise, dtype=torch.float64, device=noise_to_signal.device)
+        log_noise = noise_to_signal.double().log().clamp(table[0], table[-1])
+        above = torch.searchsorted(table, log_noise).clamp(1, self.levels - 1)
+        low, high = table[above - 1], table[above]
+        return above - 1 + (log_noise - low) / (high - low)
 
     def clock(self, t: Level) -> Level:
         """See base class: 100 k / K, which is k itself for the published K = 100."""
@@ -216,6 +246,10 @@ class LinearPath(NoisePath):
     def rates(self, t: Level) -> Pair:
         """See base class."""
         return 1.0, -1.0
+
+    def level_at(self, noise_to_signal: Level) -> Level:
+        """See base class: 1 / (1 + sigma / signal)."""
+        return 1.0 / (1.0 + noise_to_signal)
 
     def clock(self, t: Level) -> Level:
         """See base class: 100 t."""
@@ -266,6 +300,12 @@ class KarrasPath(NoisePath):
     def rates(self, t: Level) -> Pair:
         """See base class."""
         return 0.0, 1.0
+
+    def level_at(self, noise_to_signal: Level) -> Level:
+        """See base class: sigma itself, between sigma_min and sigma_max."""
+        if isinstance(noise_to_signal, (int, float)):
+            return min(max(noise_to_signal, self.sigma_min), self.sigma_max)
+        return noise_to_signal.clamp(self.sigma_min, self.sigma_max)
 
     def clock(self, t: Level) -> Level:
         """See base class: 25 ln sigma, a hundred times the c_noise of EDM."""
