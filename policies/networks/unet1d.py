@@ -52,8 +52,8 @@ class UnetDenoiser(nn.Module):
         context = features + n_obs_steps * condition_dim
         widths = [action_dim, *config.channels]
 
-        def block(channels_in: int, channels_out: int) -> _FilmBlock:
-            return _FilmBlock(channels_in, channels_out, context, config.kernel, config.groups)
+        def block(channels_in: int, channels_out: int) -> FilmBlock:
+            return FilmBlock(channels_in, channels_out, context, config.kernel, config.groups)
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for level, (fine, coarse) in enumerate(itertools.pairwise(widths)):
@@ -88,7 +88,7 @@ class _ConvBlock(nn.Sequential):
         super().__init__(nn.Conv1d(channels_in, channels_out, kernel, padding=kernel // 2), nn.GroupNorm(groups, channels_out), nn.Mish())
 
 
-class _FilmBlock(nn.Module):
+class FilmBlock(nn.Module):
     """Two convolution blocks around a residual; after the first, scale * h + bias with both linear in the context."""
 
     def __init__(self, channels_in: int, channels_out: int, context: int, kernel: int, groups: int) -> None:
