@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 import torch
@@ -71,6 +71,7 @@ class ChunkPolicy(LearntPolicy):
     """
 
     config: ChunkConfig
+    extra_features: ClassVar[int] = 0  # that a policy appends to every observed step before its network sees it
 
     def __init__(self, config: ChunkConfig, spec: Spec, normalizer: Normalizer) -> None:
         super().__init__(config, spec, normalizer)
@@ -80,7 +81,8 @@ class ChunkPolicy(LearntPolicy):
             normalizer.modes(name)  # refuses a field that was not fitted
         self.cameras = torch.nn.ModuleList(ImageEncoder(config.image, observation.fields[name].shape) for name in observation.image_names)
         states = sum(observation.fields[name].size for name in observation.state_names)
-        self.network = _backbone(config, self.transform.dim, states + len(self.cameras) * config.image.features)
+        features = states + len(self.cameras) * config.image.features + self.extra_features
+        self.network = _backbone(config, self.transform.dim, features)
 
     @classmethod
     def window(cls, config: ChunkConfig) -> tuple[int, int, int]:
@@ -152,12 +154,14 @@ class ChunkPolicy(LearntPolicy):
     def loss(self, batch: Batch, noise: Noise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the mean of :meth:`errors`, a scalar, and no metrics; see base class."""
         condition = self.condition(batch, noise)
-        chunk = self.encode(batch["action"], batch)
-        errors = self.errors(chunk, condition, noise)
+        return self.average(self.errors(self.encode(batch["action"], batch), condition, noise), batch), {}
+
+    def average(self, errors: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the mean of errors (B, Tp, De), a scalar; with ``mask_padding`` over the steps that are real."""
         if not self.config.mask_padding:
-            return errors.mean(), {}
+            return errors.mean()
         real = (~batch["action_is_pad"])[..., None].to(errors.dtype)
-        return (errors * real).sum() / (real.sum() * errors.shape[-1]), {}
+        return (errors * real).sum() / (real.sum() * errors.shape[-1])
 
 
 def _backbone(config: ChunkConfig, action_dim: int, condition_dim: int) -> torch.nn.Module:

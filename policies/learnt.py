@@ -76,6 +76,10 @@ class LearntPolicy(torch.nn.Module, abc.ABC):
             noise: One row key per sample.
         """
 
+    def begin_training(self) -> None:
+        """Prepare for training: called once, in place and on its device, before the first update of a fresh or resumed run."""
+        return
+
     def initial_state(self, batch: int) -> State:
         """Return the state of ``batch`` new streams: nothing, unless a policy carries something from call to call."""
         return {}
