@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robopolicy.evaluation import plots
+from robopolicy.evaluation import curves, plots
 from robopolicy.evaluation.plots import Axis, Line
 from robopolicy.evaluation.records import Evaluation, comparable, compare_evaluations
 from robopolicy.evaluation.report import Findings, Run
@@ -61,6 +61,8 @@ def render(found: Findings, name: str) -> str:
     body = [_overview(found.evaluations, tasks, palette)] if len(tasks) > 1 else []
     for task in tasks:
         body.append(_task(task, [e for e in found.evaluations if e.task == task], palette))
+    if found.panels:
+        body.append(curves.section(found.panels))
     body.append(_training(found.runs, palette))
     body.append(_provenance(found))
     css = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
@@ -75,7 +77,9 @@ def render(found: Findings, name: str) -> str:
 
 
 def _header(found: Findings, tasks: Sequence[str], name: str) -> str:
-    heading = f"Policies on {', '.join(tasks)}" if 0 < len(tasks) < 4 else f"Policies on {len(tasks)} tasks" if tasks else f"Training of {name}"
+    heading = (
+        f"Policies on {', '.join(tasks) if len(tasks) < 4 else f'{len(tasks)} tasks'}" if tasks else f"{'Training of' if found.runs else 'Policies in'} {name}"
+    )
     facts: list[tuple[str, object]] = []
     if found.evaluations:
         facts = [("policies", len({e.label for e in found.evaluations})), ("episodes", sum(len(e.episodes) for e in found.evaluations))]
@@ -84,6 +88,8 @@ def _header(found: Findings, tasks: Sequence[str], name: str) -> str:
         facts.append(("measured", max(e.time for e in found.evaluations).replace("T", " ").removesuffix("+00:00") + " UTC"))
     if found.runs:
         facts.append(("training runs", len(found.runs)))
+    if found.panels:
+        facts.append(("ways to act", len(curves.labels(found.panels))))
     items = "".join(f"<li>{esc(key)} <b>{esc(value)}</b></li>" for key, value in facts)
     lead = _lead(found.evaluations) if len(tasks) == 1 else ""
     return f'<header><div><div class="brand">robopolicy report</div><h1>{esc(heading)}</h1>{lead}<ul class="facts">{items}</ul></div></header>'

@@ -28,6 +28,8 @@ class Line:
         high: (n,) upper edge, or None.
         faint: Draw thin and pale, e.g. what another line smooths.
         steps: Hold each value until the next position.
+        tips: What each point says when pointed at; each gets a dot. Empty: no dots. For lines that are not thinned.
+        group: Class of everything that is drawn for the line, so that a page can hide it.
     """
 
     name: str
@@ -38,17 +40,20 @@ class Line:
     high: np.ndarray | None = None
     faint: bool = False
     steps: bool = False
+    tips: Sequence[str] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: label, range (None: that of the data), logarithmic or not, and whether numbers are shares."""
+    """One axis: label, range (None: that of the data), logarithmic or not, whether numbers are shares, and ticks (None: round numbers)."""
 
     label: str
     low: float | None = None
     high: float | None = None
     log: bool = False
     percent: bool = False
+    ticks: Sequence[float] | None = None
 
 
 def linear_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -77,6 +82,7 @@ class _Scale:
     log: bool
     start: float
     end: float
+    fixed: Sequence[float] | None = None
 
     def __call__(self, value: np.ndarray | float) -> np.ndarray:
         values = np.asarray(value, np.float64)
@@ -87,7 +93,9 @@ class _Scale:
         return self.start + (self.end - self.start) * share
 
     @property
-    def ticks(self) -> list[float]:
+    def ticks(self) -> Sequence[float]:
+        if self.fixed is not None:
+            return [tick for tick in self.fixed if self.low <= tick <= self.high]
         return log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high)
 
 
@@ -101,10 +109,10 @@ def _scale(axis: Axis, values: Sequence[np.ndarray], start: float, end: float) -
     if axis.log:
         if high / low < 1.6:
             low, high = low / 1.3, high * 1.3
-        return _Scale(low if axis.low else low / 1.05, high if axis.high else high * 1.05, True, start, end)
+        return _Scale(low if axis.low else low / 1.05, high if axis.high else high * 1.05, True, start, end, axis.ticks)
     if high <= low:
         low, high = low - 0.5, high + 0.5
-    return _Scale(low, high, False, start, end)
+    return _Scale(low, high, False, start, end, axis.ticks)
 
 
 def number(value: float, percent: bool = False) -> str:
@@ -169,18 +177,26 @@ def line_chart(lines: Sequence[Line], x: Axis, y: Axis, title: str) -> str:
     vertical = _scale(y, edges, HEIGHT - BOTTOM, TOP)
     body = _grid(horizontal, vertical, x, y)
     for line in lines:
-        colour = "var(--neutral)" if line.colour < 0 else f"var(--c{line.colour % 7})"
-        dash = ' stroke-dasharray="6 3"' if line.colour >= 7 else ""
-        px, py = horizontal(line.x), vertical(line.y)
-        if line.low is not None and line.high is not None:
-            there = _path(px, vertical(line.high), line.steps)
-            back = _path(px[::-1], vertical(line.low)[::-1], line.steps).replace("M", "L", 1)
-            body.append(f'<path class="band" d="{there}{back}Z" fill="{colour}"/>')
-        kind = "line faint" if line.faint else "line"
-        body.append(f'<path class="{kind}" d="{_path(px, py, line.steps)}" stroke="{colour}"{dash}><title>{html.escape(line.name)}</title></path>')
-        if len(line.x) == 1:
-            body.append(f'<circle cx="{px[0]:.1f}" cy="{py[0]:.1f}" r="4" fill="{colour}"/>')
+        body += _drawn(line, horizontal(line.x), vertical)
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">{"".join(body)}</svg>'
+
+
+def _drawn(line: Line, px: np.ndarray, vertical: _Scale) -> list[str]:
+    """Return band, curve and dots of one line; ``px`` (n,) are its horizontal places."""
+    colour = "var(--neutral)" if line.colour < 0 else f"var(--c{line.colour % 7})"
+    dash = ' stroke-dasharray="6 3"' if line.colour >= 7 else ""
+    py, out = vertical(line.y), []
+    if line.low is not None and line.high is not None:
+        there = _path(px, vertical(line.high), line.steps)
+        back = _path(px[::-1], vertical(line.low)[::-1], line.steps).replace("M", "L", 1)
+        out.append(f'<path class="band" d="{there}{back}Z" fill="{colour}"/>')
+    kind = "line faint" if line.faint else "line"
+    out.append(f'<path class="{kind}" d="{_path(px, py, line.steps)}" stroke="{colour}"{dash}><title>{html.escape(line.name)}</title></path>')
+    if len(line.x) == 1 and not line.tips:
+        out.append(f'<circle cx="{px[0]:.1f}" cy="{py[0]:.1f}" r="4" fill="{colour}"/>')
+    for x, y, tip in zip(px, py, line.tips, strict=False):
+        out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{html.escape(tip)}</title></circle>')
+    return [f'<g class="{html.escape(line.group)}">', *out, "</g>"] if line.group else out
 
 
 def smoothed(values: np.ndarray, share: float = 0.05) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from policies.spec import InputError
+from robopolicy.evaluation import curves
 from robopolicy.evaluation.records import FILE, Evaluation
 
 LOG = "log.jsonl"
@@ -41,13 +42,15 @@ class Findings:
 
     Attributes:
         evaluations: The newest of each (policy, checkpoint, task, seeds), labels made unique per task.
-        runs: Training runs.
+        runs: Training runs; those of a benchmark that left curves are not among them.
+        panels: Figures against network calls, one panel a task, drawn as one plot.
         older: How many evaluations a newer one of the same thing stands for.
         problems: Files that could not be used, one line each.
     """
 
     evaluations: list[Evaluation] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    panels: list[curves.Panel] = field(default_factory=list)
     older: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -60,7 +63,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         out: The HTML file; None: ``report.html`` in ``folder``.
 
     Raises:
-        InputError: if there is neither an evaluation nor a training log, or the page cannot be written.
+        InputError: if there are no evaluation, no training log and no curves, or the page cannot be written.
     """
     from robopolicy.data.atomic import write_bytes
     from robopolicy.evaluation.page import render
@@ -76,7 +79,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
 
 
 def gather(folder: Path) -> Findings:
-    """Read every evaluation and every training log below ``folder``.
+    """Read every evaluation, every training log and all curves below ``folder``.
 
     Raises:
         InputError: if the folder does not exist, or holds nothing that can be shown; says what was unreadable.
@@ -92,7 +95,8 @@ def gather(folder: Path) -> Findings:
             out.problems.append(str(error))
     out.evaluations = _newest(evaluations)
     out.older = len(evaluations) - len(out.evaluations)
-    logs = {file.resolve(): file for file in sorted(folder.rglob(LOG))}
+    drawn = _read_panels(folder, out)
+    logs = {file.resolve(): file for file in sorted(folder.rglob(LOG)) if not any(part in drawn for part in file.parents)}
     for e in out.evaluations:  # the runs that the checkpoints come from may lie elsewhere
         file = Path(e.checkpoint).parent.parent / LOG if e.checkpoint else None
         if file is not None and file.is_file():
@@ -101,12 +105,24 @@ def gather(folder: Path) -> Findings:
         run = _read_run(file, out.problems)
         if run is not None:
             out.runs.append(run)
-    if not out.evaluations and not out.runs:
+    if not out.evaluations and not out.runs and not out.panels:
         why = f" ({'; '.join(out.problems[:2])})" if out.problems else ""
         raise InputError(f"{folder}: no evaluation and no training log in it or below{why}; robopolicy eval CHECKPOINT --out {folder} makes one")
     _name_apart(out.evaluations)
     out.runs = _name_runs_apart(out.runs)
     return out
+
+
+def _read_panels(folder: Path, out: Findings) -> set[Path]:
+    """Add the panels below ``folder`` to ``out``; returns the folders that they stand for."""
+    drawn = set()
+    for file in sorted(folder.rglob(curves.FILE)):
+        try:
+            out.panels.append(curves.Panel.load(file))
+            drawn.add(file.parent)
+        except InputError as error:
+            out.problems.append(str(error))
+    return drawn
 
 
 def _newest(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
