@@ -2,7 +2,7 @@
 
 ==========================  ===========================================================================
 ``weights.safetensors``     The policy's ``state_dict`` (the averaged weights where there is an average).
-``policy.yaml``             ``type`` (the module ``policies/NAME.py``) and ``config``.
+``policy.yaml``             ``type`` (the module ``policies/NAME.py``), ``config``, and ``execution`` if a method was chosen.
 ``spec.json``               What the policy reads and commands.
 ``normalizer.safetensors``  The normaliser's buffers.
 ``manifest.json``           Format, SHA-256 of the files above, recipe, package versions, whatever else was said.
@@ -39,7 +39,7 @@ MANIFEST = "manifest.json"
 _PACKAGES = ("robopolicy", "torch", "numpy", "safetensors", "pydantic")
 
 
-def save(folder: str | Path, policy: LearntPolicy, *, recipe: Mapping[str, Any], extra: Mapping[str, Any]) -> Path:
+def save(folder: str | Path, policy: LearntPolicy, *, recipe: Mapping[str, Any], extra: Mapping[str, Any], execution: Mapping[str, Any] | None = None) -> Path:
     """Write ``policy`` to ``folder``; whoever looks sees the whole old checkpoint or the whole new one.
 
     Args:
@@ -47,6 +47,7 @@ def save(folder: str | Path, policy: LearntPolicy, *, recipe: Mapping[str, Any],
         policy: Its ``state_dict``, ``config``, ``spec`` and ``normalizer`` are written.
         recipe: The resolved recipe, JSON-ready.
         extra: More for the manifest, JSON-ready, e.g. ``step`` and the data set's fingerprint.
+        execution: Method of execution, see :func:`read_execution`.
 
     Raises:
         InputError: if something that is no checkpoint is in the way, or the disk is full or not writable.
@@ -58,10 +59,10 @@ def save(folder: str | Path, policy: LearntPolicy, *, recipe: Mapping[str, Any],
     if folder.exists() and not (folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))):
         raise InputError(f"checkpoint {folder}: something that is not a checkpoint is in the way; choose another folder")
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in policy.state_dict().items()}
-    described = {"type": policy_type(policy), "config": policy.config.model_dump(mode="json")}
+    described: dict[str, Any] = {"type": policy_type(policy), "config": policy.config.model_dump(mode="json")}
     contents = {
         "weights.safetensors": to_bytes(weights),
-        "policy.yaml": yaml.safe_dump(described, sort_keys=False).encode(),
+        "policy.yaml": yaml.safe_dump(_with_execution(described, execution), sort_keys=False).encode(),
         "spec.json": (json.dumps(policy.spec.to_dict(), indent=1) + "\n").encode(),
         "normalizer.safetensors": to_bytes(policy.normalizer.tensors()),
     }
@@ -70,16 +71,12 @@ def save(folder: str | Path, policy: LearntPolicy, *, recipe: Mapping[str, Any],
         "format": FORMAT,
         "policy": described["type"],
         "spec_fingerprint": policy.spec.fingerprint(),
-        "files": {name: {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()} for name, body in contents.items()},
+        "files": {name: _entry(body) for name, body in contents.items()},
         "packages": _package_versions(),
         "recipe": dict(recipe),
         "extra": dict(extra),
     }
-    contents[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
-    try:
-        _write_folder(folder, contents)
-    except OSError as error:
-        raise InputError(f"checkpoint {folder}: cannot be written: {error.strerror or error}") from error
+    _write(folder, contents, manifest)
     return folder
 
 
@@ -150,6 +147,51 @@ def read_spec(folder: str | Path) -> Spec:
     return _read_spec(Path(folder), _read_checked(Path(folder), "spec.json", manifest), manifest)
 
 
+def read_execution(folder: str | Path) -> dict[str, Any] | None:
+    """Return the method of execution that was chosen for a checkpoint, ``{type, key: value, ...}``; None if none was.
+
+    It is what ``policies.realtime.registry.apply`` takes, and is not applied by :func:`load`. Raises InputError as :func:`load` does.
+    """
+    folder = Path(folder)
+    body = _read_checked(folder, "policy.yaml", read_manifest(folder))
+    execution = _parse_policy(folder, body).get("execution")
+    if execution is None:
+        return None
+    from policies.realtime.registry import config_of
+
+    if not isinstance(execution, dict):
+        raise InputError(f"checkpoint {folder}: policy.yaml: execution: expected a section of keys with a type, found {execution!r}")
+    try:
+        config_of(execution)
+    except InputError as error:
+        raise InputError(f"checkpoint {folder}: policy.yaml: execution: {error}") from error
+    return execution
+
+
+def save_execution(folder: str | Path, execution: Mapping[str, Any] | None) -> Path:
+    """Write the method of execution into a checkpoint that exists, None for no method; all else in it stays as it is.
+
+    Whoever looks sees the checkpoint before or after. Its fingerprint changes: it acts in another way.
+
+    Raises:
+        InputError: as :func:`load` and :func:`save` do, and for a method that cannot be.
+    """
+    import yaml
+
+    from policies.realtime.registry import config_of
+
+    if execution is not None:
+        config_of(execution)
+    folder = Path(folder).absolute()
+    manifest = read_manifest(folder)
+    contents = {name: _read_checked(folder, name, manifest) for name in FILES}
+    body = yaml.safe_dump(_with_execution(_parse_policy(folder, contents["policy.yaml"]), execution), sort_keys=False).encode()
+    contents["policy.yaml"] = body
+    manifest["files"]["policy.yaml"] = _entry(body)
+    _write(folder, contents, manifest)
+    return folder
+
+
 def fingerprint(folder: str | Path) -> str:
     """Return 16 hex digits of the hashes of weights, policy, spec and normaliser: equal for equal behaviour."""
     files = read_manifest(folder)["files"]
@@ -159,6 +201,15 @@ def fingerprint(folder: str | Path) -> str:
 def policy_type(policy: LearntPolicy) -> str:
     """Return the policy's name in recipes: the module ``policies/NAME.py`` that its class is in."""
     return type(policy).__module__.rpartition(".")[2]
+
+
+def _entry(body: bytes) -> dict[str, Any]:
+    return {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+
+
+def _with_execution(described: Mapping[str, Any], execution: Mapping[str, Any] | None) -> dict[str, Any]:
+    rest = {key: value for key, value in described.items() if key != "execution"}
+    return rest if execution is None else {**rest, "execution": dict(execution)}
 
 
 def _package_versions() -> dict[str, str]:
@@ -196,9 +247,21 @@ def _read_spec(folder: Path, body: bytes, manifest: Mapping[str, Any]) -> Spec:
 
 def _read_policy(folder: Path, body: bytes) -> tuple[str, Any]:
     import pydantic
-    import yaml
 
     from policies import registry
+
+    where, described = f"checkpoint {folder}: policy.yaml", _parse_policy(folder, body)
+    try:
+        return described["type"], registry.config_class(described["type"]).model_validate(described["config"])
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{where}: key {'.'.join(map(str, first['loc']))!r}: {first['msg']}, found {first['input']!r}") from None
+
+
+def _parse_policy(folder: Path, body: bytes) -> dict[str, Any]:
+    import yaml
 
     where = f"checkpoint {folder}: policy.yaml"
     try:
@@ -207,13 +270,7 @@ def _read_policy(folder: Path, body: bytes) -> tuple[str, Any]:
         raise InputError(f"{where}: not valid YAML") from error
     if not isinstance(described, dict) or not isinstance(described.get("type"), str) or not isinstance(described.get("config"), dict):
         raise InputError(f"{where}: expected type and config")
-    try:
-        return described["type"], registry.config_class(described["type"]).model_validate(described["config"])
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{where}: key {'.'.join(map(str, first['loc']))!r}: {first['msg']}, found {first['input']!r}") from None
+    return described
 
 
 def _read_tensors(folder: Path, name: str, body: bytes) -> dict[str, torch.Tensor]:
@@ -237,6 +294,13 @@ def _require_fit(folder: Path, expected: Mapping[str, torch.Tensor], found: Mapp
     for name in found:
         if name not in expected:
             raise InputError(f"{where} has {name!r}, which its config does not know")
+
+
+def _write(folder: Path, contents: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
+    try:
+        _write_folder(folder, {**contents, MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode()})
+    except OSError as error:
+        raise InputError(f"checkpoint {folder}: cannot be written: {error.strerror or error}") from error
 
 
 def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:

@@ -22,7 +22,7 @@ from policies.networks.mlp import MlpConfig, MlpDenoiser
 from policies.networks.transformer import TransformerConfig, TransformerDenoiser
 from policies.networks.unet1d import UnetConfig, UnetDenoiser
 from policies.noise import Noise
-from policies.normalize import Normalizer, default_modes
+from policies.normalize import Normalizer, default_modes, two_valued
 from policies.spec import InputError, Spec
 from policies.statistics import RunningStats
 
@@ -41,6 +41,7 @@ class ChunkConfig(Config):
     action_rotation: Literal["rotation_6d", "rotation_quaternion", "rotation_axis_angle"] | None = None  # predicted form; None: as commanded
     state_normalization: Normalization = "min_max"
     action_normalization: Normalization = "min_max"
+    two_valued_scale: float | None = pydantic.Field(None, gt=0, le=1)  # predict two-valued actions (grippers) as +-this, play the nearer value; None: no
     mask_padding: bool = False  # leave repeated actions at an episode's edge out of the loss; published: they count
     backbone: Literal["mlp", "unet", "transformer"] = "mlp"  # the network; each has a section of its own below
     mlp: MlpConfig = MlpConfig()
@@ -71,6 +72,7 @@ class ChunkPolicy(LearntPolicy):
     """
 
     config: ChunkConfig
+    two_valued: torch.Tensor  # (De,) what two-valued elements are predicted as, +- that, normalised; 0 for the others
     extra_features: ClassVar[int] = 0  # that a policy appends to every observed step before its network sees it
 
     def __init__(self, config: ChunkConfig, spec: Spec, normalizer: Normalizer) -> None:
@@ -79,6 +81,9 @@ class ChunkPolicy(LearntPolicy):
         self.transform = self.action_transform(config, spec)
         for name in (*observation.state_names, "action"):
             normalizer.modes(name)  # refuses a field that was not fitted
+        two = [(config.two_valued_scale or 0.0) * (mode == "two_valued") for mode in normalizer.modes("action")]
+        self.register_buffer("two_valued", torch.tensor(two), persistent=False)
+        self._rounds = any(two)
         self.cameras = torch.nn.ModuleList(ImageEncoder(config.image, observation.fields[name].shape) for name in observation.image_names)
         states = sum(observation.fields[name].size for name in observation.state_names)
         features = states + len(self.cameras) * config.image.features + self.extra_features
@@ -117,7 +122,11 @@ class ChunkPolicy(LearntPolicy):
             for batch in windows:
                 running.update(transform.encode(batch["action"], batch).flatten(0, 1).numpy())
             stats = {**stats, "action": running.result()}
-        return Normalizer.fit(stats, default_modes(spec, config.state_normalization, config.action_normalization, transform.kinds))
+        modes = default_modes(spec, config.state_normalization, config.action_normalization, transform.kinds)
+        if config.two_valued_scale is not None:
+            found = zip(two_valued(stats["action"]), modes["action"], transform.kinds, strict=True)
+            modes["action"] = tuple("two_valued" if two and not kind.startswith("rotation") else mode for two, mode, kind in found)
+        return Normalizer.fit(stats, modes)
 
     @abc.abstractmethod
     def errors(self, chunk: torch.Tensor, condition: torch.Tensor, noise: Noise) -> torch.Tensor:
@@ -145,11 +154,14 @@ class ChunkPolicy(LearntPolicy):
 
     def decode(self, chunk: torch.Tensor, obs: Batch) -> torch.Tensor:
         """Return actions (B, Tp, Da) in robot units from a normalised chunk (B, Tp, De); row To - 1 is the present step."""
+        if self._rounds:
+            chunk = torch.where(self.two_valued > 0, torch.where(chunk < 0, -1.0, 1.0), chunk)
         return self.transform.decode(self.normalizer.unnormalize("action", chunk), obs)
 
     def encode(self, actions: torch.Tensor, obs: Batch) -> torch.Tensor:
         """Return the normalised chunk (B, Tp, De) of actions (B, Tp, Da) in robot units, as seen from ``obs``: undoes :meth:`decode`."""
-        return self.normalizer.normalize("action", self.transform.encode(actions, obs))
+        chunk = self.normalizer.normalize("action", self.transform.encode(actions, obs))
+        return torch.where(self.two_valued > 0, self.two_valued * chunk, chunk) if self._rounds else chunk
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the mean of :meth:`errors`, a scalar, and no metrics; see base class."""

@@ -14,13 +14,16 @@ import torch
 from policies.spec import InputError, Spec, suggest
 
 #: mean_std: zero mean, unit deviation. min_max: [min, max] -> [-1, 1]. quantile: [q01, q99] -> [-1, 1]. identity: x.
-MODES = ("identity", "mean_std", "min_max", "quantile")
+#: two_valued: as min_max, and says that there is nothing in between (see :func:`two_valued`).
+MODES = ("identity", "mean_std", "min_max", "quantile", "two_valued")
 #: What each mode needs of a field's statistics.
-_NEEDS = {"identity": (), "mean_std": ("mean", "std"), "min_max": ("min", "max"), "quantile": ("q01", "q99")}
+_NEEDS = {"identity": (), "mean_std": ("mean", "std"), "min_max": ("min", "max"), "quantile": ("q01", "q99"), "two_valued": ("min", "max")}
 #: An element whose scale is below these is shifted, not scaled: dividing by it would turn rounding into signal.
 _CONSTANT_ABSOLUTE, _CONSTANT_RELATIVE = 1e-6, 1e-5
 #: Rotations given as numbers in [-1, 1] whose joint structure scaling would destroy.
 _NEVER_SCALED = ("rotation_6d", "rotation_quaternion")
+#: Share of the largest possible variance from which on an element counts as two-valued; even numbers in a row have 1/3.
+_TWO_VALUED = 0.98
 
 _PARTS = ("offset", "scale", "mode")
 
@@ -141,6 +144,20 @@ def default_modes(
     special = {"gripper": "min_max", **dict.fromkeys(_NEVER_SCALED, "identity")}
     action = tuple(action_mode if action_mode == "identity" else special.get(kind, action_mode) for kind in kinds)
     return {**dict.fromkeys(spec.observation.state_names, state_mode), "action": action}
+
+
+def two_valued(stats: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return which elements of a field have two values and nothing in between, such as a gripper: bool, of the field's shape.
+
+    No data between min and max has a larger variance than (max - mean) (mean - min), and only data that are nowhere
+    else than at min and max have that much (Bhatia & Davis 2000): 2 % less is allowed, for a few steps on the way.
+
+    Args:
+        stats: The field's statistics, see ``policies.statistics``.
+    """
+    low, high, mean, std = (np.asarray(stats[s], np.float64) for s in ("min", "max", "mean", "std"))
+    varies = high - low >= np.maximum(_CONSTANT_ABSOLUTE, _CONSTANT_RELATIVE * np.abs(high + low))
+    return varies & (std**2 >= _TWO_VALUED * (high - mean) * (mean - low))
 
 
 def _buffer(name: str, part: str) -> str:

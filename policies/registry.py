@@ -19,14 +19,18 @@ _FOLDER = Path(__file__).parent
 
 
 @functools.cache
-def _scan(folder: Path) -> dict[str, tuple[str, str]]:
-    """Return policy name -> (name of its class, first line of the file's docstring), read from the source text."""
+def scan(folder: Path, what: str = "policies") -> dict[str, tuple[str, str]]:
+    """Return name -> (name of the class that sets ``Config``, first line of the docstring) for the files of ``folder``, from their text.
+
+    Raises:
+        InputError: if a file has two such classes; ``what`` they are is said.
+    """
     found = {}
     for file in sorted(folder.glob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
         classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef) and any(map(_sets_config, node.body))]
         if len(classes) > 1:
-            raise InputError(f"policies/{file.name} defines {len(classes)} policies ({', '.join(classes)}), expected one per file")
+            raise InputError(f"{folder.name}/{file.name} defines {len(classes)} {what} ({', '.join(classes)}), expected one per file")
         if classes:
             found[file.stem] = (classes[0], (ast.get_docstring(tree) or "").partition("\n")[0])
     return found
@@ -40,7 +44,7 @@ def _sets_config(node: ast.stmt) -> bool:
 
 def policy_names() -> tuple[str, ...]:
     """Return the names of all policies, sorted."""
-    return tuple(_scan(_FOLDER))
+    return tuple(scan(_FOLDER))
 
 
 def description(name: str) -> str:
@@ -78,7 +82,7 @@ def create(name: str, config: Any, spec: Spec, normalizer: Normalizer) -> Learnt
 
 
 def _entry(name: str) -> tuple[str, str]:
-    known = _scan(_FOLDER)
+    known = scan(_FOLDER)
     if name not in known:
         raise InputError(f"policy {name!r} is unknown{suggest(name, known)}")
     return known[name]

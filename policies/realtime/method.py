@@ -41,6 +41,11 @@ class ExecutionMethod(torch.nn.Module, abc.ABC):
         self.spec, self.n_obs_steps, self.horizon = policy.spec, policy.n_obs_steps, policy.horizon
         self.n_action_steps = policy.n_action_steps
 
+    @classmethod
+    def candidates(cls, config: Config, policy: ChunkPolicy) -> list[Config]:
+        """Return the configs among which ``robopolicy tune`` chooses by success on selection seeds, given what is set in ``config``."""
+        return [config]
+
     @abc.abstractmethod
     def act(self, obs: Batch, state: State, noise: Noise, execution: Execution = Execution()) -> tuple[Plan, State]:
         """Plan for B streams from observations (B, To, *shape), robot units; see ``policies.base.Policy.act``."""

@@ -58,12 +58,12 @@ def test_a_new_file_is_found_and_two_policies_in_one_are_refused(tmp_path: Path)
     source = '"""Copies {0}.\n\nMore."""\n\nclass {1}(ChunkPolicy):\n    Config = FlowConfig\n\n\nclass Helper:\n    Config: type\n'
     (tmp_path / "parrot.py").write_text(source.format("the flow", "ParrotPolicy"))
     (tmp_path / "plain.py").write_text("Config = 3\n")
-    assert registry._scan(tmp_path) == {"parrot": ("ParrotPolicy", "Copies the flow.")}
+    assert registry.scan(tmp_path) == {"parrot": ("ParrotPolicy", "Copies the flow.")}
     (tmp_path / "two.py").write_text("class A:\n    Config = int\n\n\nclass B:\n    Config: type = int\n")
-    registry._scan.cache_clear()
-    with pytest.raises(InputError, match=r"policies/two.py defines 2 policies \(A, B\), expected one per file"):
-        registry._scan(tmp_path)
-    registry._scan.cache_clear()
+    registry.scan.cache_clear()
+    with pytest.raises(InputError, match=r"/two.py defines 2 policies \(A, B\), expected one per file"):
+        registry.scan(tmp_path)
+    registry.scan.cache_clear()
 
 
 def test_abstract_policies_cannot_be_built():
