@@ -1,6 +1,7 @@
 """Models asked on another noise path: exact where both paths have the level, sensible where one has not."""
 
 import itertools
+import math
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from policies.generative.paths import DdpmPath, KarrasPath, LinearPath
 from policies.generative.samplers import Ddim, Heun, denoiser, sample
 from policies.generative.translate import rows, translate
-from tests.policies.mixture import BIMODAL, RING, normal_grid
+from tests.oracles.mixture import BIMODAL, RING, normal_grid
 
 PATHS = [DdpmPath(100), DdpmPath(7), LinearPath(), KarrasPath(), KarrasPath(0.01, 20.0)]
 INSIDE = {DdpmPath: (20, 50, 80), LinearPath: (0.1, 0.5, 0.9), KarrasPath: (0.05, 0.6, 5.0)}
