@@ -54,8 +54,8 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """``value`` over the peer's."""
-        return None if self.peer_value is None else self.value / self.peer_value
+        """``value`` over the peer's; None where there is no peer, or its figure is 0."""
+        return self.value / self.peer_value if self.peer_value else None
 
     @property
     def reached(self) -> bool | None:

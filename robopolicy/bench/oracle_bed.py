@@ -118,9 +118,9 @@ def ask(policy: Any, truth: Truth, control_steps: int = 1) -> tuple[np.ndarray, 
     n, m = truth.samples.shape[:2]
     rows = np.repeat(truth.observations, m, 0)[:, None].repeat(policy.n_obs_steps, 1)
     seen = {"observation.state": torch.tensor(rows, dtype=torch.float32)}
-    state = policy.initial_state(n * m)
-    for step in range(control_steps):
-        with torch.no_grad():
+    with torch.no_grad():
+        plan, state = policy.act(seen, policy.initial_state(n * m), Noise(row_keys(0, np.arange(n * m), 0)))
+        for step in range(1, control_steps):
             plan, state = policy.act(seen, state, Noise(row_keys(0, np.arange(n * m), step)))
     calls = float(torch.as_tensor(plan.info["network_calls"]).double().mean())
     return np.asarray(plan.actions[:, 0].double()).reshape(n, m, 2), calls

@@ -150,7 +150,8 @@ def section(panels: Sequence[Panel]) -> str:
     missing = "".join(f"<li>not measured: {_esc(line)}</li>" for p in panels for line in p.missing)
     told = (
         "Each point is one policy with one number of network calls for a plan; bands are 95% intervals, both axes of distances are logarithmic. "
-        "Point at a dot for its numbers; the boxes hide and show policies. A tick in the legend: above DDIM at 4 calls or fewer in that panel's task."
+        "Point at a dot for its numbers; the boxes hide and show policies. Ticks and crosses, one a panel: whether a few-step method is above DDIM "
+        "(of the same loop) at 4 calls or fewer, by more than chance."
     )
     return (
         f'<h2>Success and distance against network calls</h2>\n<section class="card few"><style>{hidden}</style><p class="say">{told}</p>'
