@@ -37,6 +37,7 @@ class RunConfig(Config):
 
     robot: dict[str, Any]
     policy: str
+    method: str | None = None
     rate_hz: pydantic.PositiveFloat | None = None
     seconds: pydantic.PositiveFloat | None = None
     episodes: pydantic.PositiveInt | None = None
@@ -52,9 +53,7 @@ class RunConfig(Config):
     @property
     def options(self) -> RuntimeOptions:
         """What of it the runtime itself takes."""
-        return RuntimeOptions(
-            self.rate_hz, self.timeout_s, self.lockstep_timeout_s, self.max_age_s, self.noise_seed, self.lead, self.quantile
-        )
+        return RuntimeOptions(self.rate_hz, self.timeout_s, self.lockstep_timeout_s, self.max_age_s, self.noise_seed, self.lead, self.quantile)
 
 
 def load_run_config(arguments: Sequence[str]) -> RunConfig:
@@ -75,9 +74,20 @@ def open_robot(robot: dict[str, Any]) -> Robot:
     return driver(validate(driver.Config, {k: v for k, v in robot.items() if k != "type"}, f"robot {kind!r}", "robot."))
 
 
-def open_policy(policy: str, threads: int = 1) -> AsyncPolicy:
-    """Return the client of a server address, or the checkpoint (or a run's last) loaded into this process. Raises InputError."""
+def open_policy(policy: str, threads: int = 1, method: str | None = None) -> AsyncPolicy:
+    """Return the client of a server address, or the checkpoint (or a run's last) loaded into this process.
+
+    Args:
+        policy: Address or folder.
+        threads: Torch threads of a checkpoint.
+        method: How a checkpoint is executed (``robopolicy.execution``); None: as it says.
+
+    Raises:
+        InputError: if there is no policy, or a method is given for a server, which has its own.
+    """
     if "://" in policy:
+        if method is not None:
+            raise InputError(f"method {method!r}: {policy} is a server, which executes its policy itself; give it to: robopolicy serve --method")
         from real.client import PolicyClient
 
         return PolicyClient(policy)
@@ -86,11 +96,11 @@ def open_policy(policy: str, threads: int = 1) -> AsyncPolicy:
     folder = find_checkpoint(policy)  # says what is wrong with the folder before torch is loaded
     import torch
 
-    from policies.checkpoint import load
     from real.policy import LocalPolicy
+    from robopolicy.execution import load_policy
 
     torch.set_num_threads(threads)
-    return LocalPolicy(load(folder))
+    return LocalPolicy(load_policy(folder, method=method))
 
 
 def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: Callable[[Runtime], Any] | None = None) -> Summary:
@@ -107,7 +117,7 @@ def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: C
     with ExitStack() as stack:
         robot = open_robot(config.robot)
         stack.callback(robot.close)
-        policy = open_policy(config.policy, config.threads)
+        policy = open_policy(config.policy, config.threads, config.method)
         stack.callback(policy.close)
         runtime = Runtime(robot, policy, config.options)
         if watch is not None:

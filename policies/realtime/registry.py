@@ -65,7 +65,7 @@ def parse(text: str) -> dict[str, Any] | None:
             raise InputError(f"method {text!r}: expected NAME:KEY=VALUE,KEY=VALUE, found {item!r}")
         if key in out:
             raise InputError(f"method {text!r}: key {key!r} is given twice")
-        out[key] = _value(value)
+        out[key] = parse_value(value)
     return out
 
 
@@ -130,7 +130,7 @@ def _entry(name: str) -> tuple[str, str]:
     return known[name]
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """Return a number, true, false or null as JSON has them, else the text."""
     try:
         return json.loads(text)

@@ -17,9 +17,12 @@ HELP = (
     "CHECKPOINT is a checkpoint, a training run (its last checkpoint) or the word expert. Task, world and settings are those of the "
     "checkpoint's recipe where they are not given. Seeds for reporting and, with --selection, for choosing (checkpoint, learning rate) "
     "never meet. The result does not depend on --workers, only on --block.\n\n"
+    "With --method plans follow one another by a method of execution (robopolicy list methods); robopolicy tune chooses one and saves "
+    "it in the checkpoint. Checkpoints behind --compare are executed as they say themselves.\n\n"
     "[bold]Examples[/bold]\n\n"
     "  robopolicy eval runs/pusht-flow-seed0 --episodes 100 --workers 2\n\n"
     "  robopolicy eval runs/flow --compare runs/regression --compare expert --videos 2\n\n"
+    "  robopolicy eval runs/diffusion --method rti:steps=3 --compare runs/diffusion\n\n"
     "  robopolicy eval expert --task peg-insert-side"
 )
 
@@ -38,6 +41,10 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int | None, typer.Option(min=0, help="Offset into the seeds, and key of the policy's noise.", show_default="the recipe's, 0")] = None,
         selection: Annotated[bool, typer.Option("--selection", help="Use the seeds for choosing, not those for reporting.")] = False,
         videos: Annotated[int | None, typer.Option(min=0, help="Film this many best and worst episodes, each.", show_default="the recipe's, 0")] = None,
+        method: Annotated[
+            str | None,
+            typer.Option(help="How CHECKPOINT is executed, e.g. rti:steps=3,level=15; none: as it was trained.", show_default="the checkpoint's"),
+        ] = None,
         compare: Annotated[
             list[str] | None, typer.Option(help="Checkpoint, run, expert or earlier evaluation to pair with; repeatable.", metavar="OTHER")
         ] = None,
@@ -52,7 +59,7 @@ def register(app: typer.Typer) -> None:
 
         given = {"episodes": episodes, "block": block, "workers": workers, "threads": threads, "seed": seed, "videos": videos}
         purpose = Purpose.SELECTION if selection else Purpose.REPORT
-        contest = prepare([checkpoint, *(compare or [])], task, {k: v for k, v in given.items() if v is not None}, purpose, out)
+        contest = prepare([checkpoint, *(compare or [])], task, {k: v for k, v in given.items() if v is not None}, purpose, out, method)
         printed = str(json_file) == "-"
         try:
             evaluations = hold(contest, device, progress=not (quiet or printed))
@@ -77,17 +84,18 @@ def _print(evaluations: Sequence[Evaluation]) -> None:
 
     first, console = evaluations[0], Console()
     title = f"{first.task}, {len(first.episodes)} episodes on {first.purpose} seeds from {first.seed0}, B = {first.block}"
-    table = Table(title=title, title_justify="left", caption="calls of the network and ms: for one chunk of actions", caption_justify="left")
-    columns = ("policy", "success", "rate", "95% interval", "score", "steps", "calls", "ms")
+    caption = "calls of the network: for one plan, and for one control step; ms: for one plan"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    columns = ("policy", "success", "rate", "95% interval", "score", "steps", "calls", "a step", "ms")
     for name in columns:
         table.add_column(name, justify="left" if name == "policy" else "right")
     for e in evaluations:
         low, high = e.interval
         steps = sum(x.length for x in e.episodes) / len(e.episodes)
-        calls = "-" if e.policy == "expert" else f"{e.network_calls_per_chunk:g}"
+        calls = ("-", "-") if e.policy == "expert" else (f"{e.network_calls_per_chunk:.4g}", f"{e.network_calls_per_step:.3g}")
         score = "-" if e.score is None else f"{e.score:.3f}"
         cells = [e.label, f"{e.successes}/{len(e.episodes)}", f"{e.success_rate:.1%}", f"{100 * low:.1f}-{100 * high:.1f}%", score]
-        table.add_row(*cells, f"{steps:.0f}", calls, f"{e.ms_per_chunk:.1f}" if e.ms_per_chunk is not None else "-")
+        table.add_row(*cells, f"{steps:.0f}", *calls, f"{e.ms_per_chunk:.1f}" if e.ms_per_chunk is not None else "-")
     console.print(table)
     for other in evaluations[1:]:
         pair = compare_evaluations(first, other)
@@ -98,6 +106,8 @@ def _print(evaluations: Sequence[Evaluation]) -> None:
             markup=False,
         )
     for e in evaluations:
+        if e.execution is not None:
+            console.print(f"{e.label}: executed by {e.execution}", soft_wrap=True, markup=False)
         for note in e.notes:
             console.print(f"{e.label}: {note}", soft_wrap=True, markup=False)
         if e.folder is not None:

@@ -1,4 +1,4 @@
-"""``robopolicy list``: tasks, policies, recipes and robots, without importing what they need."""
+"""``robopolicy list``: tasks, policies, methods of execution, recipes and robots, without importing what they need."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class Kind(str, enum.Enum):
 
     tasks = "tasks"
     policies = "policies"
+    methods = "methods"
     recipes = "recipes"
     robots = "robots"
 
@@ -30,12 +31,12 @@ def register(app: typer.Typer) -> None:
         tag: Annotated[str | None, typer.Option(help="Only tasks with this tag, e.g. metaworld, expert.", show_default=False)] = None,
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.")] = None,
     ) -> None:
-        """List tasks, policies, recipes or robots, with one line on each."""
+        """List tasks, policies, methods of execution, recipes or robots, with one line on each."""
         from robopolicy.json_output import emit_json
 
         if tag is not None and kind is not Kind.tasks:
             raise InputError(f"--tag is for tasks; {kind.value} carry none")
-        rows = {Kind.tasks: lambda: _tasks(tag), Kind.policies: _policies, Kind.recipes: _recipes, Kind.robots: _robots}[kind]()
+        rows = {Kind.tasks: lambda: _tasks(tag), Kind.policies: _policies, Kind.methods: _methods, Kind.recipes: _recipes, Kind.robots: _robots}[kind]()
         if json_file is not None:
             emit_json(rows, json_file)
         if str(json_file) != "-":
@@ -67,6 +68,12 @@ def _policies() -> list[dict[str, Any]]:
 
     folder = Path(policies.__file__ or "").parent
     return [{"name": name, "description": first_line(folder / f"{name}.py")} for name in policy_names()]
+
+
+def _methods() -> list[dict[str, Any]]:
+    from policies.realtime.registry import description, method_names
+
+    return [{"name": name, "description": description(name)} for name in method_names()]
 
 
 def _recipes() -> list[dict[str, Any]]:

@@ -23,8 +23,8 @@ def register(app: typer.Typer) -> None:
         """Drive a robot: read, plan, check, write, at a fixed rate, holding whenever there is no command that may be sent.
 
         Keys: robot (driver, e.g. robot=twin) and its options (robot.address=tcp://127.0.0.1:5556), policy (address of
-        `robopolicy serve`, or a checkpoint folder), rate_hz, seconds, episodes, json, timeout_s, max_age_s, lead,
-        quantile, noise_seed. Ctrl-C holds the robot and ends the run.
+        `robopolicy serve`, or a checkpoint folder), method (how a checkpoint is executed, e.g. rti:steps=3),
+        rate_hz, seconds, episodes, json, timeout_s, max_age_s, lead, quantile, noise_seed. Ctrl-C holds the robot and ends the run.
 
         Example: robopolicy run robot=twin policy=tcp://127.0.0.1:5555 episodes=10 json=run.json
         """

@@ -16,6 +16,10 @@ def register(app: typer.Typer) -> None:
         checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, or training run (its last checkpoint).")],
         bind: Annotated[str, typer.Option(help="Loopback address: tcp://127.0.0.1:PORT (port 0: any free one) or ipc://PATH.")] = "tcp://127.0.0.1:5555",
         threads: Annotated[int, typer.Option(min=1, help="Torch threads; for small networks one is the fastest.")] = 1,
+        method: Annotated[
+            str | None,
+            typer.Option(help="How plans follow one another, e.g. rti:steps=3,level=15; none: as trained.", show_default="the checkpoint's"),
+        ] = None,
         device: Annotated[str, typer.Option(help="Torch device, e.g. cpu or cuda.")] = "cpu",
         idle: Annotated[float, typer.Option(min=1, help="Seconds after which a silent session is closed.")] = 60.0,
         stats: Annotated[float, typer.Option(min=0, help="Seconds between two lines of statistics; 0: none.")] = 10.0,
@@ -26,23 +30,23 @@ def register(app: typer.Typer) -> None:
 
         The server warms up before it says ready, drops what is past its time budget, and ends cleanly on Ctrl-C.
         """
-        from policies.checkpoint import fingerprint, read_manifest
+        from policies.checkpoint import fingerprint
         from real.wire import require_loopback
+        from robopolicy.execution import load_policy, policy_name
         from robopolicy.training.run_folder import find_checkpoint
 
         require_loopback(bind)  # said at once, not after torch has been loaded
         checkpoint = find_checkpoint(checkpoint)
-        name = f"{read_manifest(checkpoint)['policy']} {checkpoint.name} {fingerprint(checkpoint)}"
+        name = f"{policy_name(checkpoint, method)} {checkpoint.name} {fingerprint(checkpoint)}"
         import torch
 
-        from policies.checkpoint import load
         from real.server import PolicyServer
         from robopolicy.deployment import announce as tell
         from robopolicy.deployment import stop_signals
 
         torch.set_num_threads(threads)
         with stop_signals(with_parent) as stopped:
-            server = PolicyServer(load(checkpoint, device), bind, name=name, idle_s=idle, stats_s=stats, log=_say)
+            server = PolicyServer(load_policy(checkpoint, device, method), bind, name=name, idle_s=idle, stats_s=stats, log=_say)
             seconds = server.warm_up()
             tell(str(announce) if announce else None, server.address)
             _say(f"ready: {name} at {server.address}, {1e3 * seconds:.1f} ms a plan")

@@ -62,6 +62,7 @@ def row(evaluation: Evaluation, results: str) -> dict[str, Any]:
         "time": evaluation.time,
         "label": evaluation.label,
         "policy": evaluation.policy,
+        "execution": evaluation.execution,
         "checkpoint": evaluation.checkpoint,
         "checkpoint_hash": evaluation.checkpoint_hash,
         "task": evaluation.task,

@@ -57,7 +57,7 @@ class Evaluation:
 
     Attributes:
         label: Name for tables, e.g. the policy's type.
-        policy: Policy type, or ``expert``.
+        policy: Policy type, with the method of execution behind a plus sign (``diffusion+rti``), or ``expert``.
         checkpoint: Folder it was read from, None for the expert and for a policy in memory.
         checkpoint_hash: 16 hex digits, see ``policies.checkpoint.fingerprint``; None without a checkpoint.
         task: Registered name.
@@ -82,6 +82,7 @@ class Evaluation:
         packages: name -> version.
         training: Seed, steps and the like of the checkpoint's recipe, for tables.
         videos: ``{file, kind (best or worst), index, seed, success}``, files relative to the evaluation's folder.
+        execution: Method of execution as text, e.g. ``rti:level=15,steps=3``; None without one.
         notes: Lines for people, e.g. why there are no videos.
         folder: Where it was written to or read from; not part of the record.
     """
@@ -113,6 +114,7 @@ class Evaluation:
     training: dict[str, Any] = field(default_factory=dict)
     videos: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    execution: str | None = None
     folder: Path | None = field(default=None, compare=False, repr=False)
 
     @property

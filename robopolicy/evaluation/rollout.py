@@ -53,6 +53,7 @@ def evaluate(
     out: Path | None = None,
     label: str | None = None,
     progress: bool = True,
+    method: str | None = None,
 ) -> Evaluation:
     """Run ``episodes`` episodes of ``policy`` and return their records.
 
@@ -75,6 +76,7 @@ def evaluate(
         out: Folder that gets ``NAME/evaluation.json``, ``NAME/videos/`` and a line in ``ledger.jsonl``; None: nothing.
         label: Name for tables; the policy's type if None.
         progress: Whether to draw a progress bar.
+        method: How the policy is executed, ``NAME:KEY=VALUE,...`` or ``none``; None: as its checkpoint says.
 
     Raises:
         InputError: if checkpoint and world do not fit, or an argument or a plan cannot be used.
@@ -87,7 +89,7 @@ def evaluate(
     purpose = seeds.purpose_of(seed0)
     all_seeds = seeds.seeds(purpose, episodes, seed0 - int(purpose))
     make_env = _maker(task, env)
-    with take(policy, device, workers) as subject:
+    with take(policy, device, workers, method) as subject:
         with contextlib.closing(make_env(1)) as world:
             evaluation = _describe(subject, world, label)
             _require_fit(policy, world)
@@ -160,6 +162,7 @@ def _describe(subject: Subject, world: BatchEnv, label: str | None) -> Evaluatio
         n_action_steps=1,
         episodes=[],
         training=dict(subject.training or {}),
+        execution=subject.execution,
     )
 
 

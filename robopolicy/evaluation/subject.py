@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from policies.base import Policy
+from policies.realtime.registry import apply, config_of, describe, method_names, parse, to_text
 from policies.spec import InputError, Spec
+from robopolicy.execution import joined_name, load_policy, method_of
 from robopolicy.recipe import EvaluationConfig
-
-if TYPE_CHECKING:
-    from policies.learnt import LearntPolicy
 
 EXPERT = "expert"
 
@@ -26,10 +26,11 @@ class Subject:
 
     Attributes:
         make: () -> Policy, None for the expert; may be sent to another process.
-        policy: Type, or ``expert``.
+        policy: Type, with a method of execution behind a plus sign (``diffusion+rti``), or ``expert``.
         checkpoint: Its folder, or None.
         checkpoint_hash: 16 hex digits, or None.
         training: Seed, step and the like, for tables.
+        execution: The method as text, e.g. ``rti:level=15,steps=3``; None without one.
     """
 
     make: Callable[[], Policy] | None
@@ -37,25 +38,22 @@ class Subject:
     checkpoint: str | None = None
     checkpoint_hash: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
-
-
-def load_policy(folder: str, device: str) -> LearntPolicy:
-    """Read a checkpoint; at module level so that workers can be sent it by name."""
-    from policies.checkpoint import load
-
-    return load(folder, device)
+    execution: str | None = None
 
 
 @contextlib.contextmanager
-def take(policy: Policy | str | Path, device: str, workers: int) -> Iterator[Subject]:
+def take(policy: Policy | str | Path, device: str, workers: int, method: str | None = None) -> Iterator[Subject]:
     """Yield the subject for ``policy``: a checkpoint's folder, ``"expert"``, or a policy in memory.
 
-    A torch module in memory is in eval mode meanwhile; to several workers it goes as a temporary checkpoint.
+    A torch module in memory is in eval mode meanwhile; to several workers it goes as a temporary checkpoint. ``method`` is
+    how it is executed (``robopolicy.execution``); None: as the checkpoint says, a policy in memory as it is.
 
     Raises:
-        InputError: if there is no readable checkpoint.
+        InputError: if there is no readable checkpoint, or the method cannot execute the policy.
     """
     if policy == EXPERT:
+        if method is not None:
+            raise InputError(f"method {method!r}: the expert plans one action at a time, there is nothing to execute in another way")
         yield Subject(None, EXPERT)
     elif isinstance(policy, (str, Path)):
         from policies.checkpoint import fingerprint, read_manifest
@@ -63,18 +61,36 @@ def take(policy: Policy | str | Path, device: str, workers: int) -> Iterator[Sub
         manifest = read_manifest(policy)
         told = {"seed": (manifest.get("recipe") or {}).get("seed"), **(manifest.get("extra") or {})}
         about = {k: v for k, v in told.items() if isinstance(v, int | float | str)}
-        yield Subject(functools.partial(load_policy, str(policy), device), str(manifest["policy"]), str(policy), fingerprint(policy), about)
+        described = method_of(policy, method)
+        name, text = joined_name(str(manifest["policy"]), described), to_text(described)
+        make = functools.partial(load_policy, str(policy), device, text)
+        yield Subject(make, name, str(policy), fingerprint(policy), about, None if described is None else text)
     else:
         with _eval_mode(policy):
-            name = type(policy).__module__.rpartition(".")[2]
-            if workers == 1 or not hasattr(policy, "normalizer"):
-                yield Subject(functools.partial(_same, policy), name)
+            bare, described = _parts(policy, method)
+            name, said = joined_name(type(bare).__module__.rpartition(".")[2], described), None if described is None else to_text(described)
+            known = described is None or described["type"] in method_names()
+            if workers == 1 or not (known and hasattr(bare, "normalizer")):
+                yield Subject(functools.partial(_same, policy if method is None else apply(described, bare)), name, execution=said)
                 return
             from policies.checkpoint import save
 
             with tempfile.TemporaryDirectory(prefix="robopolicy-") as folder:
-                save(Path(folder) / "checkpoint", policy, recipe={}, extra={})  # type: ignore[arg-type]
-                yield Subject(functools.partial(load_policy, str(Path(folder) / "checkpoint"), device), name)
+                save(Path(folder) / "checkpoint", bare, recipe={}, extra={}, execution=described)
+                yield Subject(functools.partial(load_policy, str(Path(folder) / "checkpoint"), device), name, execution=said)
+
+
+def _parts(policy: Any, method: str | None) -> tuple[Any, dict[str, Any] | None]:
+    """Return a policy in memory without its method, and the mapping of the method that it is to be executed by."""
+    own: dict[str, Any] | None = None
+    methods = sys.modules.get("policies.realtime.method")
+    if methods is not None and isinstance(policy, methods.ExecutionMethod):
+        own = describe(type(policy).__module__.rpartition(".")[2], policy.config)
+        policy = policy.policy
+    if method is None:
+        return policy, own
+    described = parse(method)
+    return policy, None if described is None else describe(described["type"], config_of(described))
 
 
 def _same(policy: Policy) -> Policy:

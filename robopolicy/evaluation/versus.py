@@ -14,16 +14,25 @@ from robopolicy.evaluation.records import FILE, Evaluation, compare_evaluations
 from robopolicy.evaluation.rollout import evaluate, require_fit
 from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.subject import EXPERT, Defaults, read_defaults
+from robopolicy.execution import load_policy, policy_name
 from robopolicy.recipe import EvaluationConfig
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """One side: a checkpoint (or the expert) with the world that it sees, or an evaluation that exists already."""
+    """One side: a checkpoint (or the expert) with the world that it sees, or an evaluation that exists already.
+
+    Attributes:
+        name: Checkpoint, or ``expert``.
+        env: Options of ``sim.registry.make``.
+        made: The evaluation that exists.
+        method: How it is executed, see ``robopolicy.execution``; None: as the checkpoint says.
+    """
 
     name: str
     env: Mapping[str, Any]
     made: Evaluation | None = None
+    method: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Contest:
     out: Path
 
 
-def prepare(names: Sequence[str], task: str | None, given: Mapping[str, int], purpose: Purpose, out: Path | None) -> Contest:
+def prepare(names: Sequence[str], task: str | None, given: Mapping[str, int], purpose: Purpose, out: Path | None, method: str | None = None) -> Contest:
     """Find checkpoints, task and settings, and refuse now what would be refused after an hour.
 
     Args:
@@ -54,6 +63,7 @@ def prepare(names: Sequence[str], task: str | None, given: Mapping[str, int], pu
         given: Settings that override those of the first checkpoint's recipe.
         purpose: Which seeds.
         out: None: ``evaluations`` inside the run of the first checkpoint, or here.
+        method: How the first is executed, see ``robopolicy.execution``; None: as its checkpoint says.
 
     Raises:
         InputError: if a checkpoint or an evaluation cannot be read, the task is unknown, or a spec does not fit.
@@ -70,15 +80,23 @@ def prepare(names: Sequence[str], task: str | None, given: Mapping[str, int], pu
     name = resolve(wanted)
     config = validate(EvaluationConfig, {**first.evaluation.model_dump(), **given}, "robopolicy eval")
     limit = first.env.get("max_episode_steps") if first.task is None or resolve(first.task) == name else None
+    if method is not None:
+        _require_method(found[names[0]], method)
     entrants = []
-    for each in names:
+    for number, each in enumerate(names):
         if each in earlier:
             entrants.append(Entrant(each, {}, earlier[each]))
             continue
         env = {**defaults[each].env, "max_episode_steps": limit}
         require_fit(found[each], name, env)
-        entrants.append(Entrant(found[each], env))
+        entrants.append(Entrant(found[each], env, method=method if number == 0 else None))
     return Contest(name, entrants, config, purpose, out or _default_out(found[names[0]]))
+
+
+def _require_method(checkpoint: str, method: str) -> None:
+    if checkpoint == EXPERT:
+        raise InputError(f"--method {method}: the expert plans one action at a time, there is nothing to execute in another way")
+    load_policy(checkpoint, method=method)
 
 
 def _is_evaluation(name: str) -> bool:
@@ -127,6 +145,7 @@ def hold(contest: Contest, device: str, progress: bool) -> list[Evaluation]:
                 out=contest.out,
                 label=label,
                 progress=progress,
+                method=entrant.method,
             )
         )
     return out
@@ -134,7 +153,7 @@ def hold(contest: Contest, device: str, progress: bool) -> list[Evaluation]:
 
 def _labels(entrants: Sequence[Entrant]) -> list[str]:
     """Name entrants by policy type, and by run where that is not enough to tell them apart."""
-    types = [e.made.label if e.made is not None else _type_of(e.name) for e in entrants]
+    types = [e.made.label if e.made is not None else _type_of(e.name, e.method) for e in entrants]
     runs = [Path(e.name).resolve().parent.parent.name for e in entrants]
     steps = [Path(e.name).name for e in entrants]
     out = []
@@ -149,10 +168,8 @@ def _labels(entrants: Sequence[Entrant]) -> list[str]:
     return out
 
 
-def _type_of(name: str) -> str:
-    from policies.checkpoint import read_manifest
-
-    return EXPERT if name == EXPERT else str(read_manifest(name)["policy"])
+def _type_of(name: str, method: str | None) -> str:
+    return EXPERT if name == EXPERT else policy_name(name, method)
 
 
 def as_json(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
