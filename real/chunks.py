@@ -44,6 +44,7 @@ class ChunkBuffer:
         self._actions = np.zeros((0, dim), np.float32)
         self._next = 0  # row of _actions for the present step
         self._asked_at: int | None = None
+        self._planned_at: int | None = None  # step of the observation that the last plan was made from
         self._switch_at = 0
         self._begun = False  # whether a plan of this episode has been executed
 
@@ -70,15 +71,19 @@ class ChunkBuffer:
     def clear(self) -> None:
         """Begin a new episode: nothing is left of the old one."""
         self._actions, self._next = np.zeros((0, self.dim), np.float32), 0
-        self._asked_at, self._begun = None, False
+        self._asked_at, self._planned_at, self._begun = None, None, False
 
     def wants_plan(self) -> bool:
         """Whether the next plan should be asked for with the observation of this step."""
         return self._asked_at is None and self.remaining <= self.lead
 
     def execution(self) -> Execution:
-        """Return how a plan asked for now would be executed: after the actions that are left."""
-        return Execution(delay=self.remaining, frozen=self.remaining)
+        """Return how a plan asked for now would be executed: after the actions that are left.
+
+        ``elapsed`` counts from the request of the last plan that arrived, not of one that was lost; None before the first.
+        """
+        elapsed = None if self._planned_at is None else self.step - self._planned_at
+        return Execution(delay=self.remaining, frozen=self.remaining, elapsed=elapsed)
 
     def asked(self) -> None:
         """Note that a plan has been asked for at this step."""
@@ -97,7 +102,7 @@ class ChunkBuffer:
         left = self._actions[self._next : self._next + max(self._switch_at - self.step, 0)]
         self.dropped_actions += min(rows_before_switch, len(actions))
         self._actions = np.concatenate([left, np.asarray(actions, np.float32)[rows_before_switch:]])
-        self._next, self._asked_at = 0, None
+        self._next, self._asked_at, self._planned_at = 0, None, self._asked_at
 
     def take(self) -> np.ndarray | None:
         """Return the action (Da,) of this step and go to the next step; None, and no step, when there is none."""

@@ -2,7 +2,8 @@
 
 One request is in flight. Its deadline is judged here, on this process's monotonic clock; a reply that is late, out of
 order or from another session is counted and never returned. After any failure the session is given up and a new one
-is asked for on a new socket, so that nothing old can arrive; the server's state of the streams begins anew with it.
+is asked for on a new socket, so that nothing old can arrive. It takes over the state of the streams, and every request
+names the plan that it goes on from, the last one returned here: one whose reply was lost has never been executed.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class PolicyClient:
         self._context = zmq.Context()
         self._socket: zmq.Socket | None = None
         self._session = self._sequence = self._greeting = 0
+        self._given_up = 0  # the session before, whose state of the streams the next one takes over
         self._retry_at, self._retry_s = -math.inf, _RETRY_S
         self._pending: _Pending | None = None
         self._served: tuple[str, list[int]] | None = None
@@ -103,12 +105,12 @@ class PolicyClient:
         return self._session
 
     def initial_state(self, batch: int) -> State:
-        """Return the state of ``batch`` streams: which of them the server shall begin anew (it keeps the rest)."""
-        return {"restart": np.ones(batch, bool)}
+        """Return the state of ``batch`` streams: which the server shall begin anew, and which plan the others go on from."""
+        return {"restart": np.ones(batch, bool), "after": np.zeros(batch, np.int64)}
 
     def reset(self, state: State, mask: np.ndarray) -> State:
         """Return ``state`` with the masked streams begun anew at the next call."""
-        return {"restart": state["restart"] | np.asarray(mask, bool)}
+        return state | {"restart": state["restart"] | np.asarray(mask, bool)}
 
     def act(self, obs: Observations, state: State, noise: Any, execution: Execution = Execution()) -> tuple[Plan, State]:
         """Plan and wait for it, at most ``timeout_s``. ``noise``: row keys (B,), or an unused ``policies.noise.Noise``.
@@ -143,9 +145,11 @@ class PolicyClient:
         rows = len(state["restart"])
         meta = {
             "restart": [bool(v) for v in state["restart"]],
+            "after": _integers(state["after"], rows),
             "noise": _integers(noise, rows),
             "delay": _integers(execution.delay, rows),
             "frozen": _integers(execution.frozen, rows),
+            "elapsed": None if execution.elapsed is None else _integers(execution.elapsed, rows),
         }
         arrays = {name: np.asarray(obs[name]) for name in self.spec.observation.fields}
         ages = {name: max(float(age), 0.0) for name, age in (ages_s or {}).items() if name in arrays}
@@ -195,7 +199,7 @@ class PolicyClient:
 
     def _lose(self) -> None:
         """Give the session up: the next poll asks for a new one on a new socket."""
-        self._pending, self._session = None, 0
+        self._given_up, self._pending, self._session = self._session or self._given_up, None, 0
         self._retry_at = -math.inf
 
     def _greet(self, now: float) -> None:
@@ -210,7 +214,7 @@ class PolicyClient:
             self._retry_at, self._retry_s = now + self._retry_s, min(2 * self._retry_s, _RETRY_MAX_S)
         if self._socket is not None and not self._greeting and self._socket.poll(0, zmq.POLLOUT):
             self._sequence += 1
-            if send(self._socket, Message("hello", sequence=self._sequence, meta={"streams": self.streams})):
+            if send(self._socket, Message("hello", sequence=self._sequence, meta={"streams": self.streams, "resume": self._given_up})):
                 self._greeting = self._sequence
 
     def _read(self) -> tuple[Plan, State] | None:
@@ -255,7 +259,7 @@ class PolicyClient:
         self.spec, (self.n_obs_steps, self.horizon, self.n_action_steps) = spec, steps
         self.name, self._fingerprint, self._served = message.value("name", str), served[0], served
         self._limits = Limits.of_actions(spec.action, max(self.horizon, self.n_action_steps), self.streams)
-        self._session, self._retry_s = message.session, _RETRY_S
+        self._session, self._given_up, self._retry_s = message.session, 0, _RETRY_S
         self.sessions += 1
 
     def _answer(self, message: Message) -> tuple[Plan, State]:
@@ -269,7 +273,7 @@ class PolicyClient:
     def _plan(self, message: Message) -> tuple[Plan, State]:
         """Check the reply's form (not its values: that is the runtime's) and end the request."""
         assert self._pending is not None
-        rows, self._pending = self._pending.streams, None
+        rows, sequence, self._pending = self._pending.streams, self._pending.sequence, None
         actions, numbers, names = message.arrays.get("actions"), message.arrays.get("info"), message.meta.get("info")
         expected = (rows, self.n_action_steps, self.spec.action.dim)
         if actions is None or actions.shape != expected or actions.dtype != np.float32:
@@ -278,7 +282,7 @@ class PolicyClient:
             raise RequestFailed("error", f"plan from {self.address}: expected actions float32{list(expected)}, found {found}")
         if not isinstance(names, list) or numbers is None or numbers.shape != (len(names), rows):
             raise WireError(f"numbers about the plan: expected one row a name, {rows} columns")
-        return Plan(actions, dict(zip(map(str, names), numbers, strict=True))), {"restart": np.zeros(rows, bool)}
+        return Plan(actions, dict(zip(map(str, names), numbers, strict=True))), {"restart": np.zeros(rows, bool), "after": np.full(rows, sequence)}
 
 
 def _integers(values: Any, rows: int) -> list[int]:

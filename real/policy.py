@@ -112,7 +112,8 @@ def act_numpy(policy: Policy, obs: Observations, state: State, noise: np.ndarray
     device = next((p.device for p in policy.parameters()), torch.device("cpu"))  # type: ignore[attr-defined]
     with torch.no_grad():
         tensors = {name: torch.from_numpy(_writable(array)).to(device) for name, array in obs.items()}
-        when = Execution(*(torch.as_tensor(v).to(device) if isinstance(v, np.ndarray) else v for v in (execution.delay, execution.frozen)))
+        numbers = (execution.delay, execution.frozen, execution.elapsed)
+        when = Execution(*(torch.as_tensor(v).to(device) if isinstance(v, np.ndarray) else v for v in numbers))
         plan, state = policy.act(tensors, state, Noise(np.asarray(noise, np.int64), device), when)
         actions = plan.actions.to("cpu", torch.float32).numpy()
         info = {name: np.asarray(v.detach().cpu() if isinstance(v, torch.Tensor) else v) for name, v in plan.info.items()}

@@ -271,11 +271,11 @@ class Runtime:
             return
         if answer is None or not self.chunks.waiting:
             return
-        plan, self._streams = answer
+        plan, streams = answer
         if np.shape(plan.actions) != (1, self.policy.n_action_steps, self.policy.spec.action.dim):
             self._failed(RequestFailed("error", f"plan of shape {np.shape(plan.actions)}"))
             return
-        self._failed_before = False
+        self._streams, self._failed_before = streams, False
         self._count(plan)
         self.chunks.splice(np.asarray(plan.actions[0], np.float32), self._clock() - self._asked_at)
 

@@ -1,8 +1,11 @@
 """The policy server: one policy behind a ROUTER socket, state per session, nothing a client sends can stop it.
 
-A session holds the policy's state rows of one client. Requests are answered in order of arrival; one that is past its
-time budget when its turn comes is dropped and counted, for its client has stopped waiting. Mistakes of a client and
-exceptions of the policy are answered as error messages. There is no pickle and no message that ends the server.
+A session holds the policy's state rows of one client: those after its last plan and those that this plan was made from,
+for the client may never have got it. Every request names the plan that it goes on from.
+
+Requests are answered in order of arrival; one that is past its time budget when its turn comes is dropped and counted,
+for its client has stopped waiting. Mistakes of a client and exceptions of the policy are answered as error messages.
+There is no pickle and no message that ends the server.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 import numpy as np
 import zmq
 
-from policies.base import Execution, Policy, State
+from policies.base import Execution, Policy, State, select_rows
 from policies.spec import InputError, SpecMismatch
 from real.latency import Latency
 from real.policy import act_numpy
@@ -39,6 +42,7 @@ class ServerStats:
     sessions_opened: int = 0
     sessions_closed_idle: int = 0
     plans: int = 0
+    forgotten: int = 0  # streams begun anew because the plan they go on from is not kept, e.g. after this server's restart
     dropped_late: int = 0
     refused: int = 0
     malformed: int = 0
@@ -65,8 +69,8 @@ class ServerStats:
 class _Session:
     identity: bytes
     streams: int
-    state: State
     heard: float
+    kept: dict[int, State] = field(default_factory=dict)  # sequence of a plan -> the policy's state after it
     sequence: int = 0
 
 
@@ -194,16 +198,21 @@ class PolicyServer:
             self._send(identity, reply)
 
     def _open(self, identity: bytes, message: Message) -> Message:
-        """Open a session for a greeting; a client that greets again gives up its session before."""
-        streams = message.value("streams", int)
+        """Open a session for a greeting; a client that greets again gives up its session before.
+
+        The new session goes on from the plans of the one that it names with ``resume`` (0: none), which only its client knows.
+        """
+        streams, resume = message.value("streams", int), message.value("resume", int)
         if not 1 <= streams <= self._max_streams:
             raise Refusal("streams", f"{streams} streams: expected 1 to {self._max_streams}")
+        before = self._sessions.get(resume)  # it stays until it is idle: this greeting's answer may be lost, too
         for old in [s for s, row in self._sessions.items() if row.identity == identity]:
             del self._sessions[old]
         if len(self._sessions) >= self._max_sessions:
             raise Refusal("full", f"{self._max_sessions} sessions are open, the most this server keeps")
         session = secrets.randbits(63) or 1
-        self._sessions[session] = _Session(identity, streams, self.policy.initial_state(streams), time.monotonic())
+        kept = dict(before.kept) if before is not None and before.streams == streams else {}
+        self._sessions[session] = _Session(identity, streams, time.monotonic(), kept)
         self.stats.sessions_opened += 1
         meta = {
             "policy_spec": json.dumps(self.policy.spec.to_dict()),
@@ -232,11 +241,13 @@ class PolicyServer:
         policy.spec.observation.validate(message.arrays, (rows, policy.n_obs_steps))
         obs = {name: message.arrays[name] for name in policy.spec.observation.fields}
         restart = np.array(_row_numbers(message, "restart", bool, rows), bool)
-        noise = np.array(_row_numbers(message, "noise", int, rows), np.int64)
-        execution = Execution(*(np.array(_row_numbers(message, key, int, rows), np.int64) for key in ("delay", "frozen")))
+        timing = ("delay", "frozen") if message.meta.get("elapsed", 0) is None else ("delay", "frozen", "elapsed")
+        after, noise, *when = (np.array(_row_numbers(message, key, int, rows), np.int64) for key in ("after", "noise", *timing))
+        execution = Execution(*when)
         started = time.perf_counter()
-        state = policy.reset(session.state, restart) if restart.any() else session.state
-        plan, session.state = act_numpy(policy, obs, state, noise, execution)
+        state = self._state(session, np.where(restart, 0, after))
+        plan, new = act_numpy(policy, obs, state, noise, execution)
+        session.kept = {sequence: kept for sequence, kept in session.kept.items() if sequence in after} | {message.sequence: new}
         seconds = time.perf_counter() - started
         self.stats.inference.add(seconds)
         self.stats.plans += 1
@@ -244,6 +255,16 @@ class PolicyServer:
         arrays = {"actions": np.asarray(plan.actions, np.float32), "info": info}
         meta = {"info": [*plan.info, "inference_s"]}
         return Message("plan", message.session, message.sequence, fingerprint=self._fingerprint, meta=meta, arrays=arrays)
+
+    def _state(self, session: _Session, after: np.ndarray) -> State:
+        """Return the state that each stream had after the plan of sequence ``after`` (B,), fresh where that is 0 or not kept."""
+        if len(named := set(after.tolist())) == 1 and (only := named.pop()) in session.kept:
+            return session.kept[only]
+        state = self.policy.initial_state(session.streams)
+        for sequence, kept in session.kept.items():
+            state = select_rows(state, after == sequence, kept)
+        self.stats.forgotten += int((~np.isin(after, [0, *session.kept])).sum())
+        return state
 
     def _refuse(self, identity: bytes, message: Message, code: str, text: str) -> None:
         self._send(identity, Message("error", message.session, message.sequence, meta={"code": code, "text": text}))

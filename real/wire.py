@@ -22,7 +22,7 @@ import zmq
 
 from policies.spec import ActionSpec, InputError, ObservationSpec
 
-PROTOCOL = 1
+PROTOCOL = 2
 #: Array dtypes that may cross; the numpy name without byte order.
 DTYPES = ("float32", "float64", "uint8", "int64", "bool")
 _HEADER_KEYS = {"v", "kind", "session", "seq", "budget", "ages", "spec", "meta", "arrays"}

@@ -32,13 +32,13 @@ class Raw:
         return decode(receive(self.socket, Limits()), Limits())
 
     def hello(self, streams=1):
-        self.send(Message("hello", sequence=1, meta={"streams": streams}))
+        self.send(Message("hello", sequence=1, meta={"streams": streams, "resume": 0}))
         return self.receive().session
 
 
 
 def act_message(policy, session, sequence, budget_s=5.0, kind="act"):
-    meta = {"restart": [False], "noise": [1], "delay": [0], "frozen": [0]}
+    meta = {"restart": [False], "after": [0], "noise": [1], "delay": [0], "frozen": [0], "elapsed": None}
     return Message(kind, session, sequence, budget_s, {}, policy.spec.fingerprint(), meta, observation(policy))
 
 

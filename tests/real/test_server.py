@@ -135,10 +135,10 @@ def test_a_session_belongs_to_its_client(serve):
 def test_streams_and_sessions_are_bounded(serve, connect):
     server = serve(ReachPolicy(), max_streams=2, max_sessions=2)
     raws = [Raw(server.address) for _ in range(3)]
-    raws[0].send(Message("hello", sequence=1, meta={"streams": 3}))
+    raws[0].send(Message("hello", sequence=1, meta={"streams": 3, "resume": 0}))
     assert "expected 1 to 2" in raws[0].receive().meta["text"]
     assert raws[0].hello(2) and raws[1].hello(1)
-    raws[2].send(Message("hello", sequence=1, meta={"streams": 1}))
+    raws[2].send(Message("hello", sequence=1, meta={"streams": 1, "resume": 0}))
     assert raws[2].receive().meta["code"] == "full"
     with pytest.raises(InputError, match="2 sessions are open"):
         connect(server.address, connect_s=0.3)
@@ -185,7 +185,7 @@ def hostile():
 def test_an_oversized_frame_costs_the_connection(serve, connect):
     server = serve(ReachPolicy())
     raw = Raw(server.address)
-    raw.socket.send_multipart([bytes(f) for f in encode(Message("hello", sequence=1, meta={"streams": 1}))] + [bytes(64 << 20)])
+    raw.socket.send_multipart([bytes(f) for f in encode(Message("hello", sequence=1, meta={"streams": 1, "resume": 0}))] + [bytes(64 << 20)])
     assert not raw.socket.poll(200)
     client = connect(server.address)
     assert client.act(observation(client), client.initial_state(1), np.array([1]))

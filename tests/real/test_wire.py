@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec
-from real.wire import DTYPES, Limits, Message, WireError, checked_bind, configure, decode, encode, is_loopback, receive
+from real.wire import DTYPES, PROTOCOL, Limits, Message, WireError, checked_bind, configure, decode, encode, is_loopback, receive
 
 LIMITS = Limits(frames=8, frame_bytes=1 << 16)
 NAMES = st.text(max_size=20)
@@ -98,14 +98,15 @@ def test_mutated_messages_decode_or_are_wire_errors(message, data):
 
 
 def header(**changes):
-    fields = {"v": 1, "kind": "x", "session": 1, "seq": 1, "budget": 1.0, "ages": {}, "spec": "", "meta": {}, "arrays": []}
+    fields = {"v": PROTOCOL, "kind": "x", "session": 1, "seq": 1, "budget": 1.0, "ages": {}, "spec": "", "meta": {}, "arrays": []}
     return msgpack.packb({**fields, **changes})
 
 
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        ({"v": 2}, "protocol version"),
+        ({"v": 1}, "protocol version: expected 2, found 1"),
+        ({"v": PROTOCOL + 1}, "protocol version"),
         ({"v": None}, "protocol version"),
         ({"more": 1}, "keys missing or unknown: .more"),
         ({"kind": 3}, "'kind'"),
