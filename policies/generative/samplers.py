@@ -98,7 +98,7 @@ class Solver(abc.ABC):
         estimate = model(x, t)
         return self.step(path, x, t, t_next, estimate, z, earlier), estimate
 
-    def network_calls(self, path: NoisePath, levels: Sequence[float]) -> int:
+    def network_calls(self, path: NoisePath, levels: Sequence[Level]) -> int:
         """Return how many times :func:`sample` calls the model for these levels."""
         return len(levels) - 1
 
@@ -213,19 +213,81 @@ class Heun(Euler):
         both = path.velocity(estimate, t) + path.velocity(model(guess, t_next), t_next)
         return x + spread(0.5 * (t_next - t), x) * both, estimate
 
-    def network_calls(self, path: NoisePath, levels: Sequence[float]) -> int:
+    def network_calls(self, path: NoisePath, levels: Sequence[Level]) -> int:
         """See base class."""
         return sum(1 if _same(t, path.end) else 2 for t in levels[1:])
 
 
-def sample(model: Model, x: torch.Tensor, path: NoisePath, levels: Sequence[float], solver: Solver, noise: NormalSource | None = None) -> torch.Tensor:
+@dataclass(frozen=True)
+class Churn(Solver):
+    """Noises x a little before every step and solves from there (Karras et al. 2022, algorithm 2): corrects earlier errors.
+
+    sigma / signal is raised by the factor 1 + ``gamma`` where it is between ``low`` and ``high``; the step then begins at
+    the noised x, at its level, with the estimate made there. On a path that ends, noise is raised to its start at most.
+    A solver that remembers the last step (:class:`DpmSolver`) is of first order here, since new noise lies in between.
+
+    Attributes:
+        solver: The rule for the step itself, deterministic.
+        gamma: Karras's min(S_churn / steps, sqrt(2) - 1); at least 0.
+        low: Karras's S_tmin, as sigma / signal.
+        high: Karras's S_tmax, as sigma / signal.
+        inflate: Karras's S_noise: deviation of the numbers that are added; slightly above 1 makes up for detail lost.
+    """
+
+    stochastic: ClassVar[bool] = True
+
+    solver: Solver
+    gamma: float = math.sqrt(2.0) - 1.0
+    low: float = 0.0
+    high: float = math.inf
+    inflate: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.gamma < 0.0 or not 0.0 <= self.low <= self.high or self.inflate <= 0.0:
+            raise InputError(f"churn: expected gamma >= 0, 0 <= low <= high and inflate > 0, found {self}")
+        if self.solver.stochastic:
+            raise InputError(f"churn: expected a deterministic solver inside, found {type(self.solver).__name__}")
+
+    def step(
+        self, path: NoisePath, x: torch.Tensor, t: Level, t_next: Level, estimate: Estimate, z: torch.Tensor | None = None, earlier: Earlier = None
+    ) -> torch.Tensor:
+        """Return x at ``t_next`` for x, ``t`` and ``estimate`` after the noise was raised; see :meth:`raised`."""
+        return self.solver.step(path, x, t, t_next, estimate)
+
+    def advance(
+        self, model: Model, path: NoisePath, x: torch.Tensor, t: Level, t_next: Level, z: torch.Tensor | None = None, earlier: Earlier = None
+    ) -> tuple[torch.Tensor, Estimate]:
+        """See base class; the estimate is that of the noised x."""
+        x, t = self.raised(path, x, t, _needed(z))
+        return self.solver.advance(model, path, x, t, t_next)
+
+    def raised(self, path: NoisePath, x: torch.Tensor, t: Level, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return x (B, ...) with more noise, by the numbers ``z``, and its levels (B,) float64."""
+        rows = t if isinstance(t, torch.Tensor) else torch.full((x.shape[0],), t, dtype=torch.float64, device=x.device)
+        a, b = (torch.as_tensor(c, dtype=torch.float64, device=x.device) for c in path.scales(t))
+        ratio = b / a
+        here = (ratio >= self.low) & (ratio <= self.high) & (a > 0)
+        level = torch.where(here, path.level_at(ratio * (1.0 + self.gamma)), rows)
+        a_up, b_up = path.scales(level)
+        shrink = torch.where(here, a_up / a, 1.0)
+        added = self.inflate * torch.where(here, _root(b_up**2 - (shrink * b) ** 2), 0.0)
+        return spread(shrink, x) * x + spread(added, x) * z, level
+
+    def network_calls(self, path: NoisePath, levels: Sequence[Level]) -> int:
+        """See base class."""
+        return self.solver.network_calls(path, levels)
+
+
+def sample(model: Model, x: torch.Tensor, path: NoisePath, levels: Sequence[Level], solver: Solver, noise: NormalSource | None = None) -> torch.Tensor:
     """Walk from ``levels[0]`` to ``levels[-1]``; returns x (B, ...) there, normalised units.
 
     Args:
         model: What x is made of, see :func:`denoiser`.
         x: (B, ...) at ``levels[0]``: ``path.prior(z)`` at pure noise, ``path.mix(guess, z, level)`` for a warm start.
         path: The noise path.
-        levels: Each nearer to the data than the one before, e.g. ``path.step_list(10)``.
+        levels: Each nearer to the data than the one before, e.g. ``path.step_list(10)``. One may be (B,), a level per
+            row; a row whose level stays is left alone, so rows can begin late and end early.
         solver: The rule for one step.
         noise: For stochastic solvers: one draw of (steps, ...) numbers a row.
 
@@ -239,7 +301,9 @@ def sample(model: Model, x: torch.Tensor, path: NoisePath, levels: Sequence[floa
         draws = noise.normal(len(levels) - 1, *x.shape[1:]).to(x.dtype)
     earlier: Earlier = None
     for i, (t, t_next) in enumerate(itertools.pairwise(levels)):
-        x, estimate = solver.advance(model, path, x, t, t_next, None if draws is None else draws[:, i], earlier)
+        there, estimate = solver.advance(model, path, x, t, t_next, None if draws is None else draws[:, i], earlier)
+        stays = t == t_next
+        x = torch.where(spread(stays, x) > 0, x, there) if isinstance(stays, torch.Tensor) else there
         earlier = (t, estimate)
     return x
 

@@ -48,9 +48,14 @@ class GaussianMixture:
 
     # --- at any level of a path --------------------------------------------------------------------------------------
 
+    def at(self, path: NoisePath, t: float) -> GaussianMixture:
+        """Return the law of x_t, a mixture too."""
+        a, b = path.scales(t)
+        return GaussianMixture(self.weights, a * self.means, ((a * self.deviations) ** 2 + b**2) ** 0.5)
+
     def log_density(self, path: NoisePath, x: torch.Tensor, t: Level) -> torch.Tensor:
         """Return log p_t(x), (B,), for x (B, D) at level ``t`` (a number or (B,))."""
-        return self._log_terms(path, x, t).logsumexp(-1)
+        return self._log_terms(*self._components(path, x, t)[:2]).logsumexp(-1)
 
     def energy(self, path: NoisePath, x: torch.Tensor, t: Level) -> torch.Tensor:
         """Return -log p_t(x), (B,)."""
@@ -58,7 +63,7 @@ class GaussianMixture:
 
     def responsibilities(self, path: NoisePath, x: torch.Tensor, t: Level) -> torch.Tensor:
         """Return the probability (B, K) that each component made x (B, D)."""
-        return self._log_terms(path, x, t).softmax(-1)
+        return self._log_terms(*self._components(path, x, t)[:2]).softmax(-1)
 
     def score(self, path: NoisePath, x: torch.Tensor, t: Level) -> torch.Tensor:
         """Return the gradient of log p_t with respect to x, (B, D)."""
@@ -73,8 +78,10 @@ class GaussianMixture:
 
     def estimate(self, path: NoisePath, x: torch.Tensor, t: Level) -> Estimate:
         """Return the expected data and noise (B, D) given x_t = x; the noise is -sigma times the score."""
-        sigma = torch.as_tensor(path.scales(t)[1], dtype=x.dtype).reshape(-1, 1)
-        return Estimate(self.data(path, x, t), -sigma * self.score(path, x, t))
+        away, total, (a, b) = self._components(path, x, t)
+        pull = away / total
+        share = self._log_terms(away, total).softmax(-1)[..., None]
+        return Estimate((share * (self.means + a * self.deviations**2 * pull)).sum(1), (share * (b * pull)).sum(1))
 
     def velocity(self, path: NoisePath, x: torch.Tensor, t: Level) -> torch.Tensor:
         """Return the expected dx/dt (B, D) given x_t = x: the marginal velocity of flow matching."""
@@ -163,10 +170,10 @@ class GaussianMixture:
         a, b = (_broadcastable(c) for c in path.scales(t))
         return x[:, None] - a * self.means, a**2 * self.deviations**2 + b**2, (a, b)
 
-    def _log_terms(self, path: NoisePath, x: torch.Tensor, t: Level) -> torch.Tensor:
-        away, total, _ = self._components(path, x, t)
-        wide = total.expand_as(away)
-        return self.weights.log() - 0.5 * ((2.0 * np.pi * wide).log() + away**2 / wide).sum(-1)
+    def _log_terms(self, away: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+        """Return log w_k N(x_t; a m_k, total), (B, K)."""
+        size = (2.0 * np.pi * total).log().expand(*total.shape[:-1], self.dim).sum(-1)
+        return self.weights.log() - 0.5 * (size + (away**2 / total).sum(-1))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from policies.generative.paths import DdpmPath, Estimate, KarrasPath, LinearPath
 from policies.spec import InputError
-from tests.policies.mixture import BIMODAL
+from tests.oracles.mixture import BIMODAL
 
 PATHS = {"ddpm": DdpmPath(), "linear": LinearPath(), "karras": KarrasPath()}
 #: Levels strictly inside each path, where every prediction determines data and noise.

@@ -1,7 +1,6 @@
 """Models asked on another noise path: exact where both paths have the level, sensible where one has not."""
 
 import itertools
-import math
 from functools import partial
 
 import pytest
