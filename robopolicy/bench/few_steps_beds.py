@@ -165,12 +165,14 @@ class TaskBed(Bed):
         task: Registered task.
         demonstrations: Of the scripted expert.
         episodes: On report seeds.
+        limit: Control steps of an episode, None: the recipe's.
     """
 
     source: str = ""
     task: str = ""
     demonstrations: int = 0
     episodes: int = 0
+    limit: int | None = None
 
     def prepare(self, folder: Path) -> None:
         """See base class."""
@@ -191,6 +193,7 @@ class TaskBed(Bed):
         from robopolicy.recipe import load_recipe
 
         env = load_recipe(self.source, [f"task={self.task}"], note=lambda text: None).env.model_dump(exclude_none=True)
+        env |= {} if self.limit is None else {"max_episode_steps": self.limit}
         out = evaluate(policy, self.task, episodes=self.episodes, block=min(100, self.episodes), env=env, latency_calls=0, progress=False)
         also = {}
         if self.balanced:
@@ -220,7 +223,7 @@ def toys(quick: bool) -> tuple[OracleBed, TaskBed]:
         return oracle, routes
     return (
         replace(oracle, updates=60, quick=True, observations=4, samples=64, frames=2000),
-        replace(routes, updates=60, quick=True, demonstrations=20, episodes=20),
+        replace(routes, updates=60, quick=True, demonstrations=20, episodes=20, limit=40),
     )
 
 
@@ -228,4 +231,4 @@ def metaworld(quick: bool) -> TaskBed:
     """Return the Meta-World task."""
     task = "metaworld/peg-insert-side"
     bed = TaskBed("peg-insert-side", 3000, title="Meta-World peg-insert-side", source="metaworld", task=task, demonstrations=10, episodes=100)
-    return replace(bed, updates=30, quick=True, demonstrations=2, episodes=4) if quick else bed
+    return replace(bed, updates=30, quick=True, demonstrations=2, episodes=4, limit=30) if quick else bed

@@ -105,8 +105,9 @@ def works(bed: Bed, outcome: Outcome, way: Way, ways: Sequence[Way] = WAYS) -> b
     """Return whether ``way`` is above its peer at few calls, None where either was not measured; see the module."""
     peer = next((w for w in ways if w.label == way.peer), None)
     above, below, judged_at = 0, 0, 0
-    for limit in LIMITS if peer is not None else ():
-        mine, other = best_within(bed, outcome, way, limit), best_within(bed, outcome, peer, limit)
+    for limit in LIMITS:
+        mine = best_within(bed, outcome, way, limit)
+        other = None if peer is None else best_within(bed, outcome, peer, limit)
         if mine is None or other is None:
             continue
         low, high = advantage(bed, mine.values, other.values)
