@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from policies.spec import InputError
+
 if TYPE_CHECKING:
+    from robopolicy.evaluation.composition import Composition, Trial
     from robopolicy.evaluation.records import Evaluation
 
 HELP = (
@@ -19,10 +22,14 @@ HELP = (
     "never meet. The result does not depend on --workers, only on --block.\n\n"
     "With --method plans follow one another by a method of execution (robopolicy list methods); robopolicy tune chooses one and saves "
     "it in the checkpoint. Checkpoints behind --compare are executed as they say themselves.\n\n"
+    "With --compose two or more checkpoints act as one policy: at every denoising step their scores are averaged, or (--compose-by or) "
+    "each plan follows one of them, drawn by weight. --choose-weights tries every tenth on selection seeds.\n\n"
     "[bold]Examples[/bold]\n\n"
     "  robopolicy eval runs/pusht-flow-seed0 --episodes 100 --workers 2\n\n"
     "  robopolicy eval runs/flow --compare runs/regression --compare expert --videos 2\n\n"
     "  robopolicy eval runs/diffusion --method rti:steps=3 --compare runs/diffusion\n\n"
+    "  robopolicy eval --compose runs/flow:0.6 runs/diffusion:0.4 --compare runs/flow --compare runs/diffusion\n\n"
+    "  robopolicy eval --compose runs/flow --compose runs/diffusion --choose-weights\n\n"
     "  robopolicy eval expert --task peg-insert-side"
 )
 
@@ -32,7 +39,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command("eval", help=HELP, short_help="Evaluate a checkpoint on a task.")
     def evaluate_command(
-        checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, training run, or expert.", metavar="CHECKPOINT")],
+        checkpoint: Annotated[
+            list[str] | None, typer.Argument(help="Checkpoint folder, training run, or expert.", metavar="CHECKPOINT", show_default=False)
+        ] = None,
         task: Annotated[str | None, typer.Option(help="Task (see: robopolicy list tasks).", show_default="the checkpoint's")] = None,
         episodes: Annotated[int | None, typer.Option("--episodes", "-n", min=1, help="Episodes.", show_default="the recipe's, 50")] = None,
         block: Annotated[int | None, typer.Option(min=1, help="B: worlds and policy rows at once, padded.", show_default="the recipe's, 50")] = None,
@@ -48,6 +57,12 @@ def register(app: typer.Typer) -> None:
         compare: Annotated[
             list[str] | None, typer.Option(help="Checkpoint, run, expert or earlier evaluation to pair with; repeatable.", metavar="OTHER")
         ] = None,
+        compose: Annotated[
+            list[str] | None,
+            typer.Option(help="Act as several checkpoints at once, in place of CHECKPOINT; weights sum to 1.", metavar="CHECKPOINT:WEIGHT ..."),
+        ] = None,
+        compose_by: Annotated[str, typer.Option(help="How: average their scores, or let each plan follow one of them (or).")] = "average",
+        choose_weights: Annotated[bool, typer.Option("--choose-weights", help="Choose the weights on selection seeds, then report on others.")] = False,
         out: Annotated[Path | None, typer.Option(help="Folder for records, videos and the ledger.", show_default="RUN/evaluations or evaluations")] = None,
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.", show_default=False)] = None,
         device: Annotated[str, typer.Option(help="Where the policy runs: cpu, cuda, cuda:1.")] = "cpu",
@@ -55,13 +70,17 @@ def register(app: typer.Typer) -> None:
     ) -> int:
         from robopolicy.evaluation.seeds import Purpose
         from robopolicy.evaluation.versus import as_json, hold, prepare
+        from robopolicy.evaluation.versus import choose_weights as choose
         from robopolicy.evaluation.workers import WorkerCrash
 
         given = {"episodes": episodes, "block": block, "workers": workers, "threads": threads, "seed": seed, "videos": videos}
         purpose = Purpose.SELECTION if selection else Purpose.REPORT
-        contest = prepare([checkpoint, *(compare or [])], task, {k: v for k, v in given.items() if v is not None}, purpose, out, method)
-        printed = str(json_file) == "-"
+        first = _first(checkpoint or [], compose, compose_by, choose_weights, selection)
+        contest = prepare([first, *(compare or [])], task, {k: v for k, v in given.items() if v is not None}, purpose, out, method)
+        printed, trials = str(json_file) == "-", []
         try:
+            if choose_weights:
+                contest, trials = choose(contest, device, progress=not (quiet or printed))
             evaluations = hold(contest, device, progress=not (quiet or printed))
         except WorkerCrash as error:
             print(f"error: {error}", file=sys.stderr)
@@ -69,10 +88,49 @@ def register(app: typer.Typer) -> None:
         if json_file is not None:
             from robopolicy.json_output import emit_json
 
-            emit_json(as_json(evaluations), json_file)
+            emit_json({**as_json(evaluations), **({"weights": [t.to_dict() for t in trials]} if trials else {})}, json_file)
         if not printed:
+            if trials:
+                _print_trials(trials, evaluations[0])
             _print(evaluations)
         return 0
+
+
+def _first(checkpoints: Sequence[str], compose: Sequence[str] | None, by: str, choosing: bool, selection: bool) -> str | Composition:
+    """Return who is evaluated; behind --compose, further parts may stand without repeating the option."""
+    if compose:
+        from robopolicy.evaluation.composition import parse
+
+        if choosing and selection:
+            raise InputError("--choose-weights chooses on selection seeds and reports on others: leave out --selection")
+        return parse([*compose, *checkpoints], by, choosing)
+    if choosing or by != "average":
+        raise InputError("--choose-weights and --compose-by go with --compose")
+    if len(checkpoints) != 1:
+        found = f"found {' '.join(checkpoints)}; compare it with others by --compare" if checkpoints else "found none; or parts behind --compose"
+        raise InputError(f"robopolicy eval: expected one CHECKPOINT, {found}")
+    return checkpoints[0]
+
+
+def _print_trials(trials: Sequence[Trial], reported: Evaluation) -> None:
+    """Print the grid of weights, with what was chosen."""
+    from rich.console import Console
+    from rich.table import Table
+
+    first, console = trials[0], Console()
+    e, parts = first.evaluation, first.composition.described["parts"]
+    title = f"weights, {len(e.episodes)} episodes on {e.purpose} seeds from {e.seed0}; the chosen ones are reported on others below"
+    table = Table(title=title, title_justify="left")
+    for name in (*(part["policy"] for part in parts), "success", "rate", "95% interval", "score", ""):
+        table.add_column(name, justify="right")
+    chosen = [part["weight"] for part in (reported.composition or {"parts": []})["parts"]]
+    for trial in trials:
+        e, weights = trial.evaluation, trial.composition.weights
+        low, high = e.interval
+        score = "-" if e.score is None else f"{e.score:.3f}"
+        cells = [f"{e.successes}/{len(e.episodes)}", f"{e.success_rate:.1%}", f"{100 * low:.1f}-{100 * high:.1f}%", score]
+        table.add_row(*(f"{w:g}" for w in weights), *cells, "chosen" if list(weights) == chosen else "")
+    console.print(table)
 
 
 def _print(evaluations: Sequence[Evaluation]) -> None:

@@ -21,6 +21,7 @@ from policies.spec import InputError
 from robopolicy.evaluation import ledger, seeds
 from robopolicy.evaluation import videos as film
 from robopolicy.evaluation.blocks import History, PolicyPlanner, split
+from robopolicy.evaluation.composition import Composition
 from robopolicy.evaluation.records import Evaluation
 from robopolicy.evaluation.subject import EXPERT, Subject, take
 from robopolicy.evaluation.workers import Job, Progress, run, torch_threads
@@ -37,7 +38,7 @@ def make_world(task: str, env: Mapping[str, Any], num_worlds: int) -> BatchEnv:
 
 
 def evaluate(
-    policy: Policy | str | Path,
+    policy: Policy | Composition | str | Path,
     task: str | Callable[[int], BatchEnv],
     *,
     episodes: int = 50,
@@ -61,7 +62,7 @@ def evaluate(
     reached at any step. Plans are executed for Ta steps before the next is asked for.
 
     Args:
-        policy: A policy, the folder of a checkpoint, or ``"expert"`` for the task's scripted expert.
+        policy: A policy, the folder of a checkpoint, several of them composed, or ``"expert"`` for the task's scripted expert.
         task: Registered name, or a module-level function (num_worlds) -> BatchEnv.
         episodes: How many; episode i is reset with ``seed0 + i``.
         seed0: First seed; all must lie in one range of ``robopolicy.evaluation.seeds``.
@@ -163,10 +164,11 @@ def _describe(subject: Subject, world: BatchEnv, label: str | None) -> Evaluatio
         episodes=[],
         training=dict(subject.training or {}),
         execution=subject.execution,
+        composition=subject.composition,
     )
 
 
-def require_fit(policy: Policy | str | Path, task: str | Callable[[int], BatchEnv], env: Mapping[str, Any] | None = None) -> None:
+def require_fit(policy: Policy | Composition | str | Path, task: str | Callable[[int], BatchEnv], env: Mapping[str, Any] | None = None) -> None:
     """Refuse, before anything runs, a policy whose spec the world does not offer, or an expert that does not exist.
 
     Raises:
@@ -180,7 +182,7 @@ def _maker(task: str | Callable[[int], BatchEnv], env: Mapping[str, Any] | None)
     return functools.partial(make_world, task, dict(env or {})) if isinstance(task, str) else task
 
 
-def _require_fit(policy: Policy | str | Path, world: BatchEnv) -> None:
+def _require_fit(policy: Policy | Composition | str | Path, world: BatchEnv) -> None:
     found_in = f"task {world.task!r}"
     if policy == EXPERT:
         world.reset(np.array([seeds.SELECTION], np.int64))

@@ -14,6 +14,8 @@ from typing import Any
 from policies.base import Policy
 from policies.realtime.registry import apply, config_of, describe, method_names, parse, to_text
 from policies.spec import InputError, Spec
+from robopolicy.evaluation import composition
+from robopolicy.evaluation.composition import Composition
 from robopolicy.execution import joined_name, load_policy, method_of
 from robopolicy.recipe import EvaluationConfig
 
@@ -31,6 +33,7 @@ class Subject:
         checkpoint_hash: 16 hex digits, or None.
         training: Seed, step and the like, for tables.
         execution: The method as text, e.g. ``rti:level=15,steps=3``; None without one.
+        composition: Its parts and weights, None for a single policy.
     """
 
     make: Callable[[], Policy] | None
@@ -39,11 +42,12 @@ class Subject:
     checkpoint_hash: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     execution: str | None = None
+    composition: dict[str, Any] | None = None
 
 
 @contextlib.contextmanager
-def take(policy: Policy | str | Path, device: str, workers: int, method: str | None = None) -> Iterator[Subject]:
-    """Yield the subject for ``policy``: a checkpoint's folder, ``"expert"``, or a policy in memory.
+def take(policy: Policy | Composition | str | Path, device: str, workers: int, method: str | None = None) -> Iterator[Subject]:
+    """Yield the subject for ``policy``: a checkpoint's folder, several composed, ``"expert"``, or a policy in memory.
 
     A torch module in memory is in eval mode meanwhile; to several workers it goes as a temporary checkpoint. ``method`` is
     how it is executed (``robopolicy.execution``); None: as the checkpoint says, a policy in memory as it is.
@@ -55,6 +59,11 @@ def take(policy: Policy | str | Path, device: str, workers: int, method: str | N
         if method is not None:
             raise InputError(f"method {method!r}: the expert plans one action at a time, there is nothing to execute in another way")
         yield Subject(None, EXPERT)
+    elif isinstance(policy, Composition):
+        text = None if method is None or parse(method) is None else method  # a part's own method is not that of the whole
+        name = joined_name(policy.label, None if text is None else parse(text))
+        make = functools.partial(composition.load, policy, device, text)
+        yield Subject(make, name, None, policy.fingerprint, execution=text, composition=policy.described)
     elif isinstance(policy, (str, Path)):
         from policies.checkpoint import fingerprint, read_manifest
 
@@ -125,12 +134,16 @@ class Defaults:
     evaluation: EvaluationConfig
 
 
-def read_defaults(checkpoint: str | Path) -> Defaults:
+def read_defaults(checkpoint: str | Path | Composition) -> Defaults:
     """Read them from the recipe in the manifest, or from the spec where there is no recipe; needs no torch.
 
+    A composition has those of its first part, in a world that shows what all parts see.
+
     Raises:
-        InputError: if there is no readable checkpoint.
+        InputError: if there is no readable checkpoint, or parts of a composition are for different worlds.
     """
+    if isinstance(checkpoint, Composition):
+        return _shared([read_defaults(folder) for folder in checkpoint.checkpoints], checkpoint)
     from policies.checkpoint import read_manifest, read_spec
     from robopolicy.config import validate
 
@@ -141,6 +154,16 @@ def read_defaults(checkpoint: str | Path) -> Defaults:
         env = _env_of(read_spec(checkpoint))
     config = validate(EvaluationConfig, recipe.get("evaluation") or {}, f"checkpoint {checkpoint}: recipe: evaluation")
     return Defaults(task if isinstance(task, str) else None, env, config)
+
+
+def _shared(defaults: list[Defaults], whole: Composition) -> Defaults:
+    tasks = list(dict.fromkeys(d.task for d in defaults))
+    sizes = list(dict.fromkeys(d.env["image_size"] for d in defaults if "image" in d.env.get("observations", "") and "image_size" in d.env))
+    if len(sizes) > 1:
+        raise InputError(f"composition of {', '.join(whole.checkpoints)}: image_size: expected one, found {sizes}")
+    shown = {word for d in defaults for word in d.env.get("observations", "state").split("+")}
+    env = {**defaults[0].env, "observations": "+".join(word for word in ("state", "image") if word in shown)}
+    return Defaults(tasks[0] if len(tasks) == 1 else None, {**env, "image_size": sizes[0]} if sizes else env, defaults[0].evaluation)
 
 
 def _env_of(spec: Spec) -> dict[str, Any]:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from policies.realtime.registry import parse
 from policies.spec import InputError
 from robopolicy.config import validate
+from robopolicy.evaluation import composition
+from robopolicy.evaluation.composition import Composition, Trial
 from robopolicy.evaluation.records import FILE, Evaluation, compare_evaluations
 from robopolicy.evaluation.rollout import evaluate, require_fit
 from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.subject import EXPERT, Defaults, read_defaults
-from robopolicy.execution import load_policy, policy_name
+from robopolicy.execution import joined_name, load_policy, policy_name
 from robopolicy.recipe import EvaluationConfig
 
 
@@ -23,13 +26,13 @@ class Entrant:
     """One side: a checkpoint (or the expert) with the world that it sees, or an evaluation that exists already.
 
     Attributes:
-        name: Checkpoint, or ``expert``.
+        name: Checkpoint, several composed, or ``expert``.
         env: Options of ``sim.registry.make``.
         made: The evaluation that exists.
         method: How it is executed, see ``robopolicy.execution``; None: as the checkpoint says.
     """
 
-    name: str
+    name: str | Composition
     env: Mapping[str, Any]
     made: Evaluation | None = None
     method: str | None = None
@@ -54,11 +57,13 @@ class Contest:
     out: Path
 
 
-def prepare(names: Sequence[str], task: str | None, given: Mapping[str, int], purpose: Purpose, out: Path | None, method: str | None = None) -> Contest:
+def prepare(
+    names: Sequence[str | Composition], task: str | None, given: Mapping[str, int], purpose: Purpose, out: Path | None, method: str | None = None
+) -> Contest:
     """Find checkpoints, task and settings, and refuse now what would be refused after an hour.
 
     Args:
-        names: Checkpoints, runs or ``expert``; all but the first may be an earlier evaluation.
+        names: Checkpoints, runs, compositions or ``expert``; all but the first may be an earlier evaluation.
         task: As a person gives it; None: that of the first checkpoint.
         given: Settings that override those of the first checkpoint's recipe.
         purpose: Which seeds.
@@ -70,7 +75,7 @@ def prepare(names: Sequence[str], task: str | None, given: Mapping[str, int], pu
     """
     from sim.registry import resolve
 
-    earlier = {name: Evaluation.load(Path(name)) for name in names[1:] if _is_evaluation(name)}
+    earlier = {name: Evaluation.load(Path(name)) for name in names[1:] if isinstance(name, str) and _is_evaluation(name)}
     found = {name: EXPERT if name == EXPERT else _find(name) for name in names if name not in earlier}
     defaults = {name: Defaults(None, {}, EvaluationConfig()) if folder == EXPERT else read_defaults(folder) for name, folder in found.items()}
     first = defaults[names[0]]
@@ -84,7 +89,7 @@ def prepare(names: Sequence[str], task: str | None, given: Mapping[str, int], pu
         _require_method(found[names[0]], method)
     entrants = []
     for number, each in enumerate(names):
-        if each in earlier:
+        if isinstance(each, str) and each in earlier:
             entrants.append(Entrant(each, {}, earlier[each]))
             continue
         env = {**defaults[each].env, "max_episode_steps": limit}
@@ -93,17 +98,23 @@ def prepare(names: Sequence[str], task: str | None, given: Mapping[str, int], pu
     return Contest(name, entrants, config, purpose, out or _default_out(found[names[0]]))
 
 
-def _require_method(checkpoint: str, method: str) -> None:
+def _require_method(checkpoint: str | Composition, method: str) -> None:
     if checkpoint == EXPERT:
         raise InputError(f"--method {method}: the expert plans one action at a time, there is nothing to execute in another way")
-    load_policy(checkpoint, method=method)
+    if isinstance(checkpoint, str):
+        load_policy(checkpoint, method=method)
+    else:
+        composition.load(checkpoint, method=method)
 
 
 def _is_evaluation(name: str) -> bool:
     return (Path(name) / FILE).is_file() or (Path(name).name.endswith(".json") and Path(name).is_file())
 
 
-def _find(name: str) -> str:
+def _find(name: str | Composition) -> str | Composition:
+    if isinstance(name, Composition):
+        composition.load(name)  # refused now if its parts do not go together
+        return name
     from robopolicy.training.run_folder import find_checkpoint
 
     if _is_evaluation(name):
@@ -111,7 +122,9 @@ def _find(name: str) -> str:
     return str(find_checkpoint(name))
 
 
-def _default_out(checkpoint: str) -> Path:
+def _default_out(checkpoint: str | Composition) -> Path:
+    if isinstance(checkpoint, Composition):
+        return Path("evaluations")
     run = Path(checkpoint).resolve().parent.parent
     return run / "evaluations" if checkpoint != EXPERT and (run / "recipe.yaml").is_file() else Path("evaluations")
 
@@ -123,39 +136,63 @@ def hold(contest: Contest, device: str, progress: bool) -> list[Evaluation]:
         InputError: as :func:`robopolicy.evaluation.rollout.evaluate`.
         robopolicy.evaluation.workers.WorkerCrash: likewise.
     """
-    out, config, labels = [], contest.config, _labels(contest.entrants)
+    out, labels = [], _labels(contest.entrants)
     for entrant, label in zip(contest.entrants, labels, strict=True):
         if entrant.made is not None:
             compare_evaluations(out[0], entrant.made)  # refuse one that cannot be paired before the next hour
             out.append(entrant.made)
-            continue
-        out.append(
-            evaluate(
-                entrant.name,
-                contest.task,
-                episodes=config.episodes,
-                seed0=int(contest.purpose) + config.seed,
-                block=config.block,
-                workers=config.workers,
-                threads=config.threads,
-                env=entrant.env,
-                noise_seed=config.seed,
-                device=device,
-                videos=config.videos,
-                out=contest.out,
-                label=label,
-                progress=progress,
-                method=entrant.method,
-            )
-        )
+        else:
+            out.append(_evaluate(contest, entrant, label, contest.purpose, device, progress))
     return out
+
+
+def choose_weights(contest: Contest, device: str, progress: bool) -> tuple[Contest, list[Trial]]:
+    """Choose the weights of the first entrant on selection seeds; return the contest with them, and every trial.
+
+    Raises:
+        InputError: if the first entrant is no composition; as :func:`robopolicy.evaluation.rollout.evaluate`.
+        robopolicy.evaluation.workers.WorkerCrash: likewise.
+    """
+    first = contest.entrants[0]
+    if isinstance(first.name, str):
+        raise InputError(f"{first.name}: has no weights to choose; give the parts with --compose")
+
+    def run(candidate: Composition) -> Evaluation:
+        entrant = dataclasses.replace(first, name=candidate)
+        return _evaluate(contest, entrant, _type_of(candidate, first.method), Purpose.SELECTION, device, progress, brief=True)
+
+    chosen, trials = composition.choose(first.name, run)
+    return dataclasses.replace(contest, entrants=[dataclasses.replace(first, name=chosen), *contest.entrants[1:]]), trials
+
+
+def _evaluate(contest: Contest, entrant: Entrant, label: str, purpose: Purpose, device: str, progress: bool, brief: bool = False) -> Evaluation:
+    config = contest.config
+    return evaluate(
+        entrant.name,
+        contest.task,
+        episodes=config.episodes,
+        seed0=int(purpose) + config.seed,
+        block=config.block,
+        workers=config.workers,
+        threads=config.threads,
+        env=entrant.env,
+        noise_seed=config.seed,
+        device=device,
+        latency_calls=0 if brief else 50,
+        videos=0 if brief else config.videos,
+        out=contest.out,
+        label=label,
+        progress=progress,
+        method=entrant.method,
+    )
 
 
 def _labels(entrants: Sequence[Entrant]) -> list[str]:
     """Name entrants by policy type, and by run where that is not enough to tell them apart."""
     types = [e.made.label if e.made is not None else _type_of(e.name, e.method) for e in entrants]
-    runs = [Path(e.name).resolve().parent.parent.name for e in entrants]
-    steps = [Path(e.name).name for e in entrants]
+    folders = [Path(e.name if isinstance(e.name, str) else e.name.checkpoints[0]) for e in entrants]
+    runs = [folder.resolve().parent.parent.name for folder in folders]
+    steps = [folder.name for folder in folders]
     out = []
     for i, kind in enumerate(types):
         twins = [j for j, other in enumerate(types) if other == kind and j != i]
@@ -168,7 +205,9 @@ def _labels(entrants: Sequence[Entrant]) -> list[str]:
     return out
 
 
-def _type_of(name: str, method: str | None) -> str:
+def _type_of(name: str | Composition, method: str | None) -> str:
+    if isinstance(name, Composition):
+        return joined_name(name.label, None if method is None else parse(method))
     return EXPERT if name == EXPERT else policy_name(name, method)
 
 
