@@ -49,6 +49,11 @@ class ChunkConfig(Config):
     transformer: TransformerConfig = TransformerConfig()
     image: ImageConfig = ImageConfig()
 
+    @property
+    def input_skip(self) -> bool:
+        """Whether the perceptron passes its input on, where ``mlp.skip`` does not say: for targets that hold the noise itself."""
+        return False
+
     @pydantic.model_validator(mode="after")
     def _windows_fit(self) -> ChunkConfig:
         shortest = self.n_obs_steps - 1 + self.n_action_steps
@@ -146,11 +151,11 @@ class ChunkPolicy(LearntPolicy):
     @torch.no_grad()
     def act(self, obs: Batch, state: State, noise: Noise, execution: Execution = Execution()) -> tuple[Plan, State]:
         """See ``policies.base.Policy.act``; ``plan.info["network_calls"]`` is (B,) float32. Actions are not clipped to limits."""
-        self.spec.observation.validate(obs, (len(noise.keys), self.n_obs_steps))
+        self.spec.observation.validate(obs, (noise.keys.shape[0], self.n_obs_steps))
         chunk, calls = self.generate(self.condition(obs, noise), noise)
         now = self.n_obs_steps - 1
         actions = self.decode(chunk, obs)[:, now : now + self.n_action_steps]
-        return Plan(actions, {"network_calls": chunk.new_full((len(chunk),), calls)}), state
+        return Plan(actions, {"network_calls": chunk.new_full(chunk.shape[:1], calls)}), state
 
     def decode(self, chunk: torch.Tensor, obs: Batch) -> torch.Tensor:
         """Return actions (B, Tp, Da) in robot units from a normalised chunk (B, Tp, De); row To - 1 is the present step."""
@@ -179,7 +184,8 @@ class ChunkPolicy(LearntPolicy):
 def _backbone(config: ChunkConfig, action_dim: int, condition_dim: int) -> torch.nn.Module:
     """Return a network (x (B, Tp, De), clock (B,), condition (B, To, C)) -> (B, Tp, De)."""
     if config.backbone == "mlp":
-        return MlpDenoiser(config.mlp, action_dim, config.horizon, condition_dim, config.n_obs_steps)
+        skip = config.input_skip if config.mlp.skip is None else config.mlp.skip
+        return MlpDenoiser(config.mlp.model_copy(update={"skip": skip}), action_dim, config.horizon, condition_dim, config.n_obs_steps)
     if config.backbone == "unet":
         return UnetDenoiser(config.unet, action_dim, condition_dim, config.n_obs_steps)
     return TransformerDenoiser(config.transformer, action_dim, config.horizon, condition_dim, config.n_obs_steps)

@@ -29,6 +29,11 @@ class DiffusionConfig(ChunkConfig):
     steps: pydantic.PositiveInt = 10  # network calls per chunk, at most train_steps
     clip: bool = True  # keep the estimate of the data in [-1, 1] at every step; needs min_max actions
 
+    @property
+    def input_skip(self) -> bool:
+        """See base class: epsilon and v hold the noise of the input, data does not."""
+        return self.prediction != "x0"
+
     @pydantic.model_validator(mode="after")
     def _sampler_fits(self) -> DiffusionConfig:
         if self.steps > self.train_steps:

@@ -16,12 +16,13 @@ class MlpConfig(Config):
     width: pydantic.PositiveInt = 512  # features of the residual stream
     blocks: pydantic.PositiveInt = 3  # residual blocks
     clock_features: int = pydantic.Field(default=64, ge=4, multiple_of=2)  # of the noise level's embedding
+    skip: bool | None = None  # pass the input on, times a number that depends on the noise level; None: as suits the policy
 
 
 class MlpDenoiser(nn.Module):
     """Flattens chunk and condition into one vector: a linear layer, pre-norm residual blocks, a linear layer.
 
-    To that it adds s(clock) x. The targets of denoising hold a multiple of x that depends on the noise level alone
+    With ``skip`` it adds s(clock) x. The targets of denoising hold a multiple of x that depends on the noise level alone
     (EDM's c_skip, Karras et al. 2022), and a normalised stream forgets the size of what it was given.
 
     Args:
@@ -39,9 +40,7 @@ class MlpDenoiser(nn.Module):
         self.blocks = nn.ModuleList(_Block(config.width) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
         self.last = nn.Linear(config.width, horizon * action_dim)
-        self.skip = nn.Sequential(nn.Linear(config.clock_features, 64), nn.Mish(), nn.Linear(64, 1))
-        nn.init.zeros_(self.skip[-1].weight)  # begins without: a wrong multiple at the start can trap small networks
-        nn.init.zeros_(self.skip[-1].bias)
+        self.skip = _skip(config.clock_features) if config.skip else None
 
     def forward(self, x: torch.Tensor, clock: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Return a prediction (B, Tp, De) for ``x`` (B, Tp, De), ``clock`` (B,) and ``condition`` (B, To, C), normalised units."""
@@ -49,7 +48,16 @@ class MlpDenoiser(nn.Module):
         h = self.first(torch.cat([x.flatten(1), condition.flatten(1), embedded], -1))
         for block in self.blocks:
             h = h + block(h)
-        return self.last(self.norm(h)).unflatten(-1, x.shape[1:]) + self.skip(embedded).unsqueeze(-1) * x
+        out = self.last(self.norm(h)).unflatten(-1, x.shape[1:])
+        return out if self.skip is None else out + self.skip(embedded).unsqueeze(-1) * x
+
+
+def _skip(clock_features: int) -> nn.Sequential:
+    """Return s(clock), which is 0 at first: a wrong multiple at the start can trap small networks."""
+    skip = nn.Sequential(nn.Linear(clock_features, 64), nn.Mish(), nn.Linear(64, 1))
+    nn.init.zeros_(skip[-1].weight)
+    nn.init.zeros_(skip[-1].bias)
+    return skip
 
 
 class _Block(nn.Sequential):
