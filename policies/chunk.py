@@ -92,7 +92,11 @@ class ChunkPolicy(LearntPolicy):
         self.cameras = torch.nn.ModuleList(ImageEncoder(config.image, observation.fields[name].shape) for name in observation.image_names)
         states = sum(observation.fields[name].size for name in observation.state_names)
         features = states + len(self.cameras) * config.image.features + self.extra_features
-        self.network = _backbone(config, self.transform.dim, features)
+        self.network = self.make_network(features)
+
+    def make_network(self, condition_dim: int) -> torch.nn.Module:
+        """Return the network for conditions of ``condition_dim`` features a step: the backbone of the config, or a policy's own."""
+        return _backbone(self.config, self.transform.dim, condition_dim)
 
     @classmethod
     def window(cls, config: ChunkConfig) -> tuple[int, int, int]:
