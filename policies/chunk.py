@@ -41,7 +41,7 @@ class ChunkConfig(Config):
     action_rotation: Literal["rotation_6d", "rotation_quaternion", "rotation_axis_angle"] | None = None  # predicted form; None: as commanded
     state_normalization: Normalization = "min_max"
     action_normalization: Normalization = "min_max"
-    two_valued_scale: float | None = pydantic.Field(None, gt=0, le=1)  # predict two-valued actions (grippers) as +-this, play the nearer value; None: no
+    two_valued_scale: float | None = pydantic.Field(default=None, gt=0, le=1)  # predict two-valued actions (grippers) as +-this, play the nearer; None: no
     mask_padding: bool = False  # leave repeated actions at an episode's edge out of the loss; published: they count
     backbone: Literal["mlp", "unet", "transformer"] = "mlp"  # the network; each has a section of its own below
     mlp: MlpConfig = MlpConfig()

@@ -50,6 +50,12 @@ class RunConfig(Config):
     noise_seed: int = 0
     threads: pydantic.PositiveInt = 1
 
+    @pydantic.model_validator(mode="after")
+    def _servers_have_their_own(self) -> RunConfig:
+        if self.method is not None and "://" in self.policy:
+            raise ValueError(f"method {self.method}: {self.policy} is a server, which executes its policy itself; give it to robopolicy serve --method")
+        return self
+
     @property
     def options(self) -> RuntimeOptions:
         """What of it the runtime itself takes."""
@@ -83,11 +89,9 @@ def open_policy(policy: str, threads: int = 1, method: str | None = None) -> Asy
         method: How a checkpoint is executed (``robopolicy.execution``); None: as it says.
 
     Raises:
-        InputError: if there is no policy, or a method is given for a server, which has its own.
+        InputError: if there is no policy.
     """
     if "://" in policy:
-        if method is not None:
-            raise InputError(f"method {method!r}: {policy} is a server, which executes its policy itself; give it to: robopolicy serve --method")
         from real.client import PolicyClient
 
         return PolicyClient(policy)

@@ -21,7 +21,7 @@ from policies.spec import InputError
 class EnsembleConfig(Config):
     """What temporal ensembling can be told. Published: m = 0.01, a plan at every step."""
 
-    m: float = pydantic.Field(0.01, ge=0.0)  # how fast weights fall from the oldest plan to the newest; 0: the plain mean
+    m: float = pydantic.Field(default=0.01, ge=0.0)  # how fast weights fall from the oldest plan to the newest; 0: the plain mean
     n_action_steps: pydantic.PositiveInt = 1  # Ta, actions executed between two plans
 
 

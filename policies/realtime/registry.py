@@ -54,7 +54,7 @@ def parse(text: str) -> dict[str, Any] | None:
     Raises:
         InputError: for an unknown name or a text of another form. Keys are checked by :func:`config_of`.
     """
-    name, colon, rest = text.strip().partition(":")
+    name, colon, rest = (part.strip() for part in text.partition(":"))
     if name == NONE and not rest:
         return None
     _entry(name)

@@ -37,7 +37,7 @@ _SHARE = 0.99  # p of the rule: how sure the observation makes the right one of 
 class RtiConfig(Config):
     """What real-time iteration can be told."""
 
-    level: int | None = pydantic.Field(None, ge=0, lt=100)  # k0, of 100 cosine levels; None: the rule for two-valued actions, else 10
+    level: int | None = pydantic.Field(default=None, ge=0, lt=100)  # k0, of 100 cosine levels; None: the rule for two-valued actions, else 10
     steps: pydantic.PositiveInt = 3  # n, network calls per plan after the first (of a two-call solver, steps)
     n_action_steps: pydantic.PositiveInt = 1  # Ta, actions executed of each plan
     first_steps: pydantic.PositiveInt | None = None  # steps of the first plan, from pure noise; None: the policy's own
