@@ -40,6 +40,7 @@ class Way:
         method: Method of execution that uses the policy (``policies.realtime.registry``).
         few_step: Whether it claims to act well in few calls, so that it is judged against its peer.
         peer: Label of what it is compared with at equal calls.
+        adaptive: Whether it may stop before it has made so many calls.
     """
 
     label: str
@@ -51,6 +52,7 @@ class Way:
     method: str | None = None
     few_step: bool = False
     peer: str = BASE
+    adaptive: bool = False
 
 
 WAYS = (
@@ -60,7 +62,7 @@ WAYS = (
     Way("flow, Heun", "flow", {1: {"steps": 1}, 3: {"steps": 2}, 9: {"steps": 5}, 99: {"steps": 50}}, sample={"solver": "heun"}, few_step=True),
     Way("regression", "regression", ONE),
     Way("ACT", "act", ONE),
-    Way("energy", "energy", USUAL, few_step=True),
+    Way("energy", "energy", {n: {"max_steps": n - 1} for n in (2, 4, 10, 100)}, few_step=True, adaptive=True),  # a last look takes no step
     Way("consistency", "consistency", USUAL, few_step=True),
     Way("consistency, distilled", "consistency", USUAL, teacher="diffusion", few_step=True),
     Way("MeanFlow", "meanflow", USUAL, few_step=True),

@@ -147,7 +147,7 @@ def section(panels: Sequence[Panel]) -> str:
     boxes = "".join(_box(i, label, panels) for i, label in enumerate(order))
     hidden = "".join(f".few:has(#way{i}:not(:checked)) .way{i}{{display:none}}" for i in range(len(order)))
     drawn = "".join(f'<div><h3>{_esc(p.title)}</h3><p class="say">{_esc(p.about)}</p>{chart(p, order)}</div>' for p in panels)
-    missing = "".join(f"<li>not measured: {_esc(line)}</li>" for p in panels for line in p.missing)
+    missing = "".join(f"<li>not measured: {_esc(line)}</li>" for line in dict.fromkeys(line for p in panels for line in p.missing))
     told = (
         "Each point is one policy with one number of network calls for a plan; bands are 95% intervals, both axes of distances are logarithmic. "
         "Point at a dot for its numbers; the boxes hide and show policies. Ticks and crosses, one a panel: whether a few-step method is above DDIM "
