@@ -80,6 +80,10 @@ class LearntPolicy(torch.nn.Module, abc.ABC):
         """Prepare for training: called once, in place and on its device, before the first update of a fresh or resumed run."""
         return
 
+    def begin_update(self, progress: float) -> None:
+        """Note how much of training is done, 0 to 1, a function of the step: called before each update, for curricula."""
+        return
+
     def initial_state(self, batch: int) -> State:
         """Return the state of ``batch`` new streams: nothing, unless a policy carries something from call to call."""
         return {}

@@ -24,6 +24,7 @@ from robopolicy.training.interrupt import Interrupts
 from robopolicy.training.run_folder import RunFolder
 from robopolicy.training.schedule import learning_rate_factor, step_seed
 from robopolicy.training.session import Session, TrainingDiverged, begin, newest_state
+from robopolicy.training.teacher import with_teacher
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -67,7 +68,7 @@ def train(recipe: Recipe, progress: bool = True, resume: Literal["auto", "never"
         robopolicy.training.session.TrainingDiverged: the loss or the weights are no longer finite.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once everything that is needed to go on was saved.
     """
-    began = time.monotonic()
+    began, recipe = time.monotonic(), with_teacher(recipe)
     config, folder = recipe.training, RunFolder(recipe.filled(recipe.output))
     with _fixed_arithmetic(recipe), contextlib.closing(folder):
         accelerator = _accelerator(recipe, note)
@@ -113,6 +114,7 @@ def _loop(s: Session, interrupts: Interrupts) -> None:
         for group, rate in zip(s.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         torch.manual_seed(step_seed(s.recipe.seed, s.step, rank))  # dropout; all other randomness hangs on the row keys
+        s.policy.begin_update((s.step - 1) / config.steps)
         loss, metrics = s.loss(batch, keys)
         s.accelerator.backward(loss)
         norm = s.accelerator.clip_grad_norm_(weights, config.optimizer.gradient_clip or math.inf)

@@ -22,6 +22,7 @@ from robopolicy.training.log import ProgressBar, TrainingLog
 from robopolicy.training.run_folder import RunFolder
 from robopolicy.training.schedule import step_seed
 from robopolicy.training.state import fill, load_state, read_facts, read_normalizer, save_state
+from robopolicy.training.teacher import teacher_fingerprint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -108,6 +109,7 @@ class Session:
             "processes": self.accelerator.num_processes,
             "torch": torch.__version__,
             "spec": self.policy.spec.to_dict(),
+            "teacher": teacher_fingerprint(self.recipe),
             "scaler": None if scaler is None else scaler.state_dict(),
             **data,
         }
@@ -138,13 +140,14 @@ def begin(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, fresh: bo
     accelerator.wait_for_everyone()
     initial, demonstrations = opened or (load_initial(recipe), open_demonstrations(recipe, False, note))
     found = newest_state(folder, note)
-    _check_state(found, demonstrations, accelerator, folder, note)
+    _check_state(found, recipe, demonstrations, accelerator, folder, note)
     policy, sampler = _policy(recipe, demonstrations, initial, found, note)
     policy.to(accelerator.device).train()
     o = recipe.training.optimizer
     optimizer = torch.optim.AdamW(policy.parameter_groups(o.weight_decay), lr=o.lr, betas=o.betas, fused=True)
     ema = Ema(policy, recipe.training.ema)
     step = int(load_state(found[0], policy, ema, optimizer)["step"]) if found else 0
+    policy.begin_training()
     loss: Any = PolicyLoss(policy)
     loss, optimizer = accelerator.prepare(torch.compile(loss) if recipe.training.compile else loss, optimizer)
     if found and found[1].get("scaler") and accelerator.scaler is not None:
@@ -155,10 +158,17 @@ def begin(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, fresh: bo
     return session
 
 
-def _check_state(found: tuple[Path, dict[str, Any]] | None, demonstrations: Demonstrations, accelerator: Accelerator, folder: RunFolder, note: Note) -> None:
+def _check_state(
+    found: tuple[Path, dict[str, Any]] | None, recipe: Recipe, demonstrations: Demonstrations, accelerator: Accelerator, folder: RunFolder, note: Note
+) -> None:
     if found is None:
         return
     facts = found[1]
+    if facts.get("teacher") != teacher_fingerprint(recipe):
+        teacher = getattr(recipe.policy, "teacher", None)
+        raise InputError(
+            f"{folder.path}: policy.teacher {teacher} has changed since this run began; take another folder with output=..., or begin anew with --fresh"
+        )
     if facts["dataset_fingerprint"] != demonstrations.fingerprint:
         raise InputError(
             f"{folder.path}: data set {demonstrations.dataset.path} has changed since this run began (fingerprint {demonstrations.fingerprint}, "

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from policies import registry
+from policies.flow import FlowConfig
 from policies.learnt import LearntPolicy
 from policies.noise import Noise, row_keys
 from policies.spec import ActionSpec, Field, ObservationSpec, Spec
 from policies.statistics import RunningStats
+from policies.teacher import Student
 
 CAMERA = "observation.images.front"
 STATE = Spec(
@@ -64,7 +66,10 @@ def build(name: str, spec: Spec, batch: Batch, seed: int = 0, **config) -> Learn
     chosen = kind.Config(**{**SMALL, **config})
     normalizer = kind.fit_normalizer(chosen, spec, stats_of(batch, spec), [batch])
     torch.manual_seed(seed)
-    return registry.create(name, chosen, spec, normalizer)
+    policy = registry.create(name, chosen, spec, normalizer)
+    if isinstance(policy, Student) and policy.needs_teacher:
+        policy.follow(build("flow", spec, batch, seed, **{key: value for key, value in config.items() if key in FlowConfig.model_fields}))
+    return policy
 
 
 def train(policy: LearntPolicy, batch_of: Callable[[int], Batch], steps: int, lr: float = 2e-3) -> list[float]:
@@ -76,6 +81,7 @@ def train(policy: LearntPolicy, batch_of: Callable[[int], Batch], steps: int, lr
     for step in range(steps):
         batch = batch_of(step)
         rows = len(batch["action"])
+        policy.begin_update(step / steps)
         loss, _ = policy.loss(batch, Noise(row_keys(0, step * rows + np.arange(rows))))
         optimizer.zero_grad()
         loss.backward()
