@@ -61,7 +61,7 @@ WAYS = (
     Way("flow, Euler", "flow", USUAL, sample={"solver": "euler"}, few_step=True),
     Way("flow, Heun", "flow", {1: {"steps": 1}, 3: {"steps": 2}, 9: {"steps": 5}, 99: {"steps": 50}}, sample={"solver": "heun"}, few_step=True),
     Way("regression", "regression", ONE),
-    Way("ACT", "act", ONE),
+    Way("ACT", "act", ONE, train={"detr": {"width": 64, "feed_forward": 128, "encoder_layers": 1}}),  # of its style encoder, in training alone
     Way("energy", "energy", {n: {"max_steps": n - 1} for n in (2, 4, 10, 100)}, few_step=True, adaptive=True),  # a last look takes no step
     Way("consistency", "consistency", USUAL, few_step=True),
     Way("consistency, distilled", "consistency", USUAL, teacher="diffusion", few_step=True),
