@@ -87,11 +87,11 @@ class ComposedPolicy(GenerativePolicy):
         return self.lead.steps
 
     def condition(self, obs: Batch, noise: Noise) -> torch.Tensor:
-        """Return the conditions of all parts side by side, (B, To, C1 + C2 + ...)."""
+        """Return the conditions of all parts side by side, (B, To, C)."""
         return torch.cat([part.condition(obs, noise) for part in self._kept()], -1)
 
     def model(self, condition: torch.Tensor) -> Model:
-        """See base class. An ``or`` has a model only within a walk, which draws a part for each row."""
+        """See base class; ``condition`` is (B, To, C). An ``or`` has a model only within a walk, which draws a part for each row."""
         return self._composed(condition, None)
 
     def walk(
@@ -285,7 +285,8 @@ def union(specs: Sequence[Spec], names: Sequence[str]) -> Spec:
 def _require_alike(parts: Sequence[ChunkPolicy], names: Sequence[str]) -> None:
     """Refuse parts that do not walk from noise to data, or whose chunks mean different things."""
     for part, name in zip(parts, names, strict=True):
-        if not isinstance(part, GenerativePolicy) or type(part).walk is not GenerativePolicy.walk:
+        own = isinstance(part, GenerativePolicy) and [getattr(type(part), name) is getattr(GenerativePolicy, name) for name in ("walk", "model")]
+        if not own or not all(own):  # a jump from noise to a sample is no expected data
             kind = type(part).__module__.rpartition(".")[2]
             raise InputError(f"composition: {name}: a {kind} policy has no scores to compose; expected policies that denoise, such as flow or diffusion")
     for key in ("n_obs_steps", "horizon", "n_action_steps", "actions", "action_rotation", "action_reference"):
