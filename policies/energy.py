@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import pydantic
 import torch
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from policies.base import Execution, Plan, State
 from policies.chunk import ChunkConfig, ChunkPolicy
@@ -34,6 +35,11 @@ class EnergyConfig(ChunkConfig):
     step_size: pydantic.PositiveFloat = 0.2  # alpha before training
     through_steps: bool = False  # mse: pass gradients from step to step; published: each step alone
     observation_noise: pydantic.PositiveFloat = 2.0  # largest deviation of noise on observations, normalised units: what unfamiliar means
+
+
+def _recorded() -> bool:
+    """Whether a graph is being recorded, which cannot end early: there, rows that are done stand still to the last step."""
+    return torch.compiler.is_compiling() or get_proxy_mode() is not None
 
 
 class Descent(NamedTuple):
@@ -136,7 +142,7 @@ class EnergyPolicy(ChunkPolicy):
             energy, gradient = self.slope(chunk, condition)
             energies.append(torch.where(running, energy, energies[-1]) if energies else energy)
             running = running & (gradient.square().mean((1, 2)).sqrt() > self.config.min_slope)
-            if look == self.config.max_steps or not running.any():
+            if look == self.config.max_steps or not (_recorded() or running.any()):
                 break
             chunk = torch.where(running[:, None, None], chunk - self.step_size(energy) * gradient, chunk)
             steps = steps + running
