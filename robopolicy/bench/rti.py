@@ -40,6 +40,7 @@ class Size:
         selection: Selection states on which each level is tried.
         levels: k0 that are tried, with that of the rule for two-valued actions; None: those of the method.
         block: Episodes of one result.
+        limit: Time limit of an episode in control steps; None: that of the checkpoint's recipe.
         overrides: Of the recipe, where a policy is trained here.
     """
 
@@ -48,6 +49,7 @@ class Size:
     selection: int = 100
     levels: Sequence[int] | None = None
     block: int = 100
+    limit: int | None = None
     overrides: tuple[str, ...] = ()
 
 
@@ -72,8 +74,8 @@ BASELINES = (Contender(), Contender(taken=1))
 class Store:
     """Results by what they are of, appended one by one; a run that was stopped goes on behind the last."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, limit: int | None) -> None:
+        self.file, self.limit = file, limit
         self.rows = {row["key"]: row for row in (ledger.read(file) if file.is_file() else ())}
 
     def result(self, checkpoint: Path, who: Contender, first: int, episodes: int) -> dict[str, Any]:
@@ -81,12 +83,12 @@ class Store:
         from policies.checkpoint import fingerprint
         from robopolicy.evaluation.rollout import evaluate
 
-        key = json.dumps([fingerprint(checkpoint), who.name, first, episodes])
+        key = json.dumps([fingerprint(checkpoint), who.name, first, episodes, self.limit])
         if key not in self.rows:
             policy = str(checkpoint) if who.method is not None else resampled(checkpoint, who.taken)
             with measured() as took:
                 found = evaluate(
-                    policy, TASK, episodes=episodes, seed0=first, block=min(50, episodes), workers=2 if episodes > 50 else 1, env=_env(checkpoint),
+                    policy, TASK, episodes=episodes, seed0=first, block=min(50, episodes), workers=2 if episodes > 50 else 1, env=_env(checkpoint, self.limit),
                     latency_calls=0, label=who.name, method=who.method,
                 )  # fmt: skip
             row = {
@@ -128,13 +130,13 @@ class Total:
 def run(quick: bool) -> Result:
     """Measure; ``quick`` takes under two minutes on a policy that has hardly been trained."""
     if quick:
-        return measure(FOLDER.with_name("rti-quick"), Size((0,), 10, 5, (10, 39), 10, _QUICK))
+        return measure(FOLDER.with_name("rti-quick"), Size((0,), 10, 5, (10, 39), 10, 80, _QUICK))
     return measure(FOLDER, Size())
 
 
 def measure(folder: Path, size: Size) -> Result:
     """Choose the levels, run what has no result yet, and compare."""
-    store, result = Store(folder / "results.jsonl"), Result()
+    store, result = Store(folder / "results.jsonl", size.limit), Result()
     totals = {name: Total([]) for name in ("RTI", *(b.name for b in BASELINES))}
     for number, seed in enumerate(size.seeds):
         checkpoint = checkpoint_of(folder, seed, size)
@@ -215,7 +217,8 @@ def resampled(checkpoint: Path, taken: int | None) -> Any:
     return out.eval()
 
 
-def _env(checkpoint: Path) -> dict[str, Any]:
+def _env(checkpoint: Path, limit: int | None) -> dict[str, Any]:
     from robopolicy.evaluation.subject import read_defaults
 
-    return read_defaults(checkpoint).env
+    env = read_defaults(checkpoint).env
+    return env if limit is None else {**env, "max_episode_steps": limit}

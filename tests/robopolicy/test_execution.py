@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from policies import checkpoint
-from policies.noise import Noise, row_keys
+from policies.noise import row_keys
 from policies.realtime import registry
 from policies.realtime.ensemble import Ensemble
 from policies.realtime.rti import Rti
 from policies.spec import InputError
+from real.client import PolicyClient
+from real.policy import LocalPolicy
+from real.server import PolicyServer
 from robopolicy import execution
 from robopolicy.cli import main
 from robopolicy.data.collect import collect
-from robopolicy.deployment import load_run_config, open_policy
+from robopolicy.deployment import load_local, load_run_config, open_policy
 from robopolicy.evaluation import ledger
 from robopolicy.evaluation.rollout import evaluate
 from robopolicy.recipe import recipe_from_dict
@@ -257,14 +259,39 @@ def test_tune_tries_what_the_method_says_and_refuses_the_rest(folder: Path, tmp_
 
 def test_a_local_policy_and_a_server_execute_alike(folder: Path) -> None:
     checkpoint.save_execution(folder, {"type": "rti", "level": 15})
-    local = open_policy(str(folder))
-    assert local.n_action_steps == 1 and load_run_config([f"policy={folder}", "method=none"]).method == "none"
-    bare = open_policy(str(folder), method="none")
-    assert bare.n_action_steps == 8
-    for policy in (local, bare):
+    policy, name = load_local(folder)
+    assert isinstance(policy, Rti) and "diffusion+rti" in name and "diffusion step" in load_local(folder, method="none")[1]
+    generator, calls, stop = np.random.default_rng(0), [], threading.Event()
+    for call in range(4):
+        obs = {n: generator.normal(size=(3, 1, *f.shape)).astype(np.float32) for n, f in policy.spec.observation.fields.items()}
+        calls.append((obs, row_keys(0, np.arange(3), call), np.array([False, call == 2, False])))
+
+    def plans(one: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+        state, out = one.initial_state(3), []
+        for obs, keys, restarts in calls:
+            plan, state = one.act(obs, one.reset(state, restarts), keys)
+            out.append((plan.actions, plan.info["network_calls"]))
+        return out
+
+    server = PolicyServer(policy, "tcp://127.0.0.1:0", stats_s=0, log=lambda line: None)
+    thread = threading.Thread(target=server.serve, args=(stop.is_set, 0.02), daemon=True)
+    thread.start()
+    local, client = LocalPolicy(load_local(folder)[0]), PolicyClient(server.address, streams=3)
+    try:
+        assert client.n_action_steps == local.n_action_steps == 1
+        for (a, n), (b, m) in zip(plans(local), plans(client), strict=True):
+            assert np.array_equal(a, b) and np.array_equal(n, m)
+        assert [n.tolist() for _, n in plans(local)] == [[10] * 3, [3] * 3, [3, 10, 3], [3] * 3]
+    finally:
+        local.close()
+        client.close()
+        stop.set()
+        thread.join(5)
+
+
+def test_a_run_in_one_process_takes_a_method(folder: Path) -> None:
+    assert load_run_config([f"policy={folder}", "method=rti:level=5"]).method == "rti:level=5"
+    for method, actions in (("rti:n_action_steps=4", 4), ("none", 8), (None, 8)):
+        policy = open_policy(str(folder), method=method)
+        assert policy.n_action_steps == actions
         policy.close()
-    expected = execution.load_policy(folder)
-    state, obs = expected.initial_state(1), {n: torch.zeros(1, 1, *f.shape) for n, f in expected.spec.observation.fields.items()}
-    plan, _ = expected.act(obs, state, Noise(row_keys(0, 0)))
-    assert plan.actions.shape == (1, 1, 2) and np.isfinite(plan.actions.numpy()).all()
-    assert execution.policy_name(folder) == "diffusion+rti" and execution.policy_name(folder, "none") == "diffusion"
