@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from policies.base import Plan
 from policies.learnt import LearntPolicy
 from policies.noise import Noise
 from policies.spec import InputError
@@ -33,7 +32,7 @@ _EXAMPLE_ROWS = 3  # of the observations that the graph is traced with; any numb
 class Draw(NamedTuple):
     """One call of a policy for random numbers: ``normal``, ``uniform`` or ``integers`` (below ``high``), (B, *shape)."""
 
-    index: int
+    number: int
     kind: str
     shape: tuple[int, ...]
     high: int = 0
@@ -77,7 +76,7 @@ class _Given(Noise):
 
 
 class _Graph(torch.nn.Module):
-    """The policy as a function of tensors alone: observations, then random numbers -> actions, then the rest of its info."""
+    """The policy as a function of tensors alone: observations, then random numbers -> actions, then what the plan says beside them."""
 
     def __init__(self, policy: LearntPolicy, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -86,12 +85,7 @@ class _Graph(torch.nn.Module):
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         obs = dict(zip(self.names, tensors, strict=False))
         plan, _ = self.policy.act(obs, {}, _Given(tensors[0].flatten(1)[:, 0], tensors[len(self.names) :]))
-        return (plan.actions, *(plan.info[name] for name in _said(plan)))
-
-
-def _said(plan: Plan) -> list[str]:
-    """Return the names of what a plan says beside its actions; the number of calls is a constant of the graph."""
-    return sorted(name for name in plan.info if name != "network_calls")
+        return (plan.actions, *(plan.info[name] for name in sorted(plan.info)))
 
 
 def to_onnx(policy: LearntPolicy, about: Mapping[str, Any]) -> bytes:
@@ -111,7 +105,8 @@ def to_onnx(policy: LearntPolicy, about: Mapping[str, Any]) -> bytes:
     """
     name = type(policy).__name__
     if policy.initial_state(1):
-        raise InputError(f"export: {name} carries {', '.join(policy.initial_state(1))} from call to call, which a fixed graph does not; serve its checkpoint")
+        carried = ", ".join(policy.initial_state(1))
+        raise InputError(f"export: {name} carries {carried} from call to call, which a fixed graph cannot; export the policy alone or serve the checkpoint")
     obs = example_observations(policy, _EXAMPLE_ROWS)
     recorder = _Recorder(torch.arange(_EXAMPLE_ROWS))
     plan, _ = policy.act(obs, {}, recorder)
@@ -123,9 +118,9 @@ def to_onnx(policy: LearntPolicy, about: Mapping[str, Any]) -> bytes:
         "n_obs_steps": policy.n_obs_steps,
         "horizon": policy.horizon,
         "n_action_steps": policy.n_action_steps,
-        "network_calls": float(plan.info["network_calls"].max()),
+        "network_calls": float(plan.info["network_calls"].max()),  # for one observation; each plan says its own
         "noise": [{"name": f"noise.{i}", **draw._asdict()} for i, draw in enumerate(recorder.draws)],
-        "info": _said(plan),
+        "info": sorted(plan.info),
         "about": dict(about),
     }
     graph = _Graph(policy, tuple(obs))
@@ -161,7 +156,7 @@ def replay(draws: Sequence[Draw], keys: torch.Tensor) -> tuple[torch.Tensor, ...
     """Return the random numbers that rows with ``keys`` (B,) draw, each (B, *shape)."""
     out = []
     for draw in draws:
-        noise = Noise(keys, draw=draw.index)
+        noise = Noise(keys, draw=draw.number)
         out.append(noise.integers(draw.high, *draw.shape) if draw.kind == "integers" else getattr(noise, draw.kind)(*draw.shape))
     return tuple(out)
 
@@ -181,11 +176,10 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], descripti
 
 def _traced(graph: _Graph, inputs: tuple[torch.Tensor, ...]) -> torch.nn.Module:
     """Return the graph of plain tensor operations that ``graph`` runs, those of its own backward passes included."""
-    from torch._decomp import core_aten_decompositions
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with torch.no_grad():
-        return make_fx(graph, core_aten_decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+        return make_fx(graph, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
 
 
 @contextmanager

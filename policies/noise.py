@@ -100,3 +100,47 @@ class Noise:
     def integers(self, high: int, *shape: int) -> torch.Tensor:
         """Return (B, *shape) int64, uniform in {0, ..., high - 1} (bias below high / 2^31)."""
         return (_shift(self._bits(math.prod(shape)), 33) % high).reshape(-1, *shape)
+
+
+class NumpyNoise:
+    """:class:`Noise` without torch: the same bits, normals equal to a few times 1e-7 (the logarithms differ in the last place).
+
+    Args:
+        keys: (B,) int64 row keys.
+        draw: First draw index.
+    """
+
+    def __init__(self, keys: np.ndarray, draw: int = 0) -> None:
+        self.keys, self.draw = np.asarray(keys, np.int64).view(np.uint64), draw
+
+    def bits(self, count: int) -> np.ndarray:
+        """Return (B, count) uint64 random bits for the present draw, and take it."""
+        with np.errstate(over="ignore"):
+            base = _mix_unsigned(self.keys * np.uint64(_M2) + np.uint64((self.draw + 1) * _GOLDEN & _MASK64))
+            counters = base[:, None] + np.arange(count, dtype=np.uint64) * np.uint64(_GOLDEN)
+            self.draw += 1
+            return _mix_unsigned(_mix_unsigned(counters) + self.keys[:, None])
+
+    def uniform(self, *shape: int) -> np.ndarray:
+        """See :meth:`Noise.uniform`."""
+        return ((self.bits(math.prod(shape)) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)).reshape(-1, *shape)
+
+    def normal(self, *shape: int) -> np.ndarray:
+        """See :meth:`Noise.normal`."""
+        count = math.prod(shape)
+        bits = self.bits((count + 1) // 2)
+        u1 = ((bits >> np.uint64(32)).astype(np.float64) + 0.5) * 2.0**-32
+        u2 = (bits & np.uint64(0xFFFFFFFF)).astype(np.float64) * 2.0**-32
+        radius, angle = np.sqrt(-2.0 * np.log(u1)), 2.0 * math.pi * u2
+        both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], 1)[:, :count]
+        return both.astype(np.float32).reshape(-1, *shape)
+
+    def integers(self, high: int, *shape: int) -> np.ndarray:
+        """See :meth:`Noise.integers`."""
+        return ((self.bits(math.prod(shape)) >> np.uint64(33)).astype(np.int64) % high).reshape(-1, *shape)
+
+
+def _mix_unsigned(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_M1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_M2)
+    return x ^ (x >> np.uint64(31))

@@ -31,5 +31,5 @@ class RegressionPolicy(ChunkPolicy):
         return self._predict(condition), 1
 
     def _predict(self, condition: torch.Tensor) -> torch.Tensor:
-        blank = condition.new_zeros(len(condition), self.config.horizon, self.transform.dim)
-        return self.network(blank, condition.new_zeros(len(condition)), condition=condition)
+        blank = condition.new_zeros(condition.shape[0], self.config.horizon, self.transform.dim)
+        return self.network(blank, condition.new_zeros(condition.shape[0]), condition=condition)

@@ -19,6 +19,7 @@ from typing import Any
 
 import pydantic
 
+from policies.base import Policy
 from policies.config import Config
 from policies.spec import InputError
 from real.policy import AsyncPolicy
@@ -81,11 +82,11 @@ def open_robot(robot: dict[str, Any]) -> Robot:
 
 
 def open_policy(policy: str, threads: int = 1, method: str | None = None) -> AsyncPolicy:
-    """Return the client of a server address, or the checkpoint (or a run's last) loaded into this process.
+    """Return the client of a server address, or the exported file or checkpoint (or a run's last) loaded into this process.
 
     Args:
-        policy: Address or folder.
-        threads: Torch threads of a checkpoint.
+        policy: Address, file or folder.
+        threads: Of a policy in this process.
         method: How a checkpoint is executed (``robopolicy.execution``); None: as it says.
 
     Raises:
@@ -95,16 +96,41 @@ def open_policy(policy: str, threads: int = 1, method: str | None = None) -> Asy
         from real.client import PolicyClient
 
         return PolicyClient(policy)
+    from real.policy import LocalPolicy
+
+    return LocalPolicy(load_local(policy, threads, method)[0])
+
+
+def load_local(path: str | Path, threads: int = 1, method: str | None = None, device: str = "cpu") -> tuple[Policy, str]:
+    """Return the policy of an exported file, or of a checkpoint (or a run's last), and what it is called.
+
+    Args:
+        path: File ``*.onnx``, which needs no torch, or folder.
+        threads: Of one call.
+        method: How a checkpoint is executed (``robopolicy.execution``); None: as it says.
+        device: Torch device of a checkpoint.
+
+    Raises:
+        InputError: if there is no policy, or a file is asked for what only a checkpoint can do.
+    """
+    if str(path).endswith(".onnx"):
+        if method is not None or device != "cpu":
+            asked = f"method {method}" if method is not None else f"device {device}"
+            raise InputError(f"{path}: an exported file runs on the CPU and as it was exported, not with {asked}; serve its checkpoint")
+        from real.onnx import OnnxPolicy
+
+        exported = OnnxPolicy(path, threads)
+        return exported, f"{exported.name} {exported.fingerprint}"
+    from policies.checkpoint import fingerprint
+    from robopolicy.execution import load_policy, policy_name
     from robopolicy.training.run_folder import find_checkpoint
 
-    folder = find_checkpoint(policy)  # says what is wrong with the folder before torch is loaded
+    folder = find_checkpoint(path)  # says what is wrong with the folder before torch is loaded
+    name = f"{policy_name(folder, method)} {folder.name} {fingerprint(folder)}"
     import torch
 
-    from real.policy import LocalPolicy
-    from robopolicy.execution import load_policy
-
     torch.set_num_threads(threads)
-    return LocalPolicy(load_policy(folder, method=method))
+    return load_policy(folder, device, method), name
 
 
 def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: Callable[[Runtime], Any] | None = None) -> Summary:

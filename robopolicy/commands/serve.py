@@ -13,9 +13,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def serve(
-        checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, or training run (its last checkpoint).")],
+        checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, training run (its last checkpoint), or exported file FILE.onnx.")],
         bind: Annotated[str, typer.Option(help="Loopback address: tcp://127.0.0.1:PORT (port 0: any free one) or ipc://PATH.")] = "tcp://127.0.0.1:5555",
-        threads: Annotated[int, typer.Option(min=1, help="Torch threads; for small networks one is the fastest.")] = 1,
+        threads: Annotated[int, typer.Option(min=1, help="Threads of one plan; for small networks one is the fastest.")] = 1,
         method: Annotated[
             str | None,
             typer.Option(help="How plans follow one another, e.g. rti:steps=3,level=15; none: as trained.", show_default="the checkpoint's"),
@@ -30,23 +30,16 @@ def register(app: typer.Typer) -> None:
 
         The server warms up before it says ready, drops what is past its time budget, and ends cleanly on Ctrl-C.
         """
-        from policies.checkpoint import fingerprint
         from real.wire import require_loopback
-        from robopolicy.execution import load_policy, policy_name
-        from robopolicy.training.run_folder import find_checkpoint
 
         require_loopback(bind)  # said at once, not after torch has been loaded
-        checkpoint = find_checkpoint(checkpoint)
-        name = f"{policy_name(checkpoint, method)} {checkpoint.name} {fingerprint(checkpoint)}"
-        import torch
-
         from real.server import PolicyServer
         from robopolicy.deployment import announce as tell
-        from robopolicy.deployment import stop_signals
+        from robopolicy.deployment import load_local, stop_signals
 
-        torch.set_num_threads(threads)
+        policy, name = load_local(checkpoint, threads, method, device)
         with stop_signals(with_parent) as stopped:
-            server = PolicyServer(load_policy(checkpoint, device, method), bind, name=name, idle_s=idle, stats_s=stats, log=_say)
+            server = PolicyServer(policy, bind, name=name, idle_s=idle, stats_s=stats, log=_say)
             seconds = server.warm_up()
             tell(str(announce) if announce else None, server.address)
             _say(f"ready: {name} at {server.address}, {1e3 * seconds:.1f} ms a plan")
