@@ -15,7 +15,8 @@ On a flow, with x1 = x + (1 - t) v the estimate of the data: v + min(beta, (1 - 
 
 Any other path a data + b noise is the flow at time t = a / (a + b), seen through x / (a + b) (:func:`strength`), so
 diffusion policies are guided by the same rule. There, without beta's bound, data moves by (a^2 + b^2) / a J^T W (Y - data),
-which is Song et al.'s step with the posterior variance r^2 = b^2 / (a^2 + b^2) of data of unit variance.
+which is Song et al.'s step with the posterior variance r^2 = b^2 / (a^2 + b^2) of data of unit variance. Normalised
+actions spread less, most of all with min_max; ``deviation`` c makes it r^2 = c^2 b^2 / (c^2 a^2 + b^2), so guidance is stronger.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class RtcConfig(Config):
 
     form: Form = "vjp"  # vjp: the paper's, true vector-Jacobian product; identity: the error itself, cheaper
     beta: pydantic.NonNegativeFloat = 5.0  # bound of the guidance; 0: none, plans as the policy's own
+    deviation: pydantic.PositiveFloat = 1.0  # of normalised actions, taken for granted by the guidance; published: 1
 
 
 class Rtc(ExecutionMethod):
@@ -80,7 +82,7 @@ class Rtc(ExecutionMethod):
         policy, config = self.policy, self.config
         self.spec.observation.validate(obs, (len(noise.keys), self.n_obs_steps))
         overlap, last = Overlap.of(self, state, execution), self.continued(obs, state, execution)
-        steer = partial(guided, path=policy.path, last=last, weights=prefix_weights(overlap), beta=config.beta, form=config.form, clip=policy.clip)
+        steer = partial(guided, path=policy.path, last=last, weights=prefix_weights(overlap), config=config, clip=policy.clip)
         chunk, calls = policy.walk(policy.condition(obs, noise), noise, steer=steer if config.beta else None)
         backward = calls if config.beta and config.form == "vjp" else 0
         info = {
@@ -103,21 +105,21 @@ def prefix_weights(overlap: Overlap) -> torch.Tensor:
     return torch.where(overlap.known(), w * torch.expm1(w) / (math.e - 1.0), 0.0)
 
 
-def strength(path: NoisePath, t: Level, beta: float) -> Level:
-    """Return how far the data estimate moves along g at level ``t``: (1 - tau) min(beta, (tau^2 + (1 - tau)^2) / (tau (1 - tau))).
+def strength(path: NoisePath, t: Level, beta: float, deviation: float = 1.0) -> Level:
+    """Return how far the data estimate moves along g at level ``t``: (1 - tau) min(beta, (tau^2 + (1 - tau)^2 / c^2) / (tau (1 - tau))).
 
     tau = a / (a + b) is the time at which the straight path of a flow has the same share of data and noise; a velocity
-    that changes by dv moves the estimate of the data by (1 - tau) dv. At pure noise the bound is beta.
+    that changes by dv moves the estimate of the data by (1 - tau) dv. At pure noise the bound is beta. c: ``deviation``.
     """
     a, b = path.scales(t)
     tau = a / (a + b)
-    mixed = tau * (1.0 - tau)
+    ideal, mixed = tau**2 + ((1.0 - tau) / deviation) ** 2, tau * (1.0 - tau)
     if isinstance(tau, torch.Tensor):
-        return (1.0 - tau) * torch.clamp((tau**2 + (1.0 - tau) ** 2) / mixed, max=beta)
-    return (1.0 - tau) * (min(beta, (tau**2 + (1.0 - tau) ** 2) / mixed) if mixed > 0.0 else beta)
+        return (1.0 - tau) * torch.clamp(ideal / mixed, max=beta)
+    return (1.0 - tau) * (min(beta, ideal / mixed) if mixed > 0.0 else beta)
 
 
-def guided(model: Model, path: NoisePath, last: torch.Tensor, weights: torch.Tensor, beta: float, form: Form = "vjp", clip: float | None = None) -> Model:
+def guided(model: Model, path: NoisePath, last: torch.Tensor, weights: torch.Tensor, config: RtcConfig, clip: float | None = None) -> Model:
     """Return ``model`` steered towards ``last``; rows of weight 0 come out as they are.
 
     Args:
@@ -125,8 +127,7 @@ def guided(model: Model, path: NoisePath, last: torch.Tensor, weights: torch.Ten
         path: Its noise path.
         last: Y (B, Tp, De), normalised; not looked at where the weight is 0.
         weights: W (B, Tp).
-        beta: Bound of the guidance.
-        form: See the module.
+        config: Form and bound of the guidance.
         clip: Bound of the data, which guidance does not leave either; None: none.
     """
     share = weights[..., None]
@@ -135,8 +136,8 @@ def guided(model: Model, path: NoisePath, last: torch.Tensor, weights: torch.Ten
         return torch.where(share > 0.0, share * (last - data), 0.0)
 
     def steered(x: torch.Tensor, t: Level) -> Estimate:
-        (a, b), gain = path.scales(t), strength(path, t, beta)
-        if form == "identity":
+        (a, b), gain = path.scales(t), strength(path, t, config.beta, config.deviation)
+        if config.form == "identity":
             data, noise = model(x, t)
             pull = error(data)
         else:

@@ -7,14 +7,20 @@ with equal chance, again and again, so the distribution of their plans has two m
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
+from policies.base import Execution, State
+from policies.noise import Noise, row_keys
 from policies.spec import ActionSpec, Field, ObservationSpec, Spec
 
 STEPS, DT = 40, 0.1  # of an episode; s
 HORIZON = 16  # Tp, rows of a plan
 SWING, SWINGS = 0.3, 2  # m; number of times on the way
-LIMIT, SPREAD = 6.0, 0.1  # m/s^2: of the acceleration; deviation of demonstrated accelerations
+LIMIT, SPREAD = 5.0, 0.1  # m/s^2: of the acceleration; deviation of demonstrated accelerations
 STYLE = 0.5  # deviation of kappa around -1 and +1
 GUST = 0.01  # m/s, deviation of the kick in every step
 NEAR, REST = 0.2, 0.7  # m, m/s
@@ -56,6 +62,12 @@ def plans(state: np.ndarray, around: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return transfer(around[:, :1] - state[:, :1], state[:, 1:])[..., None], out[..., None]
 
 
+def demonstrate(centre: np.ndarray, swing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return plans (B, Tp, 1), m/s^2, drawn as demonstrators make them: kappa around -1 or +1 with equal chance, a little noise, within the limit."""
+    kappa = rng.choice((-1.0, 1.0), (len(centre), 1, 1)) + STYLE * rng.standard_normal((len(centre), 1, 1))
+    return np.clip(centre + kappa * swing + SPREAD * rng.standard_normal(centre.shape), -LIMIT, LIMIT)
+
+
 class Catch:
     """B episodes at once.
 
@@ -95,3 +107,62 @@ class Catch:
     def caught(self) -> np.ndarray:
         """Return (B,) bool: near the ball and almost at rest."""
         return (np.abs(self.state[:, 0] - self.ball) < NEAR) & (np.abs(self.state[:, 1]) < REST)
+
+
+@dataclass
+class Outcome:
+    """What came of B episodes.
+
+    Attributes:
+        caught: (B,) bool.
+        jumps: (B, P - 1) m/s^2, change of the command from the last step of one plan to the first of the next.
+        sides: (B, P) bool, whether a plan swings out to the positive side.
+        info: name -> (B, P), what the plans say of themselves.
+    """
+
+    caught: np.ndarray
+    jumps: np.ndarray
+    sides: np.ndarray
+    info: dict[str, np.ndarray]
+
+
+def play(policy: Any, delay: int, every: int, seeds: np.ndarray, watch: Callable[[Any, State], None] | None = None) -> Outcome:
+    """Play episodes in which plans come late.
+
+    Args:
+        policy: A torch policy for :data:`SPEC` with Ta of at least ``delay`` + ``every``.
+        delay: Steps from the observation that a plan is made from to the first step at which it is played; the first plan
+            of an episode is waited for.
+        every: Steps from one plan's observation to the next one's; at least ``delay``.
+        seeds: (B,) one an episode.
+        watch: Told of every plan and of the state after it.
+    """
+    import torch
+
+    world, state, current, last = Catch(seeds), policy.initial_state(len(seeds)), None, None
+    jumps, sides, infos, switches = [], [], [], set()
+    while not world.over:
+        obs = world.observation()
+        late = 0 if current is None else delay
+        tensors = {name: torch.from_numpy(value) for name, value in obs.items()}
+        plan, state = policy.act(tensors, state, Noise(row_keys(0, seeds, world.step)), Execution(late, late, every))
+        if watch is not None:
+            watch(plan, state)
+        new = plan.actions.numpy()
+        if current is None:
+            current = new
+        else:
+            switches.add(world.step + delay)
+            current = np.concatenate([current[:, :delay], new[:, delay:]], 1)
+        centre, out = plans(obs["observation.state"][:, 0].astype(np.float64), obs["observation.environment_state"][:, 0].astype(np.float64))
+        rows = new.shape[1]
+        sides.append(((new - centre[:, :rows]) * out[:, :rows]).sum((1, 2)) > 0)
+        infos.append({name: value.numpy() for name, value in plan.info.items()})
+        for i in range(min(every, STEPS - world.step)):
+            if last is not None and world.step in switches:
+                jumps.append(np.abs(current[:, i] - last)[:, 0])
+            last = current[:, i]
+            world.advance(last)
+        current = current[:, every:]
+    info = {name: np.stack([i[name] for i in infos], 1) for name in infos[0]}
+    return Outcome(world.caught(), np.stack(jumps, 1), np.stack(sides, 1), info)

@@ -1,23 +1,19 @@
-"""The catch task for methods of execution: a flow and a diffusion policy that are the demonstrators' distribution exactly, and episodes."""
+"""Policies for the catch task: a flow and a diffusion that are the demonstrators' distribution exactly; no training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from policies import registry
-from policies.base import Execution
 from policies.diffusion import DiffusionPolicy
 from policies.flow import FlowPolicy
 from policies.generative.paths import Estimate, Level, spread
 from policies.generative.policy import GenerativePolicy
 from policies.generative.samplers import Model
 from policies.learnt import LearntPolicy
-from policies.noise import Noise, row_keys
 from policies.statistics import RunningStats
 from robopolicy.bench import catch
 
@@ -86,44 +82,3 @@ def _stats():
         running.update(value.astype(np.float32))
         stats[name] = running.result()
     return stats
-
-
-@dataclass
-class Outcome:
-    """Of B episodes: caught (B,), steps at which plans changed (P,), and per plan (B, P) jumps of the action there and info."""
-
-    caught: np.ndarray
-    jumps: np.ndarray
-    usual: float
-    info: dict[str, np.ndarray]
-    sides: np.ndarray
-
-
-def play(policy, delay: int, every: int, seeds: np.ndarray, seed: int = 0, watch: Callable | None = None) -> Outcome:
-    """Catch with plans asked for every ``every`` steps, each taking over ``delay`` steps after it was asked for."""
-    world, state, current = catch.Catch(seeds), policy.initial_state(len(seeds)), None
-    jumps, usual, infos, sides, last, switches = [], [], [], [], None, set()
-    while not world.over:
-        obs = world.observation()
-        d = 0 if current is None else delay
-        noise = Noise(row_keys(seed, seeds, world.step))
-        plan, state = policy.act({n: torch.from_numpy(v) for n, v in obs.items()}, state, noise, Execution(d, d, every))
-        if watch is not None:
-            watch(plan, state)
-        new = plan.actions.numpy()
-        current = new if current is None else np.concatenate([current[:, :d], new[:, d:]], 1)
-        if infos:
-            switches.add(world.step + d)
-        infos.append({k: v.numpy() for k, v in plan.info.items()})
-        centre, swing = catch.plans(obs["observation.state"][:, 0].astype(float), obs["observation.environment_state"][:, 0].astype(float))
-        sides.append(((new - centre[:, : new.shape[1]]) * swing[:, : new.shape[1]]).sum((1, 2)) > 0)
-        for i in range(every):
-            if world.over:
-                break
-            if last is not None:
-                (jumps if world.step in switches else usual).append(np.abs(current[:, i] - last)[:, 0])
-            last = current[:, i]
-            world.advance(last)
-        current = current[:, every:]
-    info = {k: np.stack([i[k] for i in infos], 1) for k in infos[0]}
-    return Outcome(world.caught(), np.stack(jumps, 1), float(np.mean(usual)) if usual else 0.0, info, np.stack(sides, 1))

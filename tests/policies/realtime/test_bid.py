@@ -12,8 +12,9 @@ from policies.realtime.bid import Bid, BidConfig, backward_losses, distances, ne
 from policies.realtime.overlap import Overlap
 from policies.realtime.rtc import Rtc, RtcConfig
 from policies.spec import InputError
+from robopolicy.bench.catch import play
 from tests.policies import toy
-from tests.policies.realtime.catching import exact, play
+from tests.policies.realtime.catching import exact
 
 BATCH = toy.random_batch(toy.STATE, 6)
 OBS = toy.observation(BATCH)

@@ -16,8 +16,9 @@ from policies.realtime.overlap import Overlap
 from policies.realtime.rtc import Rtc, RtcConfig, guided, prefix_weights, strength
 from policies.spec import InputError
 from robopolicy.bench import catch
+from robopolicy.bench.catch import play
 from tests.policies import toy
-from tests.policies.realtime.catching import exact, play
+from tests.policies.realtime.catching import exact
 
 BATCH = toy.random_batch(toy.STATE, 6)
 OBS = toy.observation(BATCH)
@@ -56,7 +57,7 @@ def test_velocity_changes_as_in_the_paper(t):
     def model(x, t):
         return Estimate(x + (1 - t) * torch.sin(x.cumsum(1)), x - t * torch.sin(x.cumsum(1)))
 
-    steered = guided(model, path, y, w, beta)(x, t)
+    steered = guided(model, path, y, w, RtcConfig(beta=beta))(x, t)
     plain = model(x, t)
     jacobian = torch.autograd.functional.jacobian(lambda v: model(v, t).data.sum(0), x)  # (6, 2, 3, 6, 2): rows do not mix
     correction = torch.einsum("ijbkl,bij->bkl", jacobian, w[..., None] * (y - plain.data))
@@ -73,7 +74,7 @@ def test_product_against_finite_differences(kind):
     t, path, beta = (0.4 if kind == "flow" else 45), policy.path, 3.0
     x, y, w = random(6, 16, 4), random(6, 16, 4, seed=1), torch.rand(6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        plain, moved = model(x, t).data, guided(model, path, y, w, beta)(x, t).data
+        plain, moved = model(x, t).data, guided(model, path, y, w, RtcConfig(beta=beta))(x, t).data
         error, step = w[..., None] * (y - plain), 1e-5
         product = torch.zeros_like(x)
         for i in range(16):
@@ -89,24 +90,26 @@ def test_product_against_finite_differences(kind):
 def test_identity_form_is_the_raw_error():
     x, y, w = random(2, 5, 3), random(2, 5, 3, seed=1), torch.rand(2, 5, dtype=torch.float64)
     for path, t in ((LinearPath(), 0.3), (DdpmPath(), 40)):
-        plain, moved = curved(x, t), guided(curved, path, y, w, 5.0, form="identity")(x, t)
+        plain, moved = curved(x, t), guided(curved, path, y, w, RtcConfig(form="identity"))(x, t)
         torch.testing.assert_close(moved.data - plain.data, strength(path, t, 5.0) * w[..., None] * (y - plain.data), atol=1e-14, rtol=0)
-        assert (guided(curved, path, y, w, 5.0)(x, t).data - moved.data).abs().max() > 0.05
+        assert (guided(curved, path, y, w, RtcConfig())(x, t).data - moved.data).abs().max() > 0.05
 
 
+@pytest.mark.parametrize("deviation", [1.0, 0.3])
 @pytest.mark.parametrize("path, levels", [(LinearPath(), (0.1, 0.5, 0.9)), (DdpmPath(), (95, 50, 3)), (KarrasPath(), (40.0, 1.0, 0.05))])
-def test_data_of_unit_variance_is_replaced(path, levels):
-    """With data ~ N(0, I) the posterior of the pseudo-inverse is exact: unbounded guidance puts Y in the place of the data."""
+def test_data_of_the_assumed_deviation_is_replaced(path, levels, deviation):
+    """With data ~ N(0, deviation^2 I) the posterior of the pseudo-inverse is exact: unbounded guidance puts Y in the place of the data."""
 
     def model(x, t):
         a, b = path.scales(t)
-        return Estimate(a * x / (a**2 + b**2), b * x / (a**2 + b**2))
+        total = (a * deviation) ** 2 + b**2
+        return Estimate(a * deviation**2 * x / total, b * x / total)
 
-    x, y = random(2, 5, 3), random(2, 5, 3, seed=1)
+    x, y, unbounded = random(2, 5, 3), random(2, 5, 3, seed=1), RtcConfig(beta=1e12, deviation=deviation)
     for t in levels:
         a, b = path.scales(t)
-        steered = guided(model, path, y, torch.ones(2, 5, dtype=torch.float64), 1e9)(x, t)
-        torch.testing.assert_close(steered.data, y, atol=1e-12, rtol=0)
+        steered = guided(model, path, y, torch.ones(2, 5, dtype=torch.float64), unbounded)(x, t)
+        torch.testing.assert_close(steered.data, y, atol=1e-9, rtol=0)
         torch.testing.assert_close(a * steered.data + b * steered.noise, x, atol=1e-9, rtol=0)
 
 
@@ -117,8 +120,8 @@ def test_diffusion_is_guided_as_the_flow_that_it_is(level, beta, seed):
     path = DdpmPath()
     a, b = path.scales(level)
     x, y, w = random(2, 4, 3, seed=seed), random(2, 4, 3, seed=seed + 1), torch.rand(2, 4, dtype=torch.float64)
-    on_flow = guided(lambda v, t: curved(v * (a + b), t), LinearPath(), y, w, beta)(x / (a + b), a / (a + b))
-    torch.testing.assert_close(guided(curved, path, y, w, beta)(x, level).data, on_flow.data, atol=1e-9, rtol=1e-9)
+    on_flow = guided(lambda v, t: curved(v * (a + b), t), LinearPath(), y, w, RtcConfig(beta=beta))(x / (a + b), a / (a + b))
+    torch.testing.assert_close(guided(curved, path, y, w, RtcConfig(beta=beta))(x, level).data, on_flow.data, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("variance", [0.05, 0.3, 1.0])
@@ -132,7 +135,7 @@ def test_gaussian_walk_is_the_scalar_recursion(variance):
         return Estimate(a * variance / total * x, b / total * x)
 
     start, y, w = random(1, 6, 1), random(1, 6, 1, seed=1) * math.sqrt(variance), torch.tensor([[1.0, 1.0, 0.7, 0.3, 0.0, 1.0]], dtype=torch.float64)
-    got = sample(guided(model, path, y, w, beta), start, path, path.step_list(n), Euler())
+    got = sample(guided(model, path, y, w, RtcConfig(beta=beta)), start, path, path.step_list(n), Euler())
     for i in range(6):
         x, target, weight = start[0, i, 0].item(), y[0, i, 0].item(), w[0, i].item()
         for k in range(n):
@@ -148,16 +151,16 @@ def test_gaussian_walk_is_the_scalar_recursion(variance):
 def test_rows_with_levels_of_their_own():
     path, x, y, w = LinearPath(), random(3, 4, 2), random(3, 4, 2, seed=1), torch.rand(3, 4, dtype=torch.float64)
     levels = torch.tensor([0.0, 0.4, 0.9], dtype=torch.float64)
-    together = guided(curved, path, y, w, 5.0)(x, levels).data
+    together = guided(curved, path, y, w, RtcConfig())(x, levels).data
     for row, t in enumerate(levels.tolist()):
-        alone = guided(curved, path, y[row : row + 1], w[row : row + 1], 5.0)(x[row : row + 1], t).data
+        alone = guided(curved, path, y[row : row + 1], w[row : row + 1], RtcConfig())(x[row : row + 1], t).data
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-12, rtol=0)
 
 
 def test_guidance_stays_within_the_clip():
     path, x, y = DdpmPath(), random(2, 4, 2), 3.0 * random(2, 4, 2, seed=1)
     for form in ("vjp", "identity"):
-        data, noise = guided(curved, path, y, torch.ones(2, 4, dtype=torch.float64), 50.0, form, clip=1.0)(x, 30)
+        data, noise = guided(curved, path, y, torch.ones(2, 4, dtype=torch.float64), RtcConfig(beta=50.0, form=form), clip=1.0)(x, 30)
         assert data.abs().max() <= 1.0
         assert (data.abs() == 1.0).any()
         before = curved(x, 30)
@@ -275,6 +278,12 @@ def test_committed_steps_are_planned_again(kind):
         play(Rtc(RtcConfig(beta=beta), exact(kind, n_action_steps=16)), 3, 4, SEEDS, watch=compare)
         found[beta] = torch.stack(errors[1:]).mean().item()
     assert found[5.0] < 0.05 and found[0.0] > 2 * found[5.0]
+
+
+def test_a_true_deviation_guides_better():
+    """Published guidance takes actions for of unit deviation; here they have 0.44."""
+    published, told = (play(Rtc(RtcConfig(deviation=d), exact("flow", n_action_steps=16)), 4, 4, SEEDS) for d in (1.0, 0.44))
+    assert told.caught.mean() > 0.93 and told.info["prefix_error"][:, 1:].mean() < 0.75 * published.info["prefix_error"][:, 1:].mean()
 
 
 def test_the_identity_form_catches_too():
