@@ -22,7 +22,7 @@ class DetrConfig(Config):
     """
 
     width: int = pydantic.Field(default=128, ge=4)  # features per token, a multiple of heads
-    feed_forward: pydantic.PositiveInt = 512  # features inside the feed-forward branches
+    feed_forward: pydantic.PositiveInt = 256  # features inside the feed-forward branches
     heads: pydantic.PositiveInt = 4
     encoder_layers: pydantic.PositiveInt = 2
     decoder_layers: pydantic.PositiveInt = 2

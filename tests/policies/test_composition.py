@@ -11,6 +11,7 @@ from policies.generative.paths import DdpmPath, KarrasPath, LinearPath
 from policies.generative.policy import GenerativePolicy
 from policies.noise import Noise, row_keys
 from policies.normalize import Normalizer
+from policies.realtime.registry import apply, method_names
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from tests.oracles.mixture import GaussianMixture, level_of, two_modes
 from tests.oracles.policy import OracleNetwork, oracle_policy, plans
@@ -240,6 +241,19 @@ def test_a_walk_can_be_steered_and_differentiated():
     assert x.grad is not None and (x.grad.abs() > 0).all()
 
 
+@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("by", ["average", "or"])
+def test_methods_of_execution_take_it(name, by):
+    batch = random_batch(STATE, 4)
+    parts = [build(kind, STATE, batch, seed=i).eval() for i, kind in enumerate(("diffusion", "flow"))]
+    method = apply({"type": name}, ComposedPolicy(parts, (0.5, 0.5), by))
+    keys, state = row_keys(0, np.arange(4)), method.initial_state(4)
+    for _ in range(2):
+        plan, state = method.act(observation(batch), state, Noise(keys))
+    assert plan.actions.shape == (4, method.n_action_steps, 4) and torch.isfinite(plan.actions).all()
+    assert (plan.info["network_calls"] % 2 == 0).all()  # both parts are asked
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +293,8 @@ def _other_state() -> Spec:
         ("flow", STATE, {"n_obs_steps": 1}, "n_obs_steps: A has 2, B 1"),
         ("flow", STATE, {"actions": "delta", "action_reference": {"position": "observation.state"}}, "actions: A has 'absolute', B 'delta'"),
         ("regression", STATE, {}, "B: a regression policy has no scores to compose"),
+        ("consistency", STATE, {}, "B: a consistency policy has no scores to compose"),
+        ("meanflow", STATE, {}, "B: a meanflow policy has no scores to compose"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(name, spec, config, words):
