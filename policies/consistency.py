@@ -33,7 +33,7 @@ from policies.teacher import Lesson, Student, StudentConfig
 
 _FIRST_LEVELS = 10  # of the curriculum
 _LOG_MEAN, _LOG_DEVIATION = -1.1, 2.0  # of ln sigma in training (Song & Dhariwal 2023, section 3.5)
-_SMALL = 1e-6  # weighted difference at which the distance turns from square to absolute
+_SMALL = 0.00054  # root mean square difference where the distance turns from square to absolute (same, section 3.3)
 
 
 class ConsistencyConfig(StudentConfig):
@@ -51,6 +51,11 @@ class ConsistencyConfig(StudentConfig):
     sigma_max: pydantic.PositiveFloat = 20.0  # of pure noise
     sigma_data: pydantic.PositiveFloat = 0.5  # deviation of the actions, which scales what the network is given
     sigma_skip: pydantic.PositiveFloat = 0.15  # above this noise f is the network's answer, below it is mostly x
+
+    @property
+    def input_skip(self) -> bool:
+        """See base class: below ``sigma_skip`` the network's answer holds the noise."""
+        return True
 
     @pydantic.model_validator(mode="after")
     def _levels_are_ordered(self) -> ConsistencyConfig:
@@ -184,12 +189,12 @@ class ConsistencyPolicy(Student, GenerativePolicy):
         here = self.jump(x, sigma, condition)
         with torch.no_grad():
             there = self.jump(nearer, low, condition)
-        return (spread(weight, x) * (here - there)) ** 2
+        return spread(weight, x) ** 2 * ((here - there) ** 2 + _SMALL**2)
 
     def average(self, errors: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """See base class; the mean of absolute values, in effect: the pseudo-Huber distance."""
+        """See base class; the weighted mean of pseudo-Huber distances sqrt(mean d^2 + c^2)."""
         real = ~batch["action_is_pad"] if self.config.mask_padding else None
-        return super().average(tempered(errors, 0.5, _SMALL, real), batch)
+        return super().average(tempered(errors, 0.5, 0.0, real), batch)
 
     def neighbours(self, noise: Noise) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Draw a pair of neighbouring levels a row; returns the lower, the upper and the weight of their error, each (B,)."""

@@ -46,6 +46,11 @@ class MeanFlowConfig(ChunkConfig):
     time: Literal["uniform", "logit_normal"] = "uniform"  # of t and r in training; logit_normal (0.4, 1): the published one, seldom near the ends
     weight_power: float = pydantic.Field(default=0.5, ge=0, le=1)  # p of the weight 1 / (d^2 + c)^p of a sample; 0: squared errors
 
+    @property
+    def input_skip(self) -> bool:
+        """See base class: a velocity holds the noise."""
+        return True
+
 
 class MeanFlowPolicy(GenerativePolicy):
     """Mean velocities over action chunks."""
