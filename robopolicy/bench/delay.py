@@ -130,8 +130,9 @@ def train(kind: str, steps: int, rows: int = 256) -> tuple[Any, float]:
 
     obs, centre, swing = visited(64)
     rng, base = np.random.default_rng(1), registry.policy_class(kind)
-    size = {"width": 128, "blocks": 2, "clock_features": 32}
-    config, stats = base.Config(n_obs_steps=1, horizon=catch.HORIZON, n_action_steps=catch.HORIZON, mlp=size), {}
+    settings: dict[str, Any] = {"n_obs_steps": 1, "horizon": catch.HORIZON, "n_action_steps": catch.HORIZON}
+    settings["mlp"] = {"width": 128, "blocks": 2, "clock_features": 32}
+    config, stats = base.Config(**settings), {}
     for name, values in {**{n: v[:, 0] for n, v in obs.items()}, "action": catch.demonstrate(centre, swing, rng).reshape(-1, 1)}.items():
         running = RunningStats((values.shape[1],))
         running.update(values.astype(np.float32))

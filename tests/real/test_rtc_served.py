@@ -27,21 +27,31 @@ torch.set_num_threads(1)
 
 
 class Late(Rtc):
-    """Real-time chunking that takes its time; ``delays`` gives the seconds of single calls, ``delay_s`` of the others."""
+    """Real-time chunking that takes ``delay_s``; the call of number ``stuck`` does not end before the ``gate`` opens."""
 
-    delay_s: float = 0.0
+    def __init__(self, beta, delay_s, stuck):
+        super().__init__(RtcConfig(beta=beta), exact("flow", n_action_steps=10))
+        self.delay_s, self.stuck, self.gate, self.executions = delay_s, stuck, threading.Event(), []
 
     def act(self, obs, state, noise, execution=Execution()):
-        self.executions = [*getattr(self, "executions", []), execution]
-        delays = getattr(self, "delays", {})
-        time.sleep(delays.get(len(self.executions) - 1, self.delay_s))
+        self.executions.append(execution)
+        if len(self.executions) - 1 == self.stuck:
+            self.gate.wait(20)
+        time.sleep(self.delay_s)
         return super().act(obs, state, noise, execution)
 
 
-def rtc(beta=5.0, delay_s=0.0, kind=Late):
-    method = kind(RtcConfig(beta=beta), exact("flow", n_action_steps=10))
-    method.delay_s = delay_s
-    return method
+def rtc(beta=5.0, delay_s=0.0, stuck=None):
+    return Late(beta, delay_s, stuck)
+
+
+def lose_one(client, method, *request):
+    """Ask for a plan that is computed and comes too late."""
+    client.request(*request, budget_s=1.0)
+    with pytest.raises(RequestFailed, match="no reply"):
+        client.poll(5)
+    assert len(method.executions) == 2, "the server had no time to begin with this request"
+    method.gate.set()
 
 
 def observation(step=0):
@@ -121,15 +131,12 @@ def local_plans(obs, executions, noise, beta=5.0):
 
 def test_a_lost_plan_is_not_gone_on_from(serve, connect):
     """The reply to the second request comes too late: the third plan is guided by the first, which is what was executed."""
-    method = rtc()
-    method.delays = {1: 0.4}
+    method = rtc(stuck=1)
     server = serve(method)
     client = connect(server.address)
     obs, keys = [observation(step) for step in (0, 5, 7)], [row_keys(1, 0, call) for call in range(3)]
     first, state = client.act(obs[0], client.initial_state(1), keys[0])
-    client.request(obs[1], state, keys[1], Execution(2, 2, 5), budget_s=0.1)
-    with pytest.raises(RequestFailed, match="no reply"):
-        client.poll(5)
+    lose_one(client, method, obs[1], state, keys[1], Execution(2, 2, 5))
     third, state = client.act(obs[2], state, keys[2], Execution(2, 2, 7))
     assert server.stats.plans == 3 and client.sessions == 2 and server.stats.forgotten == 0
 
@@ -152,14 +159,11 @@ def test_a_lost_plan_is_not_gone_on_from(serve, connect):
 
 def test_streams_begun_anew_and_going_on_in_one_request(serve, connect):
     """A client of two streams whose second begins a new episode after a lost plan."""
-    method = rtc()
-    method.delays = {1: 0.3}
+    method = rtc(stuck=1)
     client = connect(serve(method).address, streams=2)
     obs, keys = {name: np.repeat(value, 2, 0) for name, value in observation().items()}, row_keys(1, [0, 1])
     _, state = client.act(obs, client.initial_state(2), keys)
-    client.request(obs, state, keys, budget_s=0.05)
-    with pytest.raises(RequestFailed):
-        client.poll(5)
+    lose_one(client, method, obs, state, keys)
     state = client.reset(state, np.array([False, True]))
     plan, _ = client.act(obs, state, row_keys(2, [0, 1]), Execution(2, 2, 4))
     local = rtc()
@@ -231,7 +235,7 @@ class Catcher:
         pass
 
 
-def run(policy, episodes=5, rate_hz=50.0):
+def run(policy, episodes, rate_hz=25.0):
     """Return the jumps of commands at changes of plan (m/s^2), the robot, the summary."""
     robot = Catcher(episodes, rate_hz)
     assert isinstance(robot, Robot)
@@ -256,21 +260,26 @@ def run(policy, episodes=5, rate_hz=50.0):
 
 
 def test_late_plans_join_without_jumps_through_the_server(serve, connect):
-    """50 ms of inference at 50 Hz: the delay in steps is measured by the client's side; nothing else tells the policy."""
+    """100 ms of inference at 25 Hz: the delay in steps is measured by the client's side; nothing else tells the policy."""
     found = {}
     for beta in (0.0, 5.0):
-        method = rtc(beta, delay_s=0.05)
-        jumps, _, summary = run(connect(serve(method).address), episodes=3)
-        assert len(summary.episodes) == 3 and not summary.failed
+        method, jumps = rtc(beta, delay_s=0.1), np.zeros(0)
+        client = connect(serve(method).address)
+        for _ in range(6):  # on a machine that is busy with other things, plans that come too late leave nothing to join
+            if len(jumps) >= 10:
+                break
+            more, _, summary = run(client, episodes=2)
+            assert len(summary.episodes) == 2 and not summary.failed
+            jumps = np.concatenate([jumps, more])
         delays = [int(e.delay[0]) for e in method.executions if e.elapsed is not None]
         passed = [int(e.elapsed[0]) for e in method.executions if e.elapsed is not None]
-        assert np.median(delays) >= 3 and min(passed) >= 1 and len(jumps) >= 9
+        assert np.median(delays) >= 3 and min(passed) >= 1 and len(jumps) >= 10
         found[beta] = jumps.mean()
     assert found[5.0] < 0.75 * found[0.0]
 
 
 def test_a_policy_in_this_process_is_told_the_same():
-    method = rtc(delay_s=0.05)
+    method = rtc(delay_s=0.1)
     local = LocalPolicy(method)
     try:
         _, _, summary = run(local, episodes=1)
