@@ -90,7 +90,8 @@ class PackedLinear(nn.Module):
             self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(self.dtype).contiguous(), rows)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return (B, ..., N) float32 from ``x`` (B, ..., K)."""
+        """Return (B, ..., N) float32 from ``x`` (B, ..., K). Raises InputError where a gradient is asked for."""
+        _refuse_gradients(x)
         if self.weights != "int8":
             return self.product(x.to(self.dtype))
         rounded, scale = quantize(x)
@@ -108,6 +109,11 @@ class PackedLinear(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         raise InputError("an accelerated policy has no weights to save; save the policy as it was before")
+
+
+def _refuse_gradients(*inputs: torch.Tensor) -> None:
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        raise InputError("an accelerated policy has no gradients, which training, energies and guided methods (RTC) need; leave its weights as they are")
 
 
 def quantize(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,8 +158,7 @@ class PackedUnet(nn.Module):
 
     def forward(self, x: torch.Tensor, clock: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Return a prediction (B, Tp, De), see :meth:`UnetDenoiser.forward`. Raises InputError where a gradient is asked for."""
-        if torch.is_grad_enabled() and (x.requires_grad or condition.requires_grad):
-            raise InputError("an accelerated policy has no gradients, which training and guided methods (RTC) need; leave its weights as they were")
+        _refuse_gradients(x, condition)
         films = iter((self._clock_share(clock) + self._condition_share(condition)).unsqueeze(1).split(self.sizes, -1))
         h, skips = x, []
         for first, second, halve in self.down:  # type: ignore[misc]
