@@ -258,7 +258,7 @@ class Churn(Solver):
     def advance(
         self, model: Model, path: NoisePath, x: torch.Tensor, t: Level, t_next: Level, z: torch.Tensor | None = None, earlier: Earlier = None
     ) -> tuple[torch.Tensor, Estimate]:
-        """See base class; the estimate is that of the noised x."""
+        """Return x (B, ...) at ``t_next`` and the estimate of the noised x."""
         x, t = self.raised(path, x, t, _needed(z))
         return self.solver.advance(model, path, x, t, t_next)
 
