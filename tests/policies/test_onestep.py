@@ -85,7 +85,7 @@ def test_the_students_normaliser_is_the_teachers(name, tmp_path):
     config = kind.Config(**SMALL, teacher=str(tmp_path / "teacher"))
     found = kind.fit_normalizer(config, STATE, stats_of(BATCH, STATE), [BATCH]).tensors()
     assert all(torch.equal(value, found[key]) for key, value in teacher.normalizer.tensors().items())
-    with pytest.raises(SpecMismatch, match="observation field 'observation.state'"):
+    with pytest.raises(SpecMismatch, match=r"observation field 'observation\.state'"):
         kind.fit_normalizer(config, STATE.subset(["observation.environment_state"]), stats_of(BATCH, STATE), [BATCH])
 
 
