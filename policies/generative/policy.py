@@ -29,10 +29,12 @@ class WarmStart:
     Attributes:
         plan: (B, Tp, De) guess of the chunk, normalised.
         levels: The step list, from the level that the guess is re-noised to down to the data.
+        solver: The rule for one step; None: the policy's.
     """
 
     plan: torch.Tensor
     levels: Sequence[float]
+    solver: Solver | None = None
 
 
 class GenerativePolicy(ChunkPolicy):
@@ -82,4 +84,5 @@ class GenerativePolicy(ChunkPolicy):
         z = noise.normal(self.config.horizon, self.transform.dim).to(condition.dtype)
         levels = self.path.step_list(steps or self.steps) if start is None else tuple(start.levels)
         x = self.path.prior(z) if start is None else self.path.mix(start.plan, z, levels[0])
-        return sample(model, x, self.path, levels, self.solver, noise), self.solver.network_calls(self.path, levels)
+        solver = self.solver if start is None or start.solver is None else start.solver
+        return sample(model, x, self.path, levels, solver, noise), solver.network_calls(self.path, levels)

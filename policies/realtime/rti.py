@@ -6,12 +6,14 @@ evenly spaced from k0 to the data. Of each plan one action is executed, so the l
 released code feeds the guess un-noised and skips levels with steps of t -> t - 1: more lag, and another spread.)
 
 k0 decides what a plan can still change. The share of the guess in a plan falls with k0: for a target N(m, s^2) a guess
-that is off by d leaves d a^2 s^2 / (a^2 s^2 + b^2), a and b the signal and noise of k0, whatever n is.
+that is off by d leaves d a^2 s^2 / (a^2 s^2 + b^2), a and b the signal and noise of k0, whatever n is. That is for steps
+which draw from the posterior (DDPM); steps along the ODE (DDIM, Euler) keep more of the guess, up to d a s / sqrt(a^2 s^2 + b^2).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pydantic
 import torch
@@ -21,6 +23,7 @@ from policies.chunk import ChunkPolicy
 from policies.config import Config
 from policies.generative.paths import DdpmPath, NoisePath
 from policies.generative.policy import GenerativePolicy, WarmStart
+from policies.generative.samplers import Ddpm
 from policies.learnt import Batch
 from policies.noise import Noise
 from policies.realtime.method import ExecutionMethod
@@ -38,7 +41,8 @@ class RtiConfig(Config):
     """What real-time iteration can be told."""
 
     level: int | None = pydantic.Field(default=None, ge=0, lt=100)  # k0, of 100 cosine levels; None: the rule for two-valued actions, else 10
-    steps: pydantic.PositiveInt = 3  # n, network calls per plan after the first (of a two-call solver, steps)
+    steps: pydantic.PositiveInt = 3  # n, steps, and network calls, of every plan after the first
+    solver: Literal["ddpm", "own"] = "ddpm"  # rule for these steps, on any path: ddpm forgets the guess sooner, or the policy's own
     n_action_steps: pydantic.PositiveInt = 1  # Ta, actions executed of each plan
     first_steps: pydantic.PositiveInt | None = None  # steps of the first plan, from pure noise; None: the policy's own
 
@@ -57,6 +61,7 @@ class Rti(ExecutionMethod):
     Attributes:
         level: k0.
         levels: The step list on the policy's noise path, k0 first.
+        solver: Of these steps; None: the policy's own.
 
     Raises:
         InputError: for a policy that does not walk from noise to data, or numbers of steps that do not fit.
@@ -76,6 +81,7 @@ class Rti(ExecutionMethod):
         self.level = rule_level(policy) if config.level is None else config.level
         if self.level is None:
             self.level = _UNTUNED
+        self.solver = Ddpm() if config.solver == "ddpm" else None
         start = start_level(generative.path, self.level)
         try:
             self.levels = generative.path.step_list(config.steps, start)
@@ -105,7 +111,7 @@ class Rti(ExecutionMethod):
         begun, warm = bool(running.any()), None
         draw = noise.draw
         if begun:
-            start = WarmStart(self.continued(obs, state, execution), self.levels)
+            start = WarmStart(self.continued(obs, state, execution), self.levels, self.solver)
             warm = policy.walk(condition, Noise(noise.keys, device, draw), start=start)
         if warm is not None and bool(running.all()):
             chunk, calls = warm

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from policies import checkpoint, registry
 from policies.base import Execution
 from policies.generative.paths import DdpmPath, KarrasPath, LinearPath
+from policies.generative.policy import GenerativePolicy
 from policies.generative.samplers import Ddpm
 from policies.noise import Noise, row_keys
 from policies.normalize import two_valued
@@ -64,10 +65,10 @@ def target(deviation: float) -> ConditionalMixture:
     return ConditionalMixture.of(GaussianMixture.of((1.0, (0.0,), deviation)), [[[1.0]]])
 
 
-def tracked(name: str, deviation: float, level: int, steps: int, rows: int = 4000, **config) -> tuple[float, torch.Tensor]:
+def tracked(name: str, deviation: float, level: int, steps: int, solver: str = "ddpm", rows: int = 4000) -> tuple[float, torch.Tensor]:
     """Return the lag after the target has moved from 0 to 0.2, less what the first plans' own mean explains, and the plans (rows,)."""
-    policy = oracle_policy(name, target(deviation), **config)
-    method = Rti(RtiConfig(level=level, steps=steps), policy)
+    policy = oracle_policy(name, target(deviation))
+    method = Rti(RtiConfig(level=level, steps=steps, solver=solver), policy)
     noises = [Noise(row_keys(call, np.arange(rows))) for call in range(2)]
     first, state = method.act({"observation.state": torch.zeros(rows, 1, 1)}, method.initial_state(rows), noises[0])
     moved, _ = method.act({"observation.state": torch.full((rows, 1, 1), 0.2)}, state, noises[1])
@@ -84,13 +85,17 @@ def exact_lag(deviation: float, level: int) -> float:
 @pytest.mark.parametrize("steps", [2, 3, 4])
 def test_lag_is_the_closed_form_and_does_not_depend_on_the_number_of_calls(level: int, quoted: float, steps: int) -> None:
     assert exact_lag(0.05, level) == pytest.approx(quoted, abs=0.001)
-    lag, _ = tracked("diffusion", 0.05, level, steps, sampler="ddpm")
-    assert lag == pytest.approx(exact_lag(0.05, level), abs=0.002)  # 4000 samples
+    for name in ("diffusion", "flow"):  # at the same signal-to-noise ratio
+        lag, _ = tracked(name, 0.05, level, steps)
+        assert lag == pytest.approx(exact_lag(0.05, level), abs=0.002)  # 4000 samples
 
 
-def test_lag_of_flow_at_the_same_signal_to_noise_ratio() -> None:
-    lag, plans = tracked("flow", 0.05, 15, 3)
-    assert abs(lag) < 0.02 and plans.std().item() < 0.06  # Euler's three steps curve, unlike the posterior's
+@pytest.mark.parametrize(("name", "three"), [("diffusion", 0.0173), ("flow", 0.0193)])
+def test_steps_along_the_ode_lag_more(name: str, three: float) -> None:
+    signal, sigma = PATH.scales(15)
+    limit = 0.2 * signal * 0.05 / math.hypot(signal * 0.05, sigma)  # of infinitely many steps: 0.0367
+    lags = [tracked(name, 0.05, 15, steps, "own")[0] for steps in (3, 12)]
+    assert lags[0] == pytest.approx(three, abs=0.002) and 2.5 * exact_lag(0.05, 15) < lags[0] < lags[1] < limit
 
 
 class Walk:
@@ -235,6 +240,18 @@ def test_the_guess_is_the_last_plan_shifted_with_its_last_row_repeated() -> None
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", registry.policy_names())
+def test_every_policy_iterates_or_says_why_not(name: str) -> None:
+    policy = build(name, STATE, BATCH).eval()
+    if not isinstance(policy, GenerativePolicy):
+        with pytest.raises(InputError, match="expected a generative policy"):
+            Rti(RtiConfig(), policy)
+        return
+    none = torch.zeros(8, dtype=torch.bool)
+    plan = run(Rti(RtiConfig(level=15), policy), [BATCH] * 3, [none] * 3, KEYS)
+    assert plan.actions.shape == (8, 1, 4) and plan.info["network_calls"].tolist() == [3.0] * 8 and torch.isfinite(plan.actions).all()
 
 
 def test_what_does_not_fit_is_refused() -> None:
