@@ -35,7 +35,7 @@ SPEC = Spec(
 
 
 def swing(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return position and velocity of the swing to the positive side; at the landing both are 0."""
+    """Return position (m) and velocity (m/s) of the swing to the positive side at steps (B, ...); at the landing both are 0."""
     rate = 2 * np.pi * SWINGS / STEPS / DT
     phase = rate * DT * np.clip(step, 0, STEPS)
     return SWING / 2 * (1 - np.cos(phase)), SWING / 2 * rate * np.sin(phase)
