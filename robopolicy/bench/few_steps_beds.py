@@ -178,7 +178,7 @@ class TaskBed(Bed):
         """See base class."""
         from robopolicy.data.collect import collect
 
-        collect(self.task, folder / "data", self.demonstrations, workers=2, progress=False)
+        collect(self.task, folder / "data", self.demonstrations, workers=1 if self.quick else 2, progress=False)
 
     def base(self, policy: str, folder: Path) -> dict[str, Any]:
         """See base class."""

@@ -12,8 +12,9 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def measure_all(beds: Sequence[Bed], folder: Path, workers: int = 2, progress: b
     Args:
         beds: Where to compare.
         folder: ``results.jsonl``, and for each bed its data and training runs.
-        workers: Processes at once, one torch thread each.
+        workers: Processes at once, one torch thread each; 0: all in this process.
         progress: Show a bar with the time left.
         ways: What to compare.
 
@@ -149,8 +150,7 @@ def _run(trainings: list[Job], samplings: list[Job], results: dict[str, Any], wo
     """Yield every job with its row, or with one line of why there is none, as they are done."""
     waiting, failed, pending = [*trainings, *samplings], set[Path](), {}
     trained = {job.run for job in trainings if (job.checkpoint / "manifest.json").is_file()}
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes, before they import torch
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with _executor(workers) as pool:
         try:
             while waiting or pending:
                 for job in list(waiting):
@@ -175,6 +175,35 @@ def _run(trainings: list[Job], samplings: list[Job], results: dict[str, Any], wo
             raise InputError("benchmark: a process died (out of memory?); run the same command to go on") from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Here(concurrent.futures.Executor):
+    """Runs what is submitted at once, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Return a future that is done; an exception goes up from here."""
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def _executor(workers: int) -> concurrent.futures.Executor:
+    if workers == 0:
+        return Here()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes, before they import torch
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(workers, context, initializer=end_with, initargs=(os.getpid(),))
+
+
+def end_with(parent: int) -> None:
+    """Let this process end within a second of its parent, so that after a kill no training holds a folder that is to go on."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_job(job: Job) -> tuple[dict[str, Any], str | None]:

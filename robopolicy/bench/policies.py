@@ -55,6 +55,8 @@ def contest(beds: Sequence[Bed], folder: Path, workers: int = 2, progress: bool 
     result.notes.append(
         "closed loop: one action of every plan is executed; RTI's calls are those of every plan but an episode's first, which takes the policy's default"
     )
+    if any(bed.quick for bed in beds):
+        result.notes.append("quick: trained for a few updates to see that everything runs; the figures and verdicts say nothing of the policies")
     return result
 
 

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import math
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
@@ -264,6 +266,19 @@ def test_the_plot_has_a_dot_for_every_point_and_a_box_for_every_policy() -> None
 # ---- the whole, in small
 
 
+def test_a_worker_ends_with_its_parent() -> None:
+    child = "import os, sys, time; from robopolicy.bench.few_steps_run import end_with; end_with(int(sys.argv[1])); print(flush=True); time.sleep(60)"
+    parent = (
+        "import os, subprocess, sys\n"
+        f"worker = subprocess.Popen([sys.executable, '-c', {child!r}, str(os.getpid())], stdout=subprocess.PIPE)\n"
+        "worker.stdout.readline()\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    # standard error is held by the worker too: this returns when both have ended
+    done = subprocess.run([sys.executable, "-c", parent], stderr=subprocess.PIPE, timeout=45, cwd=Path(__file__).parents[2])
+    assert done.returncode == -9 and done.stderr == b""
+
+
 def small_beds() -> tuple[OracleBed, TaskBed]:
     oracle, routes = toys(True)
     return dataclasses.replace(oracle, updates=2, observations=2, samples=8, frames=300), dataclasses.replace(routes, updates=2, demonstrations=2, episodes=3)
@@ -286,7 +301,7 @@ def test_a_contest_goes_on_where_it_stopped(tmp_path: Path) -> None:
     lines = (tmp_path / RESULTS).read_text().splitlines()
     assert len(lines) == 12  # on each of two beds: trainings of three policies, and three figures
     (tmp_path / RESULTS).write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])  # what a kill leaves
-    again = contest(small_beds(), tmp_path, workers=1, progress=False, ways=ways)
+    again = contest(small_beds(), tmp_path, workers=0, progress=False, ways=ways)
     assert again.rows == first.rows
     assert [json.loads(line)["key"] for line in (tmp_path / RESULTS).read_text().splitlines() if line.endswith("}")] == [json.loads(v)["key"] for v in lines]
     found = gather(tmp_path)
@@ -296,5 +311,5 @@ def test_a_contest_goes_on_where_it_stopped(tmp_path: Path) -> None:
     xml.etree.ElementTree.parse(tmp_path / "few_steps.svg")
     shutil.rmtree(tmp_path / "two-route" / "runs")  # another training: nothing of the old is taken for its figures
     other = (small_beds()[0], dataclasses.replace(small_beds()[1], updates=3))
-    assert len(contest(other, tmp_path, workers=1, progress=False, ways=ways[:1]).rows) > 0
+    assert len(contest(other, tmp_path, workers=0, progress=False, ways=ways[:1]).rows) > 0
     assert len((tmp_path / RESULTS).read_text().splitlines()) == 12 + 1 + 3  # the torn line, one training, two figures
