@@ -142,18 +142,18 @@ def _print(evaluations: Sequence[Evaluation]) -> None:
 
     first, console = evaluations[0], Console()
     title = f"{first.task}, {len(first.episodes)} episodes on {first.purpose} seeds from {first.seed0}, B = {first.block}"
-    caption = "calls of the network: for one plan, and for one control step; ms: for one plan"
+    caption = "calls of the network: for one plan (for one control step); ms: for one plan"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    columns = ("policy", "success", "rate", "95% interval", "score", "steps", "calls", "a step", "ms")
+    columns = ("policy", "success", "rate", "95% interval", "score", "steps", "calls", "ms")
     for name in columns:
         table.add_column(name, justify="left" if name == "policy" else "right")
     for e in evaluations:
         low, high = e.interval
         steps = sum(x.length for x in e.episodes) / len(e.episodes)
-        calls = ("-", "-") if e.policy == "expert" else (f"{e.network_calls_per_chunk:.4g}", f"{e.network_calls_per_step:.3g}")
+        calls = "-" if e.policy == "expert" else f"{e.network_calls_per_chunk:.4g} ({e.network_calls_per_step:.3g})"
         score = "-" if e.score is None else f"{e.score:.3f}"
         cells = [e.label, f"{e.successes}/{len(e.episodes)}", f"{e.success_rate:.1%}", f"{100 * low:.1f}-{100 * high:.1f}%", score]
-        table.add_row(*cells, f"{steps:.0f}", *calls, f"{e.ms_per_chunk:.1f}" if e.ms_per_chunk is not None else "-")
+        table.add_row(*cells, f"{steps:.0f}", calls, f"{e.ms_per_chunk:.1f}" if e.ms_per_chunk is not None else "-")
     console.print(table)
     for other in evaluations[1:]:
         pair = compare_evaluations(first, other)

@@ -144,7 +144,7 @@ def test_eval_tells_the_method_and_counts_its_calls(run: Path, tmp_path: Path, c
     lines = list(ledger.read(tmp_path / "e" / "ledger.jsonl"))
     assert [(x["policy"], x["execution"]) for x in lines] == [("diffusion+rti", ours["execution"]), ("diffusion", None)]
     printed = capsys.readouterr().out
-    assert "diffusion+rti: executed by rti:level=15,steps=3" in printed and "a step" in printed
+    assert "diffusion+rti: executed by rti:level=15,steps=3" in printed and "control step" in printed
 
 
 def test_workers_and_blocks_change_nothing(run: Path, tmp_path: Path) -> None:
