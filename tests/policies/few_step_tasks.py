@@ -1,4 +1,4 @@
-"""Tasks on which policies of few calls are compared: a normal law, a coin with unequal sides, and two routes as a chunk."""
+"""Tasks on which policies of few calls are compared: an uneven law of one number, and two routes as a chunk."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from policies.learnt import LearntPolicy
 from policies.noise import Noise, row_keys
 from policies.spec import ActionSpec, Field, ObservationSpec, Spec
 from tests.oracles.mixture import GaussianMixture
-from tests.policies.toy import COIN, COIN_CONFIG, Batch, coin_answers
-
-NORMAL, NORMAL_CONFIG = COIN, COIN_CONFIG
-NORMAL_MEAN, NORMAL_DEVIATION = 0.3, 0.5
+from tests.policies.toy import Batch
 
 #: Unequal weights and widths: neither symmetry nor a lost mode passes.
 UNEVEN = GaussianMixture.of((0.3, [-0.8], 0.05), (0.7, [0.5], 0.2))
@@ -25,24 +22,6 @@ ROUTES_CONFIG = {
 }  # fmt: skip
 _ALONG = torch.linspace(0, 1, 8)
 _BULGE = torch.sin(math.pi * _ALONG)
-
-
-def normal_batch(step: int, rows: int = 256) -> Batch:
-    """Return a batch whose actions are N(0.3, 0.5^2), whatever is observed."""
-    noise = Noise(row_keys(6, step * rows + np.arange(rows)))
-    return _batch(noise.normal(1, 1), NORMAL_MEAN + NORMAL_DEVIATION * noise.normal(1, 1))
-
-
-def uneven_batch(step: int, rows: int = 256) -> Batch:
-    """Return a batch whose actions are drawn from ``UNEVEN``, whatever is observed."""
-    noise = Noise(row_keys(6, step * rows + np.arange(rows)))
-    left, z = noise.uniform(1, 1) < 0.3, noise.normal(1, 1)
-    return _batch(noise.normal(1, 1), torch.where(left, -0.8 + 0.05 * z, 0.5 + 0.2 * z))
-
-
-def uneven_distance(policy: LearntPolicy, n: int = 2000) -> float:
-    """Return W1 between what a policy plans and ``UNEVEN``; 0.012 or so is the sampling error of the truth itself."""
-    return UNEVEN.distance(coin_answers(policy, n)[:, None])
 
 
 def routes_batch(step: int, rows: int = 256, seed: int = 7) -> Batch:

@@ -50,7 +50,7 @@ def ddim():
     [
         ("consistency", False),
         ("meanflow", False),
-        pytest.param("consistency", True, marks=pytest.mark.soak),  # short of it: exact teachers, in test_consistency and test_onestep
+        pytest.param("consistency", True, marks=pytest.mark.soak),  # always run: their losses by hand, in test_consistency and test_onestep
         pytest.param("onestep", True, marks=pytest.mark.soak),
     ],
 )
