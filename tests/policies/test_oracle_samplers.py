@@ -52,7 +52,7 @@ def test_deterministic_samplers_find_the_mixture(path, solver):
 
 @pytest.mark.parametrize(("path", "solver"), STOCHASTIC.values(), ids=STOCHASTIC)
 def test_stochastic_samplers_find_the_mixture(path, solver):
-    noise = Noise(row_keys(0, np.arange(MANY)))
+    noise = Noise(row_keys(0, np.arange(20_000)))
     x = sample(BIMODAL.model(path), path.prior(noise.normal(1).double()), path, levels_of(path, 100), solver, noise)
     assert BIMODAL.distance(x) < 0.02
 
@@ -178,7 +178,7 @@ def test_rows_walk_step_lists_of_their_own():
 @pytest.mark.parametrize("path", [KARRAS, FLOW], ids=["karras", "flow"])
 def test_churned_heun_keeps_the_deviation_of_the_data(path):
     # as published for trajectories: 200 steps, S_churn 80. Stepping from the un-churned x at the churned level, as
-    # released code does, is off by tens of per cent
+    # released code does, leaves a tenth of the deviation (its first-order step; rightly started it keeps 91 %)
     one, n = GaussianMixture.of((1.0, (0.2,), 0.5)), 20_000
     noise = Noise(row_keys(0, np.arange(n)))
     levels = levels_of(path, 200)
@@ -195,7 +195,7 @@ def test_churned_heun_keeps_the_deviation_of_the_data(path):
 
     if path is KARRAS:
         wrong = sample(one.model(path), x, path, levels, Released(Euler(), gamma=80 / 200), Noise(row_keys(0, np.arange(n))))
-        assert abs(float(wrong.std()) / 0.5 - 1.0) > 0.1
+        assert float(wrong.std()) / 0.5 < 0.15
 
 
 @pytest.mark.parametrize("t", [0.05, 0.7, 30.0])
