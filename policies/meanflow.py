@@ -44,7 +44,7 @@ class MeanFlowConfig(ChunkConfig):
     steps: pydantic.PositiveInt = 1  # network calls per chunk
     intervals: float = pydantic.Field(default=0.5, ge=0, le=1)  # share of training samples with r > t; the others train the velocity itself
     time: Literal["uniform", "logit_normal"] = "uniform"  # of t and r in training; logit_normal (0.4, 1): the published one, seldom near the ends
-    weight_power: float = pydantic.Field(default=0.5, ge=0, le=1)  # p of the weight 1 / (d^2 + c)^p of a sample; 0: squared errors
+    weight_power: float = pydantic.Field(default=0.5, ge=0, le=1)  # p of a sample's weight 1 / (d^2 + c)^p; 0: squared errors, for chunks of one or two numbers
 
     @property
     def input_skip(self) -> bool:
