@@ -31,7 +31,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "warp": ("physics on the GPU", ("mujoco", "mujoco_warp", "warp")),
     "ros": ("ROS 2 without a ROS installation, bags", ("cyclonedds", "rosbags")),
     "teleop": ("the operator's page and devices", ("viser", "pygame")),
-    "export": ("policies for robots without torch", ("onnx", "onnxruntime")),
+    "export": ("policies for robots without torch", ("onnx", "onnxruntime", "onnxscript")),
     "convert": ("other data formats", ("h5py", "zarr", "minari", "mcap", "rosbags", "pyarrow")),
     "ray": ("many machines", ("ray",)),
 }
