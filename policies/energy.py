@@ -89,7 +89,7 @@ class EnergyPolicy(ChunkPolicy):
         return energy, gradient
 
     def step_size(self, energy: torch.Tensor) -> torch.Tensor:
-        """Return alpha, ready to multiply a chunk.
+        """Return alpha, a scalar or (B, 1, 1), ready to multiply a chunk.
 
         ``mse``: larger where the energy is high, alpha exp(tanh E), so within a factor e of alpha; EBT-Policy's exp(E) has
         no bound. ``denoise``: alpha itself, since there the slope near the data is known, 1 / ``near``.
@@ -155,7 +155,7 @@ class EnergyPolicy(ChunkPolicy):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the loss of the chunk's energy plus that of the observation's, and both; see base class."""
+        """Return the loss (a scalar) of the chunk's energy plus that of the observation's, and both; see base class."""
         condition = self.condition(batch, noise)
         chunk = self.encode(batch["action"], batch)
         real = (~batch["action_is_pad"]).to(chunk.dtype) if self.config.mask_padding else torch.ones_like(chunk[..., 0])

@@ -44,7 +44,7 @@ class MeanFlowConfig(ChunkConfig):
     steps: pydantic.PositiveInt = 1  # network calls per chunk
     intervals: float = pydantic.Field(default=0.5, ge=0, le=1)  # share of training samples with r > t; the others train the velocity itself
     time: Literal["uniform", "logit_normal"] = "uniform"  # of t and r in training; logit_normal (0.4, 1): the published one, seldom near the ends
-    weight_power: float = pydantic.Field(default=0.5, ge=0, le=1)  # p of a sample's weight 1 / (d^2 + c)^p; 0: squared errors, for chunks of one or two numbers
+    weight_power: float = pydantic.Field(default=0.5, ge=0, le=1)  # p of its weight 1 / (d^2 + c)^p; 0, squared errors, misses both sides of a coin
 
     @property
     def input_skip(self) -> bool:
@@ -82,7 +82,7 @@ class MeanFlowPolicy(GenerativePolicy):
         return self.network(x, _CLOCK * t, torch.cat([condition, reach.to(condition.dtype)], -1))
 
     def model(self, condition: torch.Tensor) -> Model:
-        """See base class: the velocity of this moment, u with r = t, which makes a flow policy of this one."""
+        """See base class: for chunks (B, Tp, De) the velocity of this moment, u with r = t, which makes a flow policy of this one."""
 
         def estimate(x: torch.Tensor, t: Level) -> Estimate:
             now = rows(t, x).to(x.dtype)
@@ -93,7 +93,7 @@ class MeanFlowPolicy(GenerativePolicy):
     def walk(
         self, condition: torch.Tensor, noise: Noise, *, start: WarmStart | None = None, steer: Steer | None = None, steps: int | None = None
     ) -> tuple[torch.Tensor, int]:
-        """See base class: each step is one mean velocity. A walk that is steered follows the velocity of the moment instead."""
+        """See base class; returns (B, Tp, De): each step is one mean velocity. A walk that is steered follows the velocity of the moment instead."""
         if steer is not None:
             return super().walk(condition, noise, start=start, steer=steer, steps=steps)
         z = noise.normal(self.config.horizon, self.transform.dim).to(condition.dtype)
@@ -114,7 +114,7 @@ class MeanFlowPolicy(GenerativePolicy):
         return (found - target) ** 2
 
     def average(self, errors: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """See base class; with the adaptive weight of each sample."""
+        """See base class; a scalar, with the adaptive weight of each sample."""
         real = ~batch["action_is_pad"] if self.config.mask_padding else None
         return super().average(tempered(errors, self.config.weight_power, _FLOOR, real), batch)
 

@@ -33,7 +33,7 @@ class OneStepPolicy(Student):
     needs_teacher: ClassVar[bool] = True
 
     def generate(self, condition: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]:
-        """See base class: one call."""
+        """See base class: a chunk (B, Tp, De) from one call."""
         return self.student(self._start(noise).to(condition.dtype), condition), 1
 
     def student(self, z: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
@@ -41,7 +41,7 @@ class OneStepPolicy(Student):
         return self.network(z, z.new_zeros(len(z)), condition)
 
     def errors(self, chunk: torch.Tensor, condition: torch.Tensor, noise: Noise) -> torch.Tensor:
-        """Raise InputError: demonstrations do not say which chunk belongs to which noise."""
+        """Raise InputError: demonstrations (B, Tp, De) do not say which chunk belongs to which noise."""
         raise InputError(f"policy {checkpoint.policy_type(self)!r} learns from a teacher alone")
 
     def taught_errors(self, chunk: torch.Tensor, condition: torch.Tensor, lesson: Lesson, noise: Noise) -> torch.Tensor:

@@ -99,7 +99,7 @@ class Student(ChunkPolicy):
         """Return squared errors (B, Tp, De) against what the teacher says; see :meth:`errors`."""
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """See base class; learns from the teacher where there is one. Raises InputError if there must be one."""
+        """See base class: a scalar and metrics; learns from the teacher where there is one. Raises InputError if there must be one."""
         if not self._teacher:
             if self.needs_teacher:
                 name = checkpoint.policy_type(self)

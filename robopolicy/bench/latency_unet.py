@@ -90,7 +90,7 @@ def fit_last_layer(policy: DiffusionPolicy, batches: int = 4, rows: int = 64) ->
 
 
 def planner(policy: Any, rows: int = 1, seed: int = 0) -> Callable[[], torch.Tensor]:
-    """Return what plans one batch of chunks, the same every time."""
+    """Return what plans one batch of chunks (B, Ta, Da), the same every time."""
     obs, keys = conditions(rows, seed), row_keys(seed, np.arange(rows))
     return lambda: policy.act(obs, {}, Noise(keys))[0].actions
 
@@ -105,7 +105,7 @@ def deviation(reference: Any, policy: Any, inputs: int, rows: int = 16) -> tuple
 
 
 def lerobot_planner(policy: DiffusionPolicy) -> Callable[[], torch.Tensor]:
-    """Return what makes LeRobot's diffusion policy, with the U-Net's weights of ``policy``, plan one chunk.
+    """Return what makes LeRobot's diffusion policy, with the U-Net's weights of ``policy``, plan one chunk (1, Ta, Da).
 
     Raises:
         ModuleNotFoundError: if LeRobot, or what its policies import, is not installed.

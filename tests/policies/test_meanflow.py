@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from policies.noise import Noise, row_keys
-from tests.policies.toy import STATE, build, observation, random_batch
+from tests.policies.toy import COIN, COIN_CONFIG, STATE, build, coin_answers, coin_batch, observation, random_batch, train
 
 
 def exact_mean_velocity(x: torch.Tensor, t: torch.Tensor, r: torch.Tensor, mean: float, deviation: float) -> torch.Tensor:
@@ -125,3 +126,30 @@ def test_the_sample_can_be_differentiated():
     chunk, _ = policy.generate(policy.condition(batch, noise), noise)
     chunk.sum().backward()
     assert all(p.grad is not None for p in policy.parameters())
+
+
+def test_both_modes_of_the_coin_are_drawn_in_one_call():
+    policy = build("meanflow", COIN, coin_batch(0), **COIN_CONFIG)
+    train(policy, coin_batch, 700)
+    for steps in (1, 2, 10):
+        policy.config.steps = steps
+        answers = coin_answers(policy)
+        assert (answers.abs() - 1).abs().mean() < 0.2, steps
+        assert 0.35 < (answers > 0).float().mean() < 0.65, steps
+
+
+def gaussian_batch(step, rows=256):
+    """Return a batch whose action is N(0.3, 0.4^2), whatever is observed."""
+    noise = Noise(row_keys(5, step * rows + np.arange(rows)))
+    return {"observation.state": noise.normal(1, 1), "action": 0.3 + 0.4 * noise.normal(1, 1), "action_is_pad": torch.zeros(rows, 1, dtype=torch.bool)}
+
+
+@pytest.mark.soak  # the coin is its reduced version
+def test_one_call_is_within_twice_the_distance_of_ten_on_a_gaussian():
+    policy = build("meanflow", COIN, gaussian_batch(0), action_normalization="mean_std", **COIN_CONFIG)
+    train(policy, gaussian_batch, 1500)
+    found = {}
+    for steps in (1, 10):
+        policy.config.steps = steps
+        found[steps] = stats.wasserstein_distance(coin_answers(policy, 4000).numpy(), 0.3 + 0.4 * stats.norm.ppf((np.arange(4000) + 0.5) / 4000))
+    assert found[1] < 2 * found[10] + 0.01 and found[1] < 0.03  # of a deviation of 0.4
