@@ -141,14 +141,15 @@ class PackedUnet(nn.Module):
     def __init__(self, network: UnetDenoiser, weights: Weights) -> None:
         super().__init__()
         self.clock = network.clock
-        levels = [[_Block(level[0], weights, 16 >> i), _Block(level[1], weights, 16 >> i), _halve(level[2], weights)] for i, level in enumerate(network.down)]
+        down, up, final = (list[Any](part) for part in (network.down, network.up, network.final))  # modules in lists have no types
+        levels = [[_Block(level[0], weights, 16 >> i), _Block(level[1], weights, 16 >> i), _halve(level[2], weights)] for i, level in enumerate(down)]
         self.down = nn.ModuleList(nn.ModuleList(level) for level in levels)
-        self.middle = nn.ModuleList(_Block(block, weights, 4) for block in network.middle)
+        self.middle = nn.ModuleList(_Block(block, weights, 4) for block in list[Any](network.middle))
         self.up = nn.ModuleList(
             nn.ModuleList([_Block(level[0], weights, 4 << i), _Block(level[1], weights, 4 << i), _Double(level[2], weights)])
-            for i, level in enumerate(network.up)
+            for i, level in enumerate(up)
         )
-        self.final = nn.Sequential(_ConvBlock(network.final[0], weights, 16), _Conv(network.final[1], "float32", 16))
+        self.final = nn.Sequential(_ConvBlock(final[0], weights, 16), _Conv(final[1], "float32", 16))
         order = (network.down, network.middle, network.up)  # as they are met on the way through
         films = [module.film for part in order for module in part.modules() if isinstance(module, FilmBlock)]
         features = network.clock[-1].out_features
@@ -198,7 +199,8 @@ class _Conv(nn.Module):
 
     def __init__(self, conv: nn.Conv1d, weights: Weights, rows: int) -> None:
         super().__init__()
-        (self.kernel,), (self.stride,), (self.padding,) = conv.kernel_size, conv.stride, conv.padding  # type: ignore[misc]
+        padding: Any = conv.padding  # never the word "same" here
+        (self.kernel,), (self.stride,), (self.padding,) = conv.kernel_size, conv.stride, padding
         matrix = conv.weight.permute(0, 2, 1).flatten(1)
         self.linear = PackedLinear(matrix, conv.bias, "float32" if matrix.numel() < _SMALLEST else weights, rows)
 
@@ -244,9 +246,10 @@ class _ConvBlock(nn.Module):
 
     def __init__(self, block: nn.Sequential, weights: Weights, rows: int) -> None:
         super().__init__()
-        conv, norm, _ = block
-        self.conv = _Conv(conv, weights, rows)  # type: ignore[arg-type]
-        self.groups, self.eps = norm.num_groups, norm.eps
+        conv, norm, _ = list[Any](block)
+        self.conv = _Conv(conv, weights, rows)
+        self.groups: int = norm.num_groups
+        self.eps: float = norm.eps
         self.weight, self.bias = norm.weight.detach().clone(), norm.bias.detach().clone()
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:

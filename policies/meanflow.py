@@ -127,7 +127,8 @@ class MeanFlowPolicy(GenerativePolicy):
             return self.mean_velocity(x, t, r, condition)
 
         with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward derivative
-            return torch.func.jvp(u, (x, t), (velocity, torch.ones_like(t)))
+            found, change, *_ = torch.func.jvp(u, (x, t), (velocity, torch.ones_like(t)))
+        return found, change
 
     def times(self, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw training times t <= r, each (B,), 0 noise to 1 data; equal in all but a share ``intervals`` of the rows."""

@@ -303,7 +303,7 @@ def sample(model: Model, x: torch.Tensor, path: NoisePath, levels: Sequence[Leve
     for i, (t, t_next) in enumerate(itertools.pairwise(levels)):
         there, estimate = solver.advance(model, path, x, t, t_next, None if draws is None else draws[:, i], earlier)
         stays = t == t_next
-        x = torch.where(spread(stays, x) > 0, x, there) if isinstance(stays, torch.Tensor) else there
+        x = torch.where(stays.reshape(-1, *(1 for _ in x.shape[1:])), x, there) if isinstance(stays, torch.Tensor) else there
         earlier = (t, estimate)
     return x
 

@@ -54,10 +54,10 @@ class MlpDenoiser(nn.Module):
 
 def _skip(clock_features: int) -> nn.Sequential:
     """Return s(clock), which is 0 at first: a wrong multiple at the start can trap small networks."""
-    skip = nn.Sequential(nn.Linear(clock_features, 64), nn.Mish(), nn.Linear(64, 1))
-    nn.init.zeros_(skip[-1].weight)
-    nn.init.zeros_(skip[-1].bias)
-    return skip
+    first, last = nn.Linear(clock_features, 64), nn.Linear(64, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(first, nn.Mish(), last)
 
 
 class _Block(nn.Sequential):

@@ -115,7 +115,7 @@ def strength(path: NoisePath, t: Level, beta: float, deviation: float = 1.0) -> 
     tau = a / (a + b)
     ideal, mixed = tau**2 + ((1.0 - tau) / deviation) ** 2, tau * (1.0 - tau)
     if isinstance(tau, torch.Tensor):
-        return (1.0 - tau) * torch.clamp(ideal / mixed, max=beta)
+        return (1.0 - tau) * torch.as_tensor(ideal / mixed).clamp(max=beta)
     return (1.0 - tau) * (min(beta, ideal / mixed) if mixed > 0.0 else beta)
 
 

@@ -133,7 +133,7 @@ def escapes(level: int, separation: float, share: float = _SHARE, path: DdpmPath
     noised, its mean lies at -sqrt(abar_k) s and it escapes a little sooner.
     """
     signal, sigma = path.scales(level)
-    return 2.0 * signal * separation**2 / sigma**2 < math.log(share / (1.0 - share))
+    return float(2.0 * signal * separation**2 / sigma**2) < math.log(share / (1.0 - share))
 
 
 def escape_level(separation: float, share: float = _SHARE, path: DdpmPath = REFERENCE) -> int:
