@@ -59,11 +59,12 @@ def check(kind: str, evaluation: Evaluation) -> None:
 
 
 def test_both_routes_by_flow_and_diffusion_and_the_middle_by_regression(demonstrations: Path, tmp_path: Path) -> None:
-    checkpoints = {kind: trained(kind, demonstrations, tmp_path / kind, updates=1500) for kind in POLICIES}
+    checkpoints = {kind: trained(kind, demonstrations, tmp_path / kind, updates=2500) for kind in POLICIES}
     found = {kind: rolled_out(checkpoint, 200) for kind, checkpoint in checkpoints.items()}
     for kind, evaluation in found.items():
         check(kind, evaluation)
-    assert parameters(checkpoints["flow"]) == parameters(checkpoints["diffusion"]) == parameters(checkpoints["regression"])
+    skip = 65 * 64 + 65  # what diffusion has beyond the others: it passes the input on, times a number of the clock
+    assert parameters(checkpoints["flow"]) == parameters(checkpoints["diffusion"]) - skip == parameters(checkpoints["regression"])
     for kind in ("flow", "diffusion"):
         assert compare_evaluations(found[kind], found["regression"]).p_value < 1e-6
     again = evaluate(checkpoints["flow"], "two-route", episodes=200, block=100, workers=2, latency_calls=0, progress=False)
