@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from policies.spec import InputError
 from robopolicy.bench.few_steps import WAYS, Way, build, missing
 from robopolicy.bench.few_steps_beds import Bed, Measured
-from robopolicy.evaluation.study import read_results
+from robopolicy.evaluation.study import append_result, read_results
 
 RESULTS = "results.jsonl"
 
@@ -123,7 +123,7 @@ def measure_all(beds: Sequence[Bed], folder: Path, workers: int = 2, progress: b
                 what = f"{job.way.label} at {job.calls} calls" if job.calls else f"{job.way.label} and what hangs on its training"
                 out.missing[job.bed.name].append(f"{what}: {error}")
             elif row["key"] not in results:
-                _append(folder / RESULTS, row)
+                append_result(folder / RESULTS, row)
                 results[row["key"]] = row
     for job in (*trainings.values(), *samplings):
         row = results.get(job.key()) if job.checkpoint.is_dir() else None
@@ -233,11 +233,3 @@ def _train(job: Job) -> Measured:
     result = train(recipe, progress=False, note=lambda text: None)
     size = sum(p.numel() for p in load(result.checkpoint).parameters())
     return Measured(0.0, [], {"seconds": result.seconds, "parameters": float(size)})
-
-
-def _append(file: Path, row: dict[str, Any]) -> None:
-    torn = file.is_file() and not file.read_bytes().endswith(b"\n")  # by a kill: the next row begins on a line of its own
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write("\n" * torn + json.dumps(row) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())

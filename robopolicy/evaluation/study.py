@@ -92,7 +92,7 @@ def run_study(cells: Sequence[Cell], out: Path, workers: int = 2, progress: bool
                 row = json.loads(json.dumps({"key": pending[done].key, **done.result()}))  # as it will be read back
             except concurrent.futures.process.BrokenProcessPool as error:
                 raise InputError(f"study: the process of cell {pending[done].name} died (out of memory?); run the same command to go on") from error
-            _append(out / "results.jsonl", row)
+            append_result(out / "results.jsonl", row)
             results[row["key"]] = row
             bar.advance(task)
             bar.console.print(f"{row['name']}: {row['successes']}/{row['episodes']}")
@@ -206,7 +206,8 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
-def _append(file: Path, row: dict[str, Any]) -> None:
+def append_result(file: Path, row: dict[str, Any]) -> None:
+    """Add one line of JSON and sync it."""
     torn = file.is_file() and not file.read_bytes().endswith(b"\n")  # by a kill: the next row begins on a line of its own
     with file.open("a", encoding="utf-8") as stream:
         stream.write("\n" * torn + json.dumps(row) + "\n")
