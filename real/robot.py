@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from policies.motion import MotionLimits
 from policies.spec import Spec
 
 
@@ -41,6 +43,10 @@ class RobotInfo:
         silence_s: Seconds of silence after which it does so.
         lockstep: Whether time passes only by writing commands (a twin as fast as possible).
         episodes: How many episodes there are (twin only); None: no end.
+        substeps: Commands per action of the spec: a policy that acts at 20 Hz on a drive that takes commands at 100 Hz has 5.
+        motion: Limits of the commanded joint positions; None: commands are not joint positions (then only their range is kept).
+        model: MJCF or URDF text of the robot alone, for its kinematics; empty: there is none.
+        barriers: What ``real.safety.barriers.BarrierConfig`` takes: workspace planes, self-collision, margin; None: none.
     """
 
     name: str
@@ -49,6 +55,10 @@ class RobotInfo:
     silence_s: float
     lockstep: bool = False
     episodes: int | None = None
+    substeps: int = 1
+    motion: MotionLimits | None = None
+    model: str = ""
+    barriers: Mapping[str, Any] | None = None
 
 
 class RobotGone(ConnectionError):

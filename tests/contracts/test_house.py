@@ -20,7 +20,7 @@ WINGS = ("robopolicy", "sim", "real", "policies")
 #: What a wing may import of the house; a name with a dot stands for that module alone.
 ARROWS = {
     "policies": {"policies"},
-    "sim": {"sim", "policies.spec", "policies.control", "policies.kinematics"},
+    "sim": {"sim", "policies.spec", "policies.motion", "policies.control", "policies.kinematics"},
     "real": {"real", "policies"},
     "robopolicy": {"robopolicy", "sim", "real", "policies"},
 }
@@ -29,7 +29,7 @@ ARROWS = {
 OUTSIDE_OF_POLICIES = {"numpy", "torch", "pydantic", "yaml", "safetensors", "mujoco"}
 
 #: Modules that start without torch: what a robot's client and a simulator's worker import.
-TORCH_FREE = ("policies.spec", "policies.base", "policies.noise", "policies.control", "policies.kinematics", "sim.**", "real.**", "robopolicy.commands.**")
+TORCH_FREE = ("policies.spec", "policies.base", "policies.noise", "policies.motion", "policies.control", "policies.kinematics", "sim.**", "real.**", "robopolicy.commands.**")
 #: The exception: the server's side of real/ holds the learnt policy.
 WITH_TORCH = ("real.server",)
 
@@ -130,7 +130,7 @@ def test_simulation_and_robots_never_import_torch_at_their_top() -> None:
 
 def test_what_must_start_without_torch_does() -> None:
     names = [module_of(p) for p in files("real", "sim", "robopolicy/commands") if module_of(p) not in WITH_TORCH]
-    names += [f"policies.{name}" for name in ("spec", "base", "noise", "control", "kinematics") if (ROOT / "policies" / f"{name}.py").is_file()]
+    names += [f"policies.{name}" for name in ("spec", "base", "noise", "motion", "control", "kinematics") if (ROOT / "policies" / f"{name}.py").is_file()]
     code = f"""
 import importlib, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -144,7 +144,7 @@ for name in {names!r}:
 
 
 ROBOTS_SIDE = [*files("real", "robopolicy/commands"), *sorted((ROOT / "robopolicy").glob("*.py"))]
-ROBOTS_SIDE += [ROOT / "policies" / f"{name}.py" for name in ("spec", "base", "noise")]
+ROBOTS_SIDE += [ROOT / "policies" / f"{name}.py" for name in ("spec", "base", "noise", "motion")]
 
 
 @pytest.mark.parametrize("path", ROBOTS_SIDE, ids=module_of)
