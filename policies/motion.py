@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from policies.spec import InputError
+from policies.spec import InputError, ObservationSpec
 
 _ARRAYS = ("low", "high", "velocity", "acceleration", "jerk", "stop_acceleration", "stop_jerk", "tracking")
 
@@ -52,7 +52,8 @@ class MotionLimits:
                 wrong |= ~(value > 0)
             if wrong.any():
                 joint = self.names[int(np.flatnonzero(wrong)[0])]
-                raise InputError(f"motion limits: {key} of {joint!r}: expected a {'number' if key in ('low', 'high') else 'number above 0'}, found {value[wrong][0]:g}")
+                kind = "number" if key in ("low", "high") else "number above 0"
+                raise InputError(f"motion limits: {key} of {joint!r}: expected a {kind}, found {value[wrong][0]:g}")
         if (self.low >= self.high).any():
             joint = int(np.flatnonzero(self.low >= self.high)[0])
             raise InputError(f"motion limits: low of {self.names[joint]!r} is {self.low[joint]:g}, not below high, {self.high[joint]:g}")
@@ -102,3 +103,16 @@ class Reference:
     def copy(self) -> Reference:
         """Return a copy that shares nothing."""
         return Reference(self.position.copy(), self.velocity.copy(), self.acceleration.copy())
+
+
+def joint_columns(observation: ObservationSpec, names: tuple[str, ...]) -> tuple[str, np.ndarray]:
+    """Return the observation field that holds the measured joint positions, and the columns of ``names`` in it, (n,) int64.
+
+    Raises:
+        InputError: if no field names all the joints among its elements.
+    """
+    for field_name, spec in observation.fields.items():
+        if not spec.is_image and set(names) <= set(spec.names):
+            return field_name, np.array([spec.names.index(name) for name in names], np.int64)
+    lacking = ", ".join(names)
+    raise InputError(f"joints {lacking}: no observation field has them all among its element names, so nobody knows where the robot stands")

@@ -46,6 +46,7 @@ class RobotInfo:
         substeps: Commands per action of the spec: a policy that acts at 20 Hz on a drive that takes commands at 100 Hz has 5.
         motion: Limits of the commanded joint positions; None: commands are not joint positions (then only their range is kept).
         model: MJCF or URDF text of the robot alone, for its kinematics; empty: there is none.
+        home: (n,) joint positions of a pose that the robot can always be brought to slowly; empty: none is known.
         barriers: What ``real.safety.barriers.BarrierConfig`` takes: workspace planes, self-collision, margin; None: none.
     """
 
@@ -58,6 +59,7 @@ class RobotInfo:
     substeps: int = 1
     motion: MotionLimits | None = None
     model: str = ""
+    home: tuple[float, ...] = ()
     barriers: Mapping[str, Any] | None = None
 
 
