@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from policies.motion import MotionLimits
+from policies.motion import MotionLimits, Reference
 from policies.spec import Spec
 
 
@@ -23,6 +23,10 @@ class Observation:
             gives the episode's seed, so that a run draws the same noise as an evaluation on that seed; a real robot says 0.
         ended: Whether the episode is over (twin only; a real robot never says so).
         success: Whether the episode has reached success (twin only).
+        tick: Number of the drive's tick that this reading ends; the next command is for ``tick + 1``.
+        reference: Motion commanded in that tick; None where commands are no joint positions.
+        drive_state: What the drive does: ``active``, ``braking``, ``holding`` or ``stopped`` (no command is taken).
+        cause: Why it is not active; empty otherwise.
     """
 
     fields: dict[str, np.ndarray]
@@ -30,6 +34,10 @@ class Observation:
     episode: int = 0
     ended: bool = False
     success: bool = False
+    tick: int = 0
+    reference: Reference | None = None
+    drive_state: str = "active"
+    cause: str = ""
 
 
 @dataclass(frozen=True)
