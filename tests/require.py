@@ -124,6 +124,7 @@ NEEDS = {
     "egl": Need(_renders, "rendering without a display", "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"),
     "libgl": Need(lambda: _opens("cv2"), "the libraries of OpenCV", "apt-get install libgl1 libglib2.0-0"),
     "chromium": Need(_on_path("chromium", "chromium-browser", "google-chrome"), "a headless browser", "apt-get install chromium"),
+    "faketime": Need(_on_path("faketime"), "a wall clock that can be set for one process", "apt-get install faketime"),
     "git": Need(_on_path("git"), "git", "apt-get install git"),
     "network": Need(_index_answers, "a package index that answers", "a network connection"),
     "metaworld": Need(_module("metaworld"), "Meta-World", "robopolicy install metaworld"),
