@@ -89,6 +89,17 @@ class Normalizer(torch.nn.Module):
         self._require(name)
         return tuple(MODES[int(code)] for code in getattr(self, _buffer(name, "mode")).flatten())
 
+    def trained_range(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the data of a field lay, (*shape) each in its units: all of it for min_max, most of it for the other modes.
+
+        Deviations stand for three times themselves, 1 % and 99 % quantiles for the middle two thirds; elements that are not
+        scaled are unbounded.
+        """
+        self._require(name)
+        offset, scale, mode = (getattr(self, _buffer(name, part)).detach().cpu().numpy() for part in _PARTS)
+        widths = np.array([{"min_max": 1.0, "two_valued": 1.0, "mean_std": 3.0, "quantile": 1.5}.get(one, np.inf) for one in MODES])[mode]
+        return offset - widths * scale, offset + widths * scale
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return copies of all buffers on the CPU, ready for safetensors: ``FIELD.offset``, ``.scale``, ``.mode``."""
         parts = [(n, part) for n in self.names for part in _PARTS]

@@ -30,8 +30,8 @@ class Summary:
         lockstep: Whether the world waited for the policy (rates and lateness then mean nothing).
         seconds: Wall time.
         ticks: Control steps done.
-        on_time: Ticks whose command had left within half a period of its grid point.
-        overruns: Grid points that passed without a tick; they are never caught up.
+        on_time: Ticks whose command reached the drive before the tick that it was for.
+        overruns: Ticks of the drive that this process missed; they are never caught up.
         requests, plans: Plans asked for, and received in time.
         failed_requests: Cause -> requests that brought no plan.
         late_chunks: Plans that came only after the one before had run out.
@@ -42,9 +42,11 @@ class Summary:
         holds: Cause -> ticks in which the robot was held.
         bad_actions: Actions refused as not finite or of the wrong shape.
         clamped: Actions that were outside the limits.
+        interventions: Cause -> commands that the safety filter changed.
         network_calls: Of all plans.
         latency: From request to plan; ``inference`` is the part inside the policy.
-        jitter: How late ticks began after their grid point.
+        jitter: How far readings came from one period after the one before.
+        drive: What the drive counted (``DriveHandle.report``).
         episodes: Finished episodes.
         ended: Why the run ended.
         failed: Whether it ended because the robot or, in lock-step, the policy had gone.
@@ -67,10 +69,12 @@ class Summary:
     holds: Counter[str] = field(default_factory=Counter)
     bad_actions: int = 0
     clamped: int = 0
+    interventions: Counter[str] = field(default_factory=Counter)
     network_calls: float = 0.0
     latency: Latency = field(default_factory=Latency)
     inference: Latency = field(default_factory=Latency)
     jitter: Latency = field(default_factory=Latency)
+    drive: dict[str, Any] = field(default_factory=dict)
     episodes: list[EpisodeRecord] = field(default_factory=list)
     ended: str = ""
     failed: bool = False
@@ -96,6 +100,8 @@ class Summary:
             "network_calls_per_step": self.network_calls / max(self.actions, 1),
             "failed_requests": dict(self.failed_requests),
             "holds": dict(self.holds),
+            "interventions": dict(self.interventions),
+            "drive": self.drive,
             "ms_per_chunk": self.latency.to_dict(),
             "inference_ms": self.inference.to_dict(),
             "jitter_ms": self.jitter.to_dict(),

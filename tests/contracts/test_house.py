@@ -29,7 +29,10 @@ ARROWS = {
 OUTSIDE_OF_POLICIES = {"numpy", "torch", "pydantic", "yaml", "safetensors", "mujoco"}
 
 #: Modules that start without torch: what a robot's client and a simulator's worker import.
-TORCH_FREE = ("policies.spec", "policies.base", "policies.noise", "policies.motion", "policies.control", "policies.kinematics", "sim.**", "real.**", "robopolicy.commands.**")
+TORCH_FREE = (
+    *(f"policies.{name}" for name in ("spec", "base", "noise", "motion", "control", "kinematics", "hierarchy")),
+    *("sim.**", "real.**", "robopolicy.commands.**"),
+)
 #: The exception: the server's side of real/ holds the learnt policy.
 WITH_TORCH = ("real.server",)
 
