@@ -25,8 +25,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from policies.base import Policy
 from policies.learnt import LearntPolicy
 from policies.networks.unet1d import FilmBlock, UnetDenoiser
+from policies.noise import Noise
 from policies.spec import InputError, suggest
 
 Weights = Literal["float32", "bfloat16", "int8"]
@@ -46,7 +48,7 @@ def accelerate(policy: LearntPolicy, weights: Weights = "float32") -> LearntPoli
         weights: Their format, see the module.
 
     Raises:
-        InputError: unknown format, a policy that is not on a CPU, or a processor that lacks the format.
+        InputError: unknown format, a policy that is not on a CPU or has no large matrix, or a processor that lacks the format.
     """
     if weights not in get_args(Weights):
         raise InputError(f"weights {weights!r}: no such format{suggest(weights, get_args(Weights))}")
@@ -56,7 +58,29 @@ def accelerate(policy: LearntPolicy, weights: Weights = "float32") -> LearntPoli
     if weights == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise InputError("weights=bfloat16 needs a processor with AVX-512 (BW, VL and DQ) or bfloat16 instructions; use float32 or int8")
     _replace(policy, weights)
+    if not any(isinstance(m, PackedLinear) for m in policy.modules()):
+        raise InputError(f"weights={weights}: {type(policy).__name__} has no matrix of {_SMALLEST:,} numbers or more, so nothing would be gained; leave it out")
     return policy.eval().requires_grad_(False)
+
+
+def require_acts(policy: Policy, weights: Weights) -> None:
+    """Plan twice, the second time with the state of the first, so that what an accelerated policy cannot do is said now.
+
+    Args:
+        policy: Accelerated, and executed by its method.
+        weights: Their format, for the message.
+
+    Raises:
+        InputError: if the policy, or the method that executes it, differentiates inside.
+    """
+    fields = policy.spec.observation.fields.items()
+    obs = {name: torch.zeros(1, policy.n_obs_steps, *f.shape, dtype=getattr(torch, f.dtype)) for name, f in fields}
+    state = policy.initial_state(1)
+    try:
+        for call in range(2):
+            _, state = policy.act(obs, state, Noise(torch.zeros(1, dtype=torch.int64), draw=call << 16))
+    except InputError as error:
+        raise InputError(f"weights={weights}: {error}") from None
 
 
 def _replace(module: nn.Module, weights: Weights) -> None:
@@ -146,8 +170,7 @@ class PackedUnet(nn.Module):
         self.down = nn.ModuleList(nn.ModuleList(level) for level in levels)
         self.middle = nn.ModuleList(_Block(block, weights, 4) for block in list[Any](network.middle))
         self.up = nn.ModuleList(
-            nn.ModuleList([_Block(level[0], weights, 4 << i), _Block(level[1], weights, 4 << i), _Double(level[2], weights)])
-            for i, level in enumerate(up)
+            nn.ModuleList([_Block(level[0], weights, 4 << i), _Block(level[1], weights, 4 << i), _Double(level[2], weights)]) for i, level in enumerate(up)
         )
         self.final = nn.Sequential(_ConvBlock(final[0], weights, 16), _Conv(final[1], "float32", 16))
         order = (network.down, network.middle, network.up)  # as they are met on the way through

@@ -101,7 +101,7 @@ def open_policy(policy: str, threads: int = 1, method: str | None = None) -> Asy
     return LocalPolicy(load_local(policy, threads, method)[0])
 
 
-def load_local(path: str | Path, threads: int = 1, method: str | None = None, device: str = "cpu") -> tuple[Policy, str]:
+def load_local(path: str | Path, threads: int = 1, method: str | None = None, device: str = "cpu", weights: str | None = None) -> tuple[Policy, str]:
     """Return the policy of an exported file, or of a checkpoint (or a run's last), and what it is called.
 
     Args:
@@ -109,13 +109,14 @@ def load_local(path: str | Path, threads: int = 1, method: str | None = None, de
         threads: Of one call.
         method: How a checkpoint is executed (``robopolicy.execution``); None: as it says.
         device: Torch device of a checkpoint.
+        weights: Number format of a checkpoint's weights on the CPU (``policies.inference``); None: as trained.
 
     Raises:
         InputError: if there is no policy, or a file is asked for what only a checkpoint can do.
     """
     if str(path).endswith(".onnx"):
-        if method is not None or device != "cpu":
-            asked = f"method {method}" if method is not None else f"device {device}"
+        if method is not None or weights is not None or device != "cpu":
+            asked = f"method {method}" if method is not None else f"weights {weights}" if weights is not None else f"device {device}"
             raise InputError(f"{path}: an exported file runs on the CPU and as it was exported, not with {asked}; serve its checkpoint")
         from real.onnx import OnnxPolicy
 
@@ -126,11 +127,11 @@ def load_local(path: str | Path, threads: int = 1, method: str | None = None, de
     from robopolicy.training.run_folder import find_checkpoint
 
     folder = find_checkpoint(path)  # says what is wrong with the folder before torch is loaded
-    name = f"{policy_name(folder, method)} {folder.name} {fingerprint(folder)}"
+    name = f"{policy_name(folder, method)} {folder.name} {fingerprint(folder)}{f' {weights}' if weights else ''}"
     import torch
 
     torch.set_num_threads(threads)
-    return load_policy(folder, device, method), name
+    return load_policy(folder, device, method, weights), name
 
 
 def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: Callable[[Runtime], Any] | None = None) -> Summary:

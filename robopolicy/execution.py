@@ -34,15 +34,24 @@ def method_of(checkpoint: str | Path, method: str | None = None) -> dict[str, An
     return None if described is None else registry.describe(described["type"], registry.config_of(described))
 
 
-def load_policy(checkpoint: str | Path, device: str = "cpu", method: str | None = None) -> Policy:
+def load_policy(checkpoint: str | Path, device: str = "cpu", method: str | None = None, weights: str | None = None) -> Policy:
     """Read a checkpoint as it is executed; at module level so that workers can be sent it by name.
 
+    ``weights`` lays it out for the CPU in that format (``policies.inference``); None: as it was trained.
+
     Raises:
-        InputError: if the checkpoint cannot be read or the method cannot execute its policy.
+        InputError: if the checkpoint cannot be read, the method cannot execute its policy, or they cannot have such weights.
     """
     from policies.checkpoint import load
 
-    return registry.apply(method_of(checkpoint, method), load(checkpoint, device))
+    described, policy = method_of(checkpoint, method), load(checkpoint, device)
+    if weights is None:
+        return registry.apply(described, policy)
+    from policies.inference import accelerate, require_acts
+
+    executed = registry.apply(described, accelerate(policy, weights))  # type: ignore[arg-type]
+    require_acts(executed, weights)  # type: ignore[arg-type]
+    return executed
 
 
 def policy_name(checkpoint: str | Path, method: str | None = None) -> str:

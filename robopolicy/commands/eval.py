@@ -28,6 +28,7 @@ HELP = (
     "  robopolicy eval runs/pusht-flow-seed0 --episodes 100 --workers 2\n\n"
     "  robopolicy eval runs/flow --compare runs/regression --compare expert --videos 2\n\n"
     "  robopolicy eval runs/diffusion --method rti:steps=3 --compare runs/diffusion\n\n"
+    "  robopolicy eval runs/flow --weights bfloat16 --compare runs/flow\n\n"
     "  robopolicy eval --compose runs/flow:0.6 runs/diffusion:0.4 --compare runs/flow --compare runs/diffusion\n\n"
     "  robopolicy eval --compose runs/flow --compose runs/diffusion --choose-weights\n\n"
     "  robopolicy eval expert --task peg-insert-side"
@@ -54,6 +55,9 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(help="How CHECKPOINT is executed, e.g. rti:steps=3,level=15; none: as it was trained.", show_default="the checkpoint's"),
         ] = None,
+        weights: Annotated[
+            str | None, typer.Option(help="Number format of CHECKPOINT's large matrices: float32, bfloat16, int8.", show_default="as trained")
+        ] = None,
         compare: Annotated[
             list[str] | None, typer.Option(help="Checkpoint, run, expert or earlier evaluation to pair with; repeatable.", metavar="OTHER")
         ] = None,
@@ -76,7 +80,7 @@ def register(app: typer.Typer) -> None:
         given = {"episodes": episodes, "block": block, "workers": workers, "threads": threads, "seed": seed, "videos": videos}
         purpose = Purpose.SELECTION if selection else Purpose.REPORT
         first = _first(checkpoint or [], compose, compose_by, choose_weights, selection)
-        contest = prepare([first, *(compare or [])], task, {k: v for k, v in given.items() if v is not None}, purpose, out, method)
+        contest = prepare([first, *(compare or [])], task, {k: v for k, v in given.items() if v is not None}, purpose, out, method, weights)
         printed, trials = str(json_file) == "-", []
         try:
             if choose_weights:

@@ -20,6 +20,9 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(help="How plans follow one another, e.g. rti:steps=3,level=15; none: as trained.", show_default="the checkpoint's"),
         ] = None,
+        weights: Annotated[
+            str | None, typer.Option(help="Number format of a checkpoint's large matrices on a CPU: float32, bfloat16, int8.", show_default="as trained")
+        ] = None,
         device: Annotated[str, typer.Option(help="Torch device, e.g. cpu or cuda.")] = "cpu",
         idle: Annotated[float, typer.Option(min=1, help="Seconds after which a silent session is closed.")] = 60.0,
         stats: Annotated[float, typer.Option(min=0, help="Seconds between two lines of statistics; 0: none.")] = 10.0,
@@ -37,7 +40,7 @@ def register(app: typer.Typer) -> None:
         from robopolicy.deployment import announce as tell
         from robopolicy.deployment import load_local, stop_signals
 
-        policy, name = load_local(checkpoint, threads, method, device)
+        policy, name = load_local(checkpoint, threads, method, device, weights)
         with stop_signals(with_parent) as stopped:
             server = PolicyServer(policy, bind, name=name, idle_s=idle, stats_s=stats, log=_say)
             seconds = server.warm_up()

@@ -63,6 +63,7 @@ def row(evaluation: Evaluation, results: str) -> dict[str, Any]:
         "label": evaluation.label,
         "policy": evaluation.policy,
         "execution": evaluation.execution,
+        "weights": evaluation.weights,
         "composition": evaluation.composition,
         "checkpoint": evaluation.checkpoint,
         "checkpoint_hash": evaluation.checkpoint_hash,

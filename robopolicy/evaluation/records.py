@@ -83,6 +83,7 @@ class Evaluation:
         training: Seed, steps and the like of the checkpoint's recipe, for tables.
         videos: ``{file, kind (best or worst), index, seed, success}``, files relative to the evaluation's folder.
         execution: Method of execution as text, e.g. ``rti:level=15,steps=3``; None without one.
+        weights: Number format of the weights (``policies.inference``); None: as trained.
         composition: Rule, parts with their hashes and weights, and how these were chosen; None for a single policy.
         notes: Lines for people, e.g. why there are no videos.
         folder: Where it was written to or read from; not part of the record.
@@ -116,6 +117,7 @@ class Evaluation:
     videos: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     execution: str | None = None
+    weights: str | None = None
     composition: dict[str, Any] | None = None
     folder: Path | None = field(default=None, compare=False, repr=False)
 

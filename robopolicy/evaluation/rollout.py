@@ -55,6 +55,7 @@ def evaluate(
     label: str | None = None,
     progress: bool = True,
     method: str | None = None,
+    weights: str | None = None,
 ) -> Evaluation:
     """Run ``episodes`` episodes of ``policy`` and return their records.
 
@@ -78,6 +79,7 @@ def evaluate(
         label: Name for tables; the policy's type if None.
         progress: Whether to draw a progress bar.
         method: How the policy is executed, ``NAME:KEY=VALUE,...`` or ``none``; None: as its checkpoint says.
+        weights: Number format of a checkpoint's weights, see ``policies.inference``; None: as trained.
 
     Raises:
         InputError: if checkpoint and world do not fit, or an argument or a plan cannot be used.
@@ -90,13 +92,13 @@ def evaluate(
     purpose = seeds.purpose_of(seed0)
     all_seeds = seeds.seeds(purpose, episodes, seed0 - int(purpose))
     make_env = _maker(task, env)
-    with take(policy, device, workers, method) as subject:
+    with take(policy, device, workers, method, weights) as subject:
         with contextlib.closing(make_env(1)) as world:
             evaluation = _describe(subject, world, label)
             _require_fit(policy, world)
         evaluation.purpose, evaluation.seed0, evaluation.noise_seed = purpose.name.lower(), seed0, noise_seed
         evaluation.block, evaluation.workers, evaluation.threads = min(block, episodes), workers, threads
-        evaluation.device, evaluation.env = device, dict(env or {})
+        evaluation.device, evaluation.env, evaluation.weights = device, dict(env or {}), weights
         job = _job(subject, make_env, evaluation, all_seeds)
         begun = time.perf_counter()
         with _bar(evaluation, episodes, progress) as told:

@@ -46,15 +46,19 @@ class Subject:
 
 
 @contextlib.contextmanager
-def take(policy: Policy | Composition | str | Path, device: str, workers: int, method: str | None = None) -> Iterator[Subject]:
+def take(policy: Policy | Composition | str | Path, device: str, workers: int, method: str | None = None, weights: str | None = None) -> Iterator[Subject]:
     """Yield the subject for ``policy``: a checkpoint's folder, several composed, ``"expert"``, or a policy in memory.
 
     A torch module in memory is in eval mode meanwhile; to several workers it goes as a temporary checkpoint. ``method`` is
-    how it is executed (``robopolicy.execution``); None: as the checkpoint says, a policy in memory as it is.
+    how it is executed (``robopolicy.execution``); None: as the checkpoint says, a policy in memory as it is. ``weights`` is the
+    number format of a checkpoint's (``policies.inference``); None: as trained.
 
     Raises:
-        InputError: if there is no readable checkpoint, or the method cannot execute the policy.
+        InputError: if there is no readable checkpoint, or method or weights cannot be for the policy.
     """
+    if weights is not None and (policy == EXPERT or not isinstance(policy, (str, Path))):
+        found = "the expert" if policy == EXPERT else type(policy).__name__
+        raise InputError(f"weights {weights}: expected the folder of one checkpoint, found {found}")
     if policy == EXPERT:
         if method is not None:
             raise InputError(f"method {method!r}: the expert plans one action at a time, there is nothing to execute in another way")
@@ -72,7 +76,7 @@ def take(policy: Policy | Composition | str | Path, device: str, workers: int, m
         about = {k: v for k, v in told.items() if isinstance(v, int | float | str)}
         described = method_of(policy, method)
         name, text = joined_name(str(manifest["policy"]), described), to_text(described)
-        make = functools.partial(load_policy, str(policy), device, text)
+        make = functools.partial(load_policy, str(policy), device, text, weights)
         yield Subject(make, name, str(policy), fingerprint(policy), about, None if described is None else text)
     else:
         with _eval_mode(policy):

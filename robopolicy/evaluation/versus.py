@@ -30,12 +30,14 @@ class Entrant:
         env: Options of ``sim.registry.make``.
         made: The evaluation that exists.
         method: How it is executed, see ``robopolicy.execution``; None: as the checkpoint says.
+        weights: Their number format, see ``policies.inference``; None: as trained.
     """
 
     name: str | Composition
     env: Mapping[str, Any]
     made: Evaluation | None = None
     method: str | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,13 @@ class Contest:
 
 
 def prepare(
-    names: Sequence[str | Composition], task: str | None, given: Mapping[str, int], purpose: Purpose, out: Path | None, method: str | None = None
+    names: Sequence[str | Composition],
+    task: str | None,
+    given: Mapping[str, int],
+    purpose: Purpose,
+    out: Path | None,
+    method: str | None = None,
+    weights: str | None = None,
 ) -> Contest:
     """Find checkpoints, task and settings, and refuse now what would be refused after an hour.
 
@@ -69,6 +77,7 @@ def prepare(
         purpose: Which seeds.
         out: None: ``evaluations`` inside the run of the first checkpoint, or here.
         method: How the first is executed, see ``robopolicy.execution``; None: as its checkpoint says.
+        weights: Number format of the first, see ``policies.inference``; None: as trained.
 
     Raises:
         InputError: if a checkpoint or an evaluation cannot be read, the task is unknown, or a spec does not fit.
@@ -85,8 +94,8 @@ def prepare(
     name = resolve(wanted)
     config = validate(EvaluationConfig, {**first.evaluation.model_dump(), **given}, "robopolicy eval")
     limit = first.env.get("max_episode_steps") if first.task is None or resolve(first.task) == name else None
-    if method is not None:
-        _require_method(found[names[0]], method)
+    if method is not None or weights is not None:
+        _require(found[names[0]], method, weights)
     entrants = []
     for number, each in enumerate(names):
         if isinstance(each, str) and each in earlier:
@@ -94,15 +103,19 @@ def prepare(
             continue
         env = {**defaults[each].env, "max_episode_steps": limit}
         require_fit(found[each], name, env)
-        entrants.append(Entrant(found[each], env, method=method if number == 0 else None))
+        own = (method, weights) if number == 0 else (None, None)
+        entrants.append(Entrant(found[each], env, None, *own))
     return Contest(name, entrants, config, purpose, out or _default_out(found[names[0]]))
 
 
-def _require_method(checkpoint: str | Composition, method: str) -> None:
+def _require(checkpoint: str | Composition, method: str | None, weights: str | None) -> None:
     if checkpoint == EXPERT:
-        raise InputError(f"--method {method}: the expert plans one action at a time, there is nothing to execute in another way")
+        asked = f"--method {method}" if method is not None else f"--weights {weights}"
+        raise InputError(f"{asked}: the expert plans one action at a time, there is nothing to execute in another way")
     if isinstance(checkpoint, str):
-        load_policy(checkpoint, method=method)
+        load_policy(checkpoint, method=method, weights=weights)
+    elif weights is not None:
+        raise InputError(f"--weights {weights}: goes with one CHECKPOINT, not with --compose")
     else:
         composition.load(checkpoint, method=method)
 
@@ -184,12 +197,13 @@ def _evaluate(contest: Contest, entrant: Entrant, label: str, purpose: Purpose, 
         label=label,
         progress=progress,
         method=entrant.method,
+        weights=entrant.weights,
     )
 
 
 def _labels(entrants: Sequence[Entrant]) -> list[str]:
     """Name entrants by policy type, and by run where that is not enough to tell them apart."""
-    types = [e.made.label if e.made is not None else _type_of(e.name, e.method) for e in entrants]
+    types = [e.made.label if e.made is not None else _type_of(e.name, e.method) + (f" {e.weights}" if e.weights else "") for e in entrants]
     folders = [Path(e.name if isinstance(e.name, str) else e.name.checkpoints[0]) for e in entrants]
     runs = [folder.resolve().parent.parent.name for folder in folders]
     steps = [folder.name for folder in folders]

@@ -3,7 +3,7 @@
 Usage::
 
     python tests/parity/lerobot_unet.py parity                      outputs of both for the same weights and inputs
-    python tests/parity/lerobot_unet.py bench [--quick] [--json F]  ``robopolicy bench latency`` with LeRobot as the peer
+    python tests/parity/lerobot_unet.py bench [--quick] [--json F]  the U-Net's part of ``robopolicy bench latency``
 
 The environment is that of ``lerobot_reader.py`` with what LeRobot's policies import besides. Exit code 3: the packages
 could not be installed.
@@ -89,7 +89,8 @@ def parity() -> None:
     from robopolicy.bench.latency_unet import conditions, lerobot_planner, unet_policy
 
     policy: Any = unet_policy((32, 64, 128))
-    theirs = lerobot_planner(policy).unet
+    peer: Any = lerobot_planner(policy)
+    theirs = peer.unet
     worst = {"as trained": 0.0, "accelerated": 0.0}
     with torch.no_grad():
         cases = []
@@ -99,7 +100,7 @@ def parity() -> None:
             x, level = torch.randn(3, 16, 2), torch.randint(0, 100, (3,))
             cases.append((x, level, condition, theirs(x, level, global_cond=condition.flatten(1))))
         for name in worst:
-            network = policy.network if name == "as trained" else accelerate(policy).network
+            network: Any = policy.network if name == "as trained" else accelerate(policy).network
             for x, level, condition, expected in cases:
                 worst[name] = max(worst[name], float((network(x, level.float(), condition) - expected).abs().max()))
     size = max(float(expected.abs().max()) for *_, expected in cases)
@@ -109,13 +110,14 @@ def parity() -> None:
 
 
 def bench(quick: bool, json_file: Path | None) -> None:
-    """Run the benchmark of latency and print its table."""
+    """Run what the benchmark of latency says of the U-Net, beside LeRobot's, and print its table."""
     from rich.console import Console
 
     from robopolicy.bench import harness
+    from robopolicy.bench.latency_unet import measure_unet
 
-    about = harness.machine()
-    result = harness.run_benchmark("latency", quick)
+    about, result = harness.machine(), harness.Result()
+    measure_unet(result, 3 if quick else 10, 16)  # deviations, which need no peer: ``robopolicy bench latency`` takes 256 inputs
     console = Console(width=170)
     console.print(harness.table("latency", result, 170))
     for line in (*(f"not compared: {m}" for m in result.missing), *(f"note: {n}" for n in result.notes)):
