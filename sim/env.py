@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from policies.motion import MotionLimits
 from policies.spec import Spec
 
 Observation = dict[str, np.ndarray]
@@ -94,6 +95,36 @@ class BatchEnv(Protocol):
 
     def close(self) -> None:
         """Release windows, contexts and threads; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class JointDriven(Protocol):
+    """What a batch of worlds offers besides when its actions are joint positions that a drive follows at a higher rate.
+
+    ``step`` is then ``control_substeps`` ticks of the drive, with commands that ``policies.control.JointInterpolator`` makes of
+    the action. A twin steps such a world tick by tick instead, with commands that a runtime has made.
+
+    Attributes:
+        control_substeps: Ticks per action; the drive's rate is that of the actions times this.
+        motion: Limits of the commanded joints, in the order of the action.
+        robot_model: MJCF or URDF text of the robot alone, for its kinematics.
+        barriers: What ``real.safety.barriers.BarrierConfig`` takes.
+        home: Joint positions (n,) of a pose that the robot can always be brought to.
+    """
+
+    control_substeps: int
+    motion: MotionLimits
+    robot_model: str
+    barriers: Mapping[str, Any]
+    home: tuple[float, ...]
+
+    def control_step(self, command: np.ndarray) -> StepResult:
+        """Apply joint positions ``command`` (N, n), float64, cut to the range of ``motion``, for one tick of the drive.
+
+        Success, reward and the time limit are judged every ``control_substeps`` ticks, as :meth:`BatchEnv.step` would;
+        observations are new after every tick. Ended worlds stay as they are.
+        """
         ...
 
 

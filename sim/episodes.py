@@ -143,9 +143,15 @@ class EpisodicBatch(abc.ABC):
             ValueError: if the shape does not fit, or the action of a world that has not ended is not finite.
         """
         rows, chosen = self._checked(action)
+        if not rows.size:
+            return self._settled(rows, None)
+        outcome = self._advance(rows, chosen)
+        return self._settled(rows, outcome)
+
+    def _settled(self, rows: np.ndarray, outcome: Outcome | None) -> StepResult:
+        """Count the control step that gave worlds ``rows`` (K,) this ``outcome`` (None: no rows) and return its result for all worlds."""
         reward = np.zeros(self.num_worlds, np.float32)
-        if rows.size:
-            outcome = self._advance(rows, chosen)
+        if outcome is not None:
             self._elapsed[rows] += 1
             late = self._elapsed[rows] >= self.max_episode_steps
             cut = late if outcome.truncated is None else late | outcome.truncated

@@ -21,9 +21,9 @@ from sim.registry import ObservationMode
 
 
 def register() -> None:
-    """Register every task as ``robopolicy/NAME``, where NAME is the last segment (Gymnasium allows one slash)."""
+    """Register every task as ``robopolicy/NAME``, where NAME is its short name (Gymnasium allows one slash)."""
     for name in registry.names():
-        identifier = f"robopolicy/{name.rpartition('/')[2]}"
+        identifier = f"robopolicy/{registry.entry(name).short_name}"
         if identifier not in gymnasium.registry:
             gymnasium.register(identifier, entry_point="sim.gym:TaskEnv", kwargs={"task": name})
 

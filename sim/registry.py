@@ -17,7 +17,7 @@ from policies.spec import InputError, suggest
 from sim.env import BatchEnv
 
 #: Modules of ``sim/suites/``.
-SUITES = ("metaworld", "pusht", "two_route")
+SUITES = ("metaworld", "pusht", "two_route", "arm")
 
 ObservationMode = Literal["state", "image", "state+image"]
 
@@ -56,6 +56,7 @@ class Entry:
         requires: Modules that must be importable.
         install: The command that brings them.
         factory: Makes the worlds: (name, options) -> BatchEnv.
+        short: Name that stands for it where a name has no slash; empty: the last segment of ``name``.
     """
 
     name: str
@@ -66,6 +67,12 @@ class Entry:
     requires: tuple[str, ...]
     install: str
     factory: Callable[[str, Options], BatchEnv]
+    short: str = ""
+
+    @property
+    def short_name(self) -> str:
+        """The name without a slash."""
+        return self.short or self.name.rpartition("/")[2]
 
     @property
     def has_expert(self) -> bool:
@@ -105,7 +112,7 @@ def tags() -> list[str]:
 
 
 def resolve(name: str) -> str:
-    """Return the registered name for ``name``: itself, or a unique last segment, optionally with Meta-World's ``-v3``.
+    """Return the registered name for ``name``: itself, or a unique short name, optionally with Meta-World's ``-v3``.
 
     Raises:
         InputError: if no task or more than one is meant; names the nearest.
@@ -113,12 +120,12 @@ def resolve(name: str) -> str:
     wanted = name.strip().lower().replace("_", "-").removesuffix("-v3")
     if wanted in _entries():
         return wanted
-    ends = [full for full in _entries() if full.rpartition("/")[2] == wanted]
+    ends = [full for full, item in _entries().items() if item.short_name == wanted]
     if len(ends) == 1:
         return ends[0]
     if ends:
         raise InputError(f"task {name!r} could be any of {', '.join(ends)}: give the full name")
-    known = [*_entries(), *(full.rpartition("/")[2] for full in _entries())] if "/" not in wanted else _entries()
+    known = [*_entries(), *(item.short_name for item in _entries().values())] if "/" not in wanted else _entries()
     raise InputError(f"task {name!r} does not exist{suggest(wanted, known)} (see: robopolicy list tasks)")
 
 

@@ -17,7 +17,7 @@ from sim import gym, registry
 from sim.env import BatchEnv
 from tests.require import require
 
-TASKS = ("two-route", "pusht", "metaworld/push", "metaworld/peg-insert-side", "metaworld/drawer-open")
+TASKS = ("two-route", "pusht", "metaworld/push", "metaworld/peg-insert-side", "metaworld/drawer-open", "arm/reach", "arm/push", "arm/tour")
 GYM_TASK = "Pendulum-v1"
 SEEDS = np.array([7, 2_000_003, 11], np.int64)
 every_task = pytest.mark.parametrize("task", [*TASKS, GYM_TASK])
@@ -190,7 +190,7 @@ def test_the_expert_depends_on_the_present_state_alone(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_people_get_a_picture(task: str) -> None:
-    if task.startswith("metaworld/"):
+    if task.startswith(("metaworld/", "arm/")):
         require("egl")
     env = make(task, 3)
     env.reset(SEEDS)
@@ -204,10 +204,10 @@ def test_people_get_a_picture(task: str) -> None:
     env.close()
 
 
-@pytest.mark.parametrize("task", ["pusht", "metaworld/push"])
+@pytest.mark.parametrize("task", ["pusht", "metaworld/push", "arm/push"])
 def test_cameras_show_the_world(task: str) -> None:
     needs(task)
-    if task.startswith("metaworld/"):
+    if task.startswith(("metaworld/", "arm/")):
         require("egl")
     env = registry.make(task, 2, observations="state+image", image_size=48)
     (camera,) = env.spec.observation.image_names
@@ -226,7 +226,7 @@ def test_cameras_show_the_world(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_gymnasium_accepts_every_task(task: str) -> None:
     needs(task)
-    env = gymnasium.make(f"robopolicy/{task.rpartition('/')[2]}")
+    env = gymnasium.make(f"robopolicy/{registry.entry(task).short_name}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it recommends bounded spaces and symmetric actions
         check_env(env.unwrapped, skip_render_check=True)

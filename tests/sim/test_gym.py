@@ -40,7 +40,7 @@ class Pictures(gymnasium.Env):
 
 
 def test_every_task_is_registered() -> None:
-    identifiers = {f"robopolicy/{name.rpartition('/')[2]}" for name in registry.names()}
+    identifiers = {f"robopolicy/{registry.entry(name).short_name}" for name in registry.names()}
     assert len(identifiers) == len(registry.names()) and identifiers <= set(gymnasium.registry)
     gym.register()  # again, which changes nothing and warns of nothing
 
