@@ -64,13 +64,13 @@ class ActPolicy(ChunkPolicy):
 
     def generate(self, condition: torch.Tensor, noise: Noise) -> tuple[torch.Tensor, int]:
         """Return the chunk (B, Tp, De) of style 0, normalised, after one network call."""
-        return self.predict(condition, condition.new_zeros(len(condition), self.config.style_dim)), 1
+        return self.predict(condition, condition.new_zeros(condition.shape[0], self.config.style_dim)), 1
 
     def predict(self, condition: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """Return the chunk (B, Tp, De) for ``condition`` (B, To, C) and ``style`` (B, style_dim)."""
         told = torch.cat([condition, style[:, None].expand(-1, condition.shape[1], -1)], -1)
-        blank = condition.new_zeros(len(condition), self.config.horizon, self.transform.dim)
-        return self.network(blank, condition.new_zeros(len(condition)), condition=told)
+        blank = condition.new_zeros(condition.shape[0], self.config.horizon, self.transform.dim)
+        return self.network(blank, condition.new_zeros(condition.shape[0]), condition=told)
 
 
 def divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:

@@ -100,7 +100,7 @@ class MeanFlowPolicy(GenerativePolicy):
         levels = self.path.step_list(steps or self.steps) if start is None else tuple(start.levels)
         x = z if start is None else self.path.mix(start.plan, z, levels[0])
         for t, r in itertools.pairwise(levels):
-            now, then = (x.new_full((len(x),), time) for time in (t, r))
+            now, then = (x.new_full((x.shape[0],), time) for time in (t, r))
             x = x + (r - t) * self.mean_velocity(x, now, then, condition)
         return x, len(levels) - 1
 

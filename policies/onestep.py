@@ -38,7 +38,7 @@ class OneStepPolicy(Student):
 
     def student(self, z: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Return mu: a chunk (B, Tp, De) from standard normal ``z`` (B, Tp, De) and ``condition`` (B, To, C), normalised."""
-        return self.network(z, z.new_zeros(len(z)), condition)
+        return self.network(z, z.new_zeros(z.shape[0]), condition)
 
     def errors(self, chunk: torch.Tensor, condition: torch.Tensor, noise: Noise) -> torch.Tensor:
         """Raise InputError: demonstrations (B, Tp, De) do not say which chunk belongs to which noise."""

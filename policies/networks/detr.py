@@ -73,7 +73,7 @@ class DetrNetwork(nn.Module):
         for layer in self.encoder:
             memory = layer(memory, self.memory_position)
         memory = self.memory_norm(memory)
-        h = torch.zeros_like(self.query_position).expand(len(memory), -1, -1)
+        h = torch.zeros_like(self.query_position).expand(memory.shape[0], -1, -1)
         for layer in self.decoder:
             h = layer(h, self.query_position, memory, self.memory_position)
         return self.last(self.norm(h))

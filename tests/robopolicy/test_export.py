@@ -79,6 +79,13 @@ CASES = {
     "flow, heun, unet": ("flow", STATE, {"steps": 1, "solver": "heun", "backbone": "unet"}),
     "diffusion, transformer": ("diffusion", STATE, {"steps": 1, "backbone": "transformer"}),
     "regression": ("regression", STATE, {}),
+    "consistency": ("consistency", STATE, {}),
+    "consistency, three calls": ("consistency", STATE, {"steps": 3}),
+    "meanflow": ("meanflow", STATE, {}),
+    "meanflow, three calls, unet": ("meanflow", STATE, {"steps": 3, "backbone": "unet"}),
+    "onestep": ("onestep", STATE, {}),
+    "act": ("act", STATE, {}),
+    "act, images": ("act", IMAGE, {}),
     "energy, which differentiates inside": ("energy", STATE, {"max_steps": 2}),
 }
 
