@@ -1,0 +1,309 @@
+"""The drive process: a ZeroMQ ROUTER around one :class:`real.drive.Drive`, ticking at the robot's rate in real time.
+
+One source of commands at a time holds the lease; ``hold``, ``stop`` and ``status`` are anyone's. No message ends the process:
+what is malformed or not allowed costs its sender an error. ``python -m real.drive_server`` runs it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import secrets
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import pydantic
+import zmq
+
+from policies.motion import Reference
+from policies.spec import InputError
+from real.drive import Drive, DriveOptions, DriveReading
+from real.drive_wire import info_to_dict, reading_message
+from real.robots import robot_class
+from real.ticks import Grid
+from real.wire import Limits, Message, WireError, checked_bind, configure, decode, receive, send
+
+_MAX_REST_S = 10.0  # at the end: for the brake
+
+
+class Refused(ValueError):
+    """A request that is not granted; ``code`` says which kind of no."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class DriveServer:
+    """Serves a drive: hello, command, hold, stop, resume, alive, reset, report, status, bye.
+
+    Args:
+        drive: The drive of the robot.
+        bind: Loopback address; port 0 takes any free one. See :attr:`address`.
+        linger_s: End by itself when no source has spoken for this long; None: never.
+        log: Where lines go.
+
+    Raises:
+        InputError: if the robot only moves in lock-step, or ``bind`` is not loopback or cannot be bound.
+    """
+
+    def __init__(self, drive: Drive, bind: str, linger_s: float | None = None, log: Callable[[str], None] = print) -> None:
+        if drive.info.lockstep:
+            raise InputError(f"robot {drive.info.name!r} is in lock-step: it is driven inside the runtime's process, without a drive of its own")
+        self.drive, self._log, self._linger_s = drive, log, linger_s
+        self._limits = Limits.of_actions(drive.spec.action)
+        self._session, self._identity, self._sequence, self._who = 0, b"", 0, ""
+        self._heard = time.monotonic()
+        self._spoken = self._heard  # when any source last spoke
+        self.counts: Counter[str] = Counter()
+        self._told = ("", "")
+        self._ticker = _Ticker(drive)
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        configure(self._socket, self._limits)
+        try:
+            self.address = checked_bind(self._socket, bind)
+        except InputError:
+            self._context.destroy(linger=0)
+            raise
+
+    def serve(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Tick and answer until ``stopped()``, asked at every tick; then brake, hold, request the robot's own stop and close."""
+        grid = Grid(self.drive.info.rate_hz, time.monotonic())
+        try:
+            while not stopped() and not self._deserted():
+                self.step(grid)
+            self.drive.hold("the drive, which is ending")
+            until = time.monotonic() + _MAX_REST_S
+            while not self.drive.settled and time.monotonic() < until:
+                self.step(grid)
+            self.drive.request_stop()
+        finally:
+            self.close()
+
+    def step(self, grid: Grid) -> None:
+        """Answer until the next point of ``grid``, then do its tick and publish the reading."""
+        while (left := grid.due - time.monotonic()) > 0.001:  # finer than poll waits
+            self._socket.poll(int(1e3 * left))
+            self._answer_all()
+        if left > 0:
+            time.sleep(left)
+        self._answer_all()
+        now = time.monotonic()
+        self._publish(self._ticker.tick(now, grid.begin(now)))
+
+    def close(self) -> None:
+        """Let go of address and robot; may be called twice."""
+        self._context.destroy(linger=100)
+        self._ticker.close()
+
+    def _deserted(self) -> bool:
+        return self._linger_s is not None and time.monotonic() - self._spoken > self._linger_s and self.drive.settled
+
+    def _publish(self, reading: DriveReading) -> None:
+        """Send a reading to the source of commands; one that does not read loses it."""
+        if (reading.state, reading.cause) != self._told:
+            self._told = reading.state, reading.cause
+            self._log(f"tick {reading.tick}: {reading.state}{f' ({reading.cause})' if reading.cause else ''}")
+        if not self._session:
+            return
+        gone = reading.observation is None
+        message = Message("error", meta={"code": "gone", "text": reading.cause}) if gone else reading_message(reading)
+        message.session = self._session
+        if not send(self._socket, message, self._identity):
+            self.counts["unread"] += 1
+
+    def _answer_all(self) -> None:
+        while (frames := receive(self._socket, self._limits)) is not None:
+            self._answer(frames)
+
+    def _answer(self, frames: list[zmq.Frame]) -> None:
+        identity, session, sequence = frames[0].bytes, 0, 0
+        try:
+            message = decode(frames[1:], self._limits)
+            session, sequence = message.session, message.sequence
+            reply = self._obey(identity, message)
+        except WireError as error:
+            self.counts["malformed"] += 1
+            reply = Message("error", meta={"code": "wire", "text": str(error)})
+        except Refused as error:
+            self.counts[error.code] += 1
+            reply = Message("error", meta={"code": error.code, "text": str(error), "lease_s": self.drive.options.lease_s})
+        if reply is not None:
+            reply.session, reply.sequence = reply.session or session, sequence
+            send(self._socket, reply, identity)  # a client that has gone gets none
+
+    def _obey(self, identity: bytes, message: Message) -> Message | None:
+        """Do what a message asks for, if its sender may; returns the answer, None where the next reading says it."""
+        kind, mine = message.kind, self._is_source(identity, message)
+        if kind == "status":
+            return Message("status", meta=self._status())
+        if kind == "hello":
+            return self._lease(identity, message)
+        if kind == "stop":
+            self.drive.stop(_text(message, "cause", "asked"), _text(message, "who", "an operator"))
+            return Message("stopped", meta={"cause": self.drive.refusal[:500]})
+        if kind == "hold" and not mine:
+            self.drive.hold(_text(message, "who", "an operator"))
+            return Message("held")
+        if not mine:
+            owner = "another source commands this robot" if self._session else "nobody's lease; greet first"
+            raise Refused("lease", owner)
+        if message.sequence <= self._sequence:
+            raise Refused("sequence", f"sequence {message.sequence}: expected more than {self._sequence}")
+        self._sequence, self._heard = message.sequence, time.monotonic()
+        self._spoken = self._heard
+        return self._serve_source(kind, message)
+
+    def _is_source(self, identity: bytes, message: Message) -> bool:
+        return bool(self._session) and message.session == self._session and identity == self._identity
+
+    def _serve_source(self, kind: str, message: Message) -> Message | None:
+        """Do what the holder of the lease asks for."""
+        drive = self.drive
+        if kind == "command":
+            self._command(message)
+        elif kind == "hold":
+            drive.hold()
+        elif kind == "resume":
+            drive.resume()
+        elif kind == "alive":
+            drive.alive()
+        elif kind == "bye":
+            self._session = 0
+            drive.hold()
+        elif kind == "reset":
+            try:
+                drive.reset()
+            except InputError as error:
+                raise Refused("reset", str(error)) from error
+            return Message("done")
+        elif kind == "report":
+            return Message("report", meta={"report": json.dumps({**drive.report(), **self.counts})})
+        else:
+            raise Refused("kind", f"kind {kind!r}: a drive answers hello, command, hold, stop, resume, alive, reset, report, status and bye")
+        return None
+
+    def _lease(self, identity: bytes, message: Message) -> Message:
+        now = time.monotonic()
+        if self._session and identity != self._identity and now - self._heard < self.drive.options.lease_s:
+            raise Refused("busy", f"another source commands this robot ({self._who})")
+        if self._session and identity != self._identity:
+            send(self._socket, Message("error", self._session, meta={"code": "lease", "text": "another source has taken over"}), self._identity)
+        self._session, self._identity, self._sequence = secrets.randbits(63) or 1, identity, message.sequence
+        self._who, self._heard, self._spoken = _text(message, "who", "unnamed"), now, now
+        self.counts["leases"] += 1
+        self.drive.hold()  # nothing of the source before is executed any more
+        self.drive.resume()
+        self._log(f"source: {self._who}")
+        meta = {"spec": json.dumps(self.drive.spec.to_dict()), "info": json.dumps(info_to_dict(self.drive.info))}
+        return Message("ready", self._session, fingerprint=self.drive.spec.fingerprint(), meta=meta)
+
+    def _command(self, message: Message) -> None:
+        command, rows = message.arrays.get("command"), message.arrays.get("reference")
+        if command is None or not (rows is None or (rows.ndim == 2 and len(rows) == 3)):
+            raise WireError("command message: expected the array 'command', and 'reference' of shape (3, n) or none")
+        self.drive.offer(command, None if rows is None else Reference(rows[0], rows[1], rows[2]), message.value("tick", int))
+
+    def _status(self) -> dict[str, Any]:
+        reading, silent = self.drive.reading, time.monotonic() - self._heard
+        return {
+            "robot": self.drive.info.name,
+            "tick": reading.tick,
+            "state": reading.state,
+            "cause": reading.cause[:500],
+            "source": self._who if self._session else "",
+            "silent_s": silent if self._session else 0.0,
+            "counts": json.dumps({**self.drive.tally(), **self.counts}),
+        }
+
+
+class _Ticker:
+    """Ticks the drive in a thread of its own: a robot that blocks does not keep the process from saying so."""
+
+    def __init__(self, drive: Drive) -> None:
+        self._drive, self._blocked = drive, False
+        self._asked: SimpleQueue[tuple[float, int] | None] = SimpleQueue()
+        self._done: SimpleQueue[DriveReading] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="drive ticks", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            self._done.put(self._drive.tick(*asked))
+
+    def tick(self, now: float, missed: int) -> DriveReading:
+        """Return the reading of a tick; of a robot that does not come back in time, that it is gone."""
+        if not self._blocked:
+            self._asked.put((now, missed))
+            try:
+                return self._done.get(timeout=self._drive.options.blocked_s)
+            except Empty:
+                self._blocked = True
+        self._drive.lose(f"robot gone: it has not answered within {self._drive.options.blocked_s:g} s")
+        return self._drive.reading
+
+    def close(self) -> None:
+        """Let go of the robot, unless it is that which does not return."""
+        self._asked.put(None)
+        if not self._blocked:
+            self._thread.join(1.0)
+            self._drive.close()
+
+
+def _text(message: Message, name: str, default: str) -> str:
+    found = message.meta.get(name, default)
+    return " ".join(found.split())[:500] if isinstance(found, str) else default
+
+
+def open_driver(robot: dict[str, Any]) -> Any:
+    """Return the driver of ``{"type": NAME, ...options}``. Raises InputError."""
+    options = dict(robot)
+    kind = options.pop("type", None)
+    if not isinstance(kind, str):
+        raise InputError("robot: expected a type, e.g. robot.type=twin")
+    driver: Any = robot_class(kind)
+    try:
+        return driver(driver.Config(**options))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"robot {kind!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def run_drive(
+    driver: Any, options: DriveOptions, bind: str, announce: Path | None = None, linger_s: float | None = None, log: Callable[[str], None] = print
+) -> None:
+    """Drive a robot until SIGTERM or SIGINT: then it brakes, holds and is asked for its own stop.
+
+    Args:
+        driver: The robot's.
+        options: See :class:`DriveOptions`.
+        bind: Loopback address.
+        announce: File that gets the bound address once the drive is ready.
+        linger_s: End when no source has spoken for this long; None: never.
+        log: Where lines go.
+
+    Raises:
+        InputError: one line, before anything moves.
+    """
+    caught: list[int] = []
+    before = {s: signal.signal(s, lambda number, frame: caught.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server = DriveServer(Drive(driver, options), bind, linger_s, log)
+        if announce is not None:
+            part = announce.with_name(f"{announce.name}.part")
+            part.write_text(server.address)
+            part.replace(announce)
+        log(f"ready: {driver.info.name} at {server.address}, {driver.info.rate_hz:g} Hz; e-stop: {server.drive.latch.path}")
+        gc.freeze()  # what exists now lives on: collections need not walk it
+        server.serve(lambda: bool(caught))
+    finally:
+        gc.unfreeze()
+        for s, handler in before.items():
+            signal.signal(s, handler)
