@@ -6,6 +6,7 @@ What a stream carries from tick to tick is an explicit state. Worlds and runtime
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -54,18 +55,12 @@ class JointInterpolator:
             raise InputError(f"interpolator: expected a rate above 0 and at least 1 substep, found {rate_hz:g} Hz and {substeps}")
         self.limits, self.rate_hz, self.substeps = limits, float(rate_hz), int(substeps)
         self._tick = tick = 1.0 / self.rate_hz
-        # Poles of the position law at 1 - d: gains from matching (z - 1 + d)^3; a ramp is followed 3/d - 1 ticks behind.
-        d = min(3.0 / (substeps + 1), 0.75)
+        # Poles of the position law at 1 - d: gains from matching (z - 1 + d)^3; a ramp is followed 3 / d - 2 ticks behind.
+        d = min(3.0 / (substeps + 2), 0.75)
         gain, rate = d**3, 3 * d**2 - d**3
         self._position_gains = (gain / tick**2, rate / tick, 3 * d - rate / 2 - gain / 6)
         self._velocity_gains = (d**2 / tick, 2 * d - d**2 / 2)  # the same for the double integrator, (z - 1 + d)^2
-        if limits is not None:
-            self._jerk_step = limits.jerk * tick  # largest change of acceleration in a tick
-            self._half_per_jerk = 0.5 / limits.jerk
-            self._per_reserve = 2 / (limits.jerk * tick**2)
-            stop_jerk = np.minimum(_STOP_JERK * limits.jerk, 0.5 * limits.acceleration / tick)  # its ramps are to last two ticks
-            self._per_stop_a, self._per_stop_jerk = 1 / (_STOP_ACCELERATION * limits.acceleration), 1 / stop_jerk
-            self._stop_ratio = self._per_stop_jerk / self._per_stop_a
+        self._sized: dict[tuple[int, ...], _Sized] = {}
 
     def start(self, position: np.ndarray, velocity: np.ndarray | None = None, acceleration: np.ndarray | None = None) -> MotionState:
         """Return the state of streams at ``position`` (N, n): at rest, or moving as ``velocity`` and ``acceleration`` (N, n) say."""
@@ -89,7 +84,8 @@ class JointInterpolator:
         """
         target = self._checked(state, target, substep, "target")
         if self.limits is not None:
-            target = np.minimum(np.maximum(target, self.limits.low), self.limits.high)
+            sized = self._size(target.shape)
+            target = np.minimum(np.maximum(target, sized.low), sized.high)
         left = self.substeps - substep
         goal = target if left == 1 else state.goal + (target - state.goal) / left
         if self.limits is None:
@@ -117,10 +113,14 @@ class JointInterpolator:
         if self.limits is None:
             position = state.position + velocity * self._tick
             return position, MotionState(position, velocity, np.zeros_like(position), position)
-        velocity = np.minimum(np.maximum(velocity, -self.limits.velocity), self.limits.velocity)
+        sized = self._size(velocity.shape)
+        velocity = np.minimum(np.maximum(velocity, -sized.velocity), sized.velocity)
+        # Towards the end of the range the velocity falls with the distance, so that it is reached without a shock.
+        per_step = self.rate_hz / self.substeps
+        velocity = np.maximum(np.minimum(velocity, per_step * (sized.high - state.position)), per_step * (sized.low - state.position))
         to_error, to_acceleration = self._velocity_gains
         wanted = to_error * (velocity - state.velocity) - to_acceleration * state.acceleration
-        end = np.where(velocity > 0, self.limits.high, self.limits.low)
+        end = np.where(velocity > 0, sized.high, sized.low)
         command, after = self._advance(state, state.acceleration + wanted, end, state.position)
         return command, after._replace(goal=command)
 
@@ -128,58 +128,109 @@ class JointInterpolator:
         target = np.asarray(target, np.float64)
         if target.shape != state.position.shape:
             raise ValueError(f"{what}: expected shape {state.position.shape}, found {target.shape}")
-        if not np.isfinite(target).all():
+        if np.count_nonzero(np.isfinite(target)) != target.size:
             raise ValueError(f"{what}: expected finite numbers, found {target[~np.isfinite(target)][0]}")
         if not 0 <= substep < self.substeps:
             raise ValueError(f"substep: expected 0 to {self.substeps - 1}, found {substep}")
         return target
+
+    def _size(self, shape: tuple[int, ...]) -> _Sized:
+        if shape not in self._sized:
+            assert self.limits is not None
+            self._sized[shape] = _Sized.of(self.limits, self._tick, shape)
+        return self._sized[shape]
 
     def _advance(self, state: MotionState, wanted: np.ndarray, target: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, MotionState]:
         """Go one tick to the acceleration nearest to ``wanted`` that the limits allow.
 
         They hold that a stop remains possible before the target if it lies ahead, and before the end of the range if not.
         """
-        assert self.limits is not None
-        tick, top = self._tick, self.limits.acceleration
+        size = self._size(target.shape)
         gap = target - state.position
-        heading = state.velocity + self._half_per_jerk * state.acceleration * np.abs(state.acceleration)  # once a has gone to 0
-        side = np.copysign(1.0, np.where(heading == 0, gap, heading))  # all that follows is seen in this direction
+        heading = size.heading(state.velocity, state.acceleration)
+        side = np.copysign(size.one, np.where(heading, heading, gap))  # all that follows is seen in this direction
         v, a, gap = side * state.velocity, side * state.acceleration, side * gap
-        end = np.where(side > 0, self.limits.high - state.position, state.position - self.limits.low)
-        gap = np.where(gap >= 0, gap, end)
-        drift = v + 0.5 * tick * a
-        low, high = a - self._jerk_step, a + self._jerk_step
-        ceiling = np.minimum(np.minimum(high, top), self._fastest(self.limits.velocity - drift))
-        floor = np.maximum(np.maximum(low, -top), -self._fastest(self.limits.velocity + drift))
-        ceiling, floor = np.maximum(ceiling, low), np.minimum(floor, high)  # no state is left faster than the jerk allows
+        past = gap < size.zero  # the target lies behind: ahead, there is the end of the range
+        end = np.maximum(side * (size.high - state.position), side * (size.low - state.position)) if np.count_nonzero(past) else gap
+        drift = v + size.half_tick * a
+        low, high = a - size.jerk_step, a + size.jerk_step
+        ceiling = np.maximum(np.minimum(np.minimum(high, size.top), size.fastest(size.velocity - drift)), low)
+        floor = np.minimum(np.maximum(np.maximum(low, size.bottom), -size.fastest(size.velocity + drift)), high)
         chosen = np.minimum(np.maximum(side * wanted, floor), ceiling)
-        gap = gap - tick * (v + (tick / 3) * a)
-        over = self._overshoot(chosen, drift, gap)
-        if (over > 0).any():  # rows in which it is not are left as they are, whatever the others need
-            least = np.minimum(np.maximum(low, -top), chosen)
-            at_least = self._overshoot(least, drift, gap)
-            share = np.minimum(at_least, 0.0) / np.minimum(at_least - over, -1e-300)  # a chord: slightly less than the largest
-            chosen = np.where(over > 0, least + np.minimum(share, 1.0) * (chosen - least), chosen)
+        travelled = size.tick * v + (size.sixth_tick2 + size.sixth_tick2) * a
+        chosen = size.stopping(chosen, np.maximum(low, size.bottom), drift, np.where(past, end, gap) - travelled)
+        turned = size.heading(drift + size.half_tick * chosen, chosen) < size.zero
+        if np.count_nonzero(turned):  # the same for the other side
+            room = np.where(past, -gap, np.maximum(side * (state.position - size.low), side * (state.position - size.high)))
+            chosen = np.where(turned, -size.stopping(-chosen, np.maximum(-high, size.bottom), -drift, room + travelled), chosen)
         acceleration = side * chosen
-        velocity = state.velocity + (0.5 * tick) * (state.acceleration + acceleration)
-        position = state.position + tick * (state.velocity + tick * (state.acceleration / 3 + acceleration / 6))
+        velocity = state.velocity + size.half_tick * (state.acceleration + acceleration)
+        position = state.position + size.tick * state.velocity + size.sixth_tick2 * (state.acceleration + state.acceleration + acceleration)
         return position, MotionState(position, velocity, acceleration, goal)
 
-    def _fastest(self, reserve: np.ndarray) -> np.ndarray:
-        """Return the largest a with a^2 / 2J + a h <= reserve, the velocity left: its limit is not passed while a is taken back."""
-        step = self._jerk_step
-        return step * (np.sqrt(np.maximum(1 + self._per_reserve * reserve, 0.0)) - 1)
 
-    def _overshoot(self, a: np.ndarray, drift: np.ndarray, gap: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class _Sized:
+    """Limits and constants of a tick, all in the shape of the state: small arrays are slow to broadcast."""
+
+    low: np.ndarray
+    high: np.ndarray
+    velocity: np.ndarray
+    top: np.ndarray
+    bottom: np.ndarray
+    jerk_step: np.ndarray  # largest change of acceleration in a tick
+    half_per_jerk: np.ndarray
+    per_reserve: np.ndarray
+    stop_top: np.ndarray  # seconds in which a planned stop takes back its acceleration
+    per_stop_jerk: np.ndarray
+    tick: np.ndarray
+    half_tick: np.ndarray
+    sixth_tick2: np.ndarray
+    one: np.ndarray
+    zero: np.ndarray
+
+    @classmethod
+    def of(cls, limits: MotionLimits, tick: float, shape: tuple[int, ...]) -> _Sized:
+        stop_jerk = np.minimum(_STOP_JERK * limits.jerk, 0.25 * limits.acceleration / tick)  # its ramps are to last four ticks
+        values = (
+            limits.low, limits.high, limits.velocity, limits.acceleration, -limits.acceleration, limits.jerk * tick, 0.5 / limits.jerk,
+            2 / (limits.jerk * tick**2), _STOP_ACCELERATION * limits.acceleration / stop_jerk, 1 / stop_jerk, tick, tick / 2, tick**2 / 6, 1.0, 0.0,
+        )  # fmt: skip
+        return cls(*(np.array(np.broadcast_to(value, shape)) for value in values))
+
+    def fastest(self, reserve: np.ndarray) -> np.ndarray:
+        """Return the largest a with a^2 / 2J + a h <= reserve, the velocity left: its limit is not passed while a is taken back."""
+        return self.jerk_step * (np.sqrt(np.maximum(self.one + self.per_reserve * reserve, self.zero)) - self.one)
+
+    def heading(self, v: np.ndarray, a: np.ndarray) -> np.ndarray:
+        """Return the velocity once the acceleration has been taken to zero: where the motion goes if nothing is done."""
+        return v + self.half_per_jerk * a * np.abs(a)
+
+    def stopping(self, wanted: np.ndarray, least: np.ndarray, drift: np.ndarray, gap: np.ndarray) -> np.ndarray:
+        """Return the next acceleration, ``wanted`` where a stop within the gap is then possible, else less, down to ``least``.
+
+        Rows are judged each on its own, whether or not another row needs it.
+        """
+        over = self.overshoot(wanted, drift, gap)
+        beyond = over > self.zero
+        if not np.count_nonzero(beyond):
+            return wanted
+        least = np.minimum(least, wanted)
+        at_least = self.overshoot(least, drift, gap)
+        share = np.minimum(at_least, 0.0) / np.minimum(at_least - over, -1e-300)  # along a chord: slightly less than the most
+        return np.where(beyond, least + np.minimum(share, 1.0) * (wanted - least), wanted)
+
+    def overshoot(self, a: np.ndarray, drift: np.ndarray, gap: np.ndarray) -> np.ndarray:
         """Return how far beyond the gap a jerk-limited stop ends that begins after a tick to acceleration ``a``.
 
         A stop from (v, a) is part of the one from (w, 0) with w = v + a^2 / 2J: the acceleration falls through zero on its
         way (a > 0), or fell from zero a moment ago (a < 0). The way between is v a / J + a^3 / 3 J^2 in both cases.
         """
-        v, ramp = drift + (0.5 * self._tick) * a, a * self._per_stop_jerk
-        w = np.maximum(v + 0.5 * a * ramp, 0.0)
+        v, ramp = drift + self.half_tick * a, a * self.per_stop_jerk
+        gained = a * ramp
+        w = np.maximum(v + 0.5 * gained, self.zero)
         # From (w, 0) a stop takes w (w / A + A / J) / 2; with A = sqrt(w J) where the limit is not reached.
-        ramp_time = np.minimum(np.sqrt(w * self._per_stop_jerk), self._stop_ratio)
-        stop = 0.5 * w * (w * self._per_stop_jerk / np.maximum(ramp_time, 1e-150) + ramp_time)
-        distance = ramp * (v + a * ramp / 3) + stop
-        return np.where((v <= 0) & (a <= 0), 0.0, distance) + (self._tick**2 / 6) * a - gap
+        per_jerk = w * self.per_stop_jerk
+        seconds = np.minimum(np.sqrt(per_jerk), self.stop_top)
+        distance = ramp * (v + gained / 3) + 0.5 * w * (per_jerk / np.maximum(seconds, 1e-150) + seconds)
+        return np.where(np.maximum(v, a) > self.zero, distance, self.zero) + self.sixth_tick2 * a - gap
