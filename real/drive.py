@@ -93,9 +93,14 @@ class DriveCounts:
     stops: int = 0
 
     def refuse(self, cause: str) -> None:
-        """Count a refusal under the words with which its cause begins, without numbers and names."""
-        key = re.split(r"[:\d'\"]", cause, maxsplit=1)[0].strip()[:80]
+        """Count a refusal under :func:`kind_of` its cause."""
+        key = kind_of(cause)
         self.refused[key if key in self.refused or len(self.refused) < _MAX_CAUSES else "other"] += 1
+
+
+def kind_of(cause: str) -> str:
+    """Return the words with which a cause begins, without its numbers and names."""
+    return re.split(r"[:\d'\"]", cause, maxsplit=1)[0].strip()[:80]
 
 
 class Drive:
@@ -320,7 +325,7 @@ class Drive:
             state, command = "braking", self.motion.brake()
             self.counts.brake_ticks += command is not None
         if command is not None:
-            self._driver.write(np.ascontiguousarray(command, np.float32))
+            self._driver.write(np.ascontiguousarray(command))
             self._silent_since = math.inf
         else:
             state, cause = "holding", self._rest(now) or cause

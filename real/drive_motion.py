@@ -85,8 +85,8 @@ class RangeMotion:
         return f"range: {self._names[i]} is {command[i]:g}, outside [{self._low[i]:g}, {self._high[i]:g}]"
 
     def accept(self, command: np.ndarray, after: Reference | None) -> np.ndarray:
-        """Return ``command`` (Da,): there is nothing to remember."""
-        return command
+        """Return ``command`` (Da,) as float32: there is nothing to remember."""
+        return np.asarray(command, np.float32)
 
     def brake(self) -> np.ndarray | None:
         """There is no motion to slow down: the drive holds."""
@@ -123,10 +123,11 @@ class JointMotion:
         self._tick_s = 1.0 / info.rate_hz
         self._field, self._columns = joint_columns(spec.observation, self.limits.names)
         self._barriers: Distances | None = None
-        if info.barriers is not None:
-            from real.safety.barriers import make_barriers  # with the robot's model and MuJoCo
+        if info.barriers:
+            from policies.kinematics import Kinematics
+            from real.safety.barriers import Barriers
 
-            self._barriers = make_barriers(info)
+            self._barriers = Barriers(info.barriers, Kinematics(info.model))
         self._plan: Brake | None = None
         self._played = 0  # ticks of the plan
 

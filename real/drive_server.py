@@ -6,14 +6,16 @@ what is malformed or not allowed costs its sender an error. ``python -m real.dri
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import secrets
 import signal
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -23,7 +25,7 @@ import zmq
 
 from policies.motion import Reference
 from policies.spec import InputError
-from real.drive import Drive, DriveOptions, DriveReading
+from real.drive import Drive, DriveOptions, DriveReading, kind_of
 from real.drive_wire import info_to_dict, reading_message
 from real.robots import robot_class
 from real.ticks import Grid
@@ -108,8 +110,9 @@ class DriveServer:
 
     def _publish(self, reading: DriveReading) -> None:
         """Send a reading to the source of commands; one that does not read loses it."""
-        if (reading.state, reading.cause) != self._told:
-            self._told = reading.state, reading.cause
+        said = reading.state, kind_of(reading.cause)
+        if said != self._told:
+            self._told = said
             self._log(f"tick {reading.tick}: {reading.state}{f' ({reading.cause})' if reading.cause else ''}")
         if not self._session:
             return
@@ -307,3 +310,33 @@ def run_drive(
         gc.unfreeze()
         for s, handler in before.items():
             signal.signal(s, handler)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a drive from the command line, with nothing but what the robot needs; ``robopolicy drive`` is the comfortable way.
+
+    Returns:
+        Exit code: 0 ended as asked, 2 bad input, of which one line tells.
+    """
+    parser = argparse.ArgumentParser(prog="python -m real.drive_server", description="Drive a robot: check every command, brake when none comes.")
+    parser.add_argument("robot", help="the driver and its options as JSON: {'type': 'twin', 'address': 'tcp://127.0.0.1:5556'}")
+    parser.add_argument("--options", default="{}", help="of the drive, as JSON (see real.drive.DriveOptions)")
+    parser.add_argument("--bind", default="tcp://127.0.0.1:0", help="loopback address; port 0 takes any free one")
+    parser.add_argument("--announce", type=Path, help="file that gets the bound address once the drive is ready")
+    parser.add_argument("--linger", type=float, help="end when no source has spoken for so many seconds")
+    given = parser.parse_args(argv)
+    try:
+        options = DriveOptions.model_validate_json(given.options)
+        run_drive(open_driver(json.loads(given.robot)), options, given.bind, given.announce, given.linger, _say)
+    except (InputError, json.JSONDecodeError, pydantic.ValidationError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -87,7 +87,7 @@ class Robot(Protocol):
         ...
 
     def write(self, command: np.ndarray) -> None:
-        """Send one command (Da,) float32 in robot units, already filtered."""
+        """Send one command (Da,) in robot units, already checked: float32, joint positions at the drive's rate float64."""
         ...
 
     def hold(self) -> None:

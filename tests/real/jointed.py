@@ -1,6 +1,18 @@
-"""A small robot of joints for tests of the drive: position servos in this process or behind a twin, and an independent judge of its log."""
+"""A small robot of joints for tests of the drive: in this process or behind a twin, a source of commands, and a judge of what arrived.
+
+``python tests/real/jointed.py twin|source ...`` is a process of its own; ``Running`` starts one.
+"""
 
 from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 
@@ -8,7 +20,9 @@ from policies.motion import MotionLimits, Reference
 from policies.spec import ActionSpec, Field, ObservationSpec, Spec
 from real.robot import Observation, RobotGone, RobotInfo
 from real.safety.brake import Brake
+from sim.env import StepResult
 
+ROOT = Path(__file__).resolve().parents[2]
 RATE = 100.0
 NAMES = ("a", "b", "c")
 
@@ -46,9 +60,9 @@ class Joints:
         return Observation(fields, dict.fromkeys(fields, 0), self.episode, self.ended)
 
     def write(self, command) -> None:
-        assert command.dtype == np.float32 and command.shape == (3,) and not self.stopped
+        assert command.dtype == np.float64 and command.shape == (3,) and not self.stopped
         self.log.append((self.reads, command.copy()))
-        self.position = command.astype(np.float64)
+        self.position = command.copy()
 
     def hold(self) -> None:
         self.log.append((self.reads, "hold"))
@@ -117,12 +131,141 @@ def constant_jerk(now: Reference, jerk: np.ndarray, tick_s: float) -> Reference:
 def worst(commands: np.ndarray, motion: MotionLimits, tick_s: float = 1 / RATE) -> dict[str, float]:
     """Return the largest |velocity|, |acceleration| and |jerk| of logged commands (T, n) beside those of a stop, by finite differences.
 
-    A log that begins and ends at rest; float32 rounding of positions is taken off.
+    A log that begins and ends at rest; rounding is taken off.
     """
     q = np.concatenate([np.repeat(commands[:1], 3, 0), commands, np.repeat(commands[-1:], 3, 0)])
-    noise = 6e-8 * np.abs(q).max()
+    noise = 2.5e-16 * np.abs(q).max()
     out = {}
     for order, name, limit in ((1, "velocity", motion.velocity), (2, "acceleration", motion.stop_acceleration), (3, "jerk", motion.stop_jerk)):
         found = np.abs(np.diff(q, order, axis=0)) - 2**order * noise
         out[name] = float((found / tick_s**order / limit).max())
     return out
+
+
+class JointWorld:
+    """A world of three joints that are where they are told to be; implements sim.env.BatchEnv and JointDriven."""
+
+    task, suite_version, autoreset, num_worlds = "joints", "1", False, 1
+    control_substeps, robot_model, barriers, home = 5, "", {}, (0.0, 0.0, 0.0)
+
+    def __init__(self, max_episode_steps: int = 10**6) -> None:
+        self.spec, self.motion, self.max_episode_steps = spec(), limits(), max_episode_steps
+        self.position, self.ticks = np.zeros((1, 3)), 0
+
+    def reset(self, seeds, mask=None):
+        self.position[:], self.ticks = 0.01 * (int(seeds[0]) % 10), 0
+        return self.observe()
+
+    def observe(self):
+        return {"observation.state": self.position.astype(np.float32)}
+
+    def control_step(self, command):
+        self.position, self.ticks = np.array(command, np.float64), self.ticks + 1
+        over, obs, never = np.array([self.ticks >= 5 * self.max_episode_steps]), self.observe(), np.zeros(1, bool)
+        return StepResult(obs, obs, np.zeros(1, np.float32), never, over, {"success": never})
+
+    def step(self, action):
+        raise AssertionError("the twin of joints is stepped by control_step")
+
+    def retire(self, mask):
+        pass
+
+    def render(self, worlds=None):
+        return None
+
+    def expert_action(self):
+        return self.position
+
+    def close(self):
+        pass
+
+
+class Running:
+    """A process of this file, or any other; a context manager that leaves nothing running."""
+
+    def __init__(self, folder: Path, name: str, *arguments: object) -> None:
+        self.file, self.out = folder / f"{name}.address", folder / f"{name}.out"
+        self.file.unlink(missing_ok=True)
+        command = [sys.executable, __file__, *map(str, arguments), "--announce", str(self.file)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        with self.out.open("wb") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+
+    def ready(self) -> str:
+        """What it announced, once it has."""
+        until = time.monotonic() + 60
+        while not self.file.exists():
+            assert self.process.poll() is None and time.monotonic() < until, f"not ready: {self.out.read_text()}"
+            time.sleep(0.01)
+        return self.file.read_text()
+
+
+def announce(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def twin(options: argparse.Namespace) -> None:
+    from robopolicy.twin import TwinServer, World, open_log
+
+    env = JointWorld(options.max_steps)
+    server = TwinServer(World(env, log=open_log(options.log, env, False, 1.0)), "tcp://127.0.0.1:0")
+    announce(options.announce, server.address)
+    server.serve()
+
+
+def source(options: argparse.Namespace) -> None:
+    """Move between -1 and 1 for ever; ``--mischief`` is done at every 40th tick."""
+    from real.drive_handle import DriveHandle
+
+    handle = DriveHandle(options.address)
+    reading, path, ticks = handle.read(5.0), iter(()), itertools.count()
+    side = itertools.cycle((1.0, -1.0))
+    while True:
+        moving = next(path, None)
+        continues = reading.drive_state == "active" or reading.reference.velocity.any()
+        if moving is None or not np.allclose(moving.position, reading.reference.position, atol=0.05):
+            at_rest = not (reading.reference.velocity.any() or reading.reference.acceleration.any())
+            path = moves(reading.reference.position, np.full(3, next(side))) if at_rest else iter(())
+            moving = next(path, None)
+        k = next(ticks)
+        if k == 20:
+            announce(options.announce, f"moving {continues}")
+        if moving is None:
+            handle.hold()
+        elif k % 40 == 39 and options.mischief == "jump":
+            handle.write(moving.position + 0.1, Reference(moving.position + 0.1, moving.velocity, moving.acceleration))
+        elif k % 40 == 39 and options.mischief == "nan":
+            handle.write(np.full(3, np.nan), moving)
+        elif k % 40 == 39 and options.mischief == "late":
+            time.sleep(5 / RATE)
+            handle.write(moving.position, moving)
+        else:
+            handle.write(moving.position, moving)
+        reading = handle.read(5.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("twin", "source"))
+    parser.add_argument("--announce", type=Path)
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--max-steps", type=int, default=10**6)
+    parser.add_argument("--address")
+    parser.add_argument("--mischief", default="")
+    options = parser.parse_args()
+    {"twin": twin, "source": source}[options.what](options)
+
+
+if __name__ == "__main__":
+    main()

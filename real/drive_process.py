@@ -1,0 +1,72 @@
+"""Starting a drive in a process and a session of its own: it outlives whoever started it, to brake, hold and stop the robot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from policies.spec import InputError
+from real.drive import DriveOptions
+
+_WAIT_S = 0.02
+
+
+class DriveProcess:
+    """A drive that has been started here; a context manager that asks it to end.
+
+    Args:
+        robot: ``{"type": NAME, ...options of the driver}``.
+        folder: For its log (``drive.log``) and the address that it announces.
+        options: See ``real.drive.DriveOptions``.
+        bind: Loopback address; port 0 takes any free one.
+        linger_s: It ends by itself when no source has spoken for this long; None: only when asked.
+
+    Attributes:
+        process: The child; killing this process leaves it running.
+        log: What it says.
+    """
+
+    def __init__(
+        self, robot: Mapping[str, Any], folder: Path, options: DriveOptions = DriveOptions(), bind: str = "tcp://127.0.0.1:0", linger_s: float | None = 30.0
+    ) -> None:
+        self._file, self.log = folder / "drive.address", folder / "drive.log"
+        self._file.unlink(missing_ok=True)
+        root = str(Path(__file__).resolve().parent.parent)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+        command = [sys.executable, "-m", "real.drive_server", json.dumps(dict(robot)), "--options", options.model_dump_json(exclude_defaults=True)]
+        command += ["--bind", bind, "--announce", str(self._file), *([] if linger_s is None else ["--linger", str(linger_s)])]
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+
+    def address(self, timeout_s: float = 30.0) -> str:
+        """Return the address once it is served. Raises InputError with the last line of its log if that never happens."""
+        until = time.monotonic() + timeout_s
+        while not self._file.exists():
+            if self.process.poll() is not None or time.monotonic() > until:
+                why = "ended" if self.process.poll() is not None else f"is not ready after {timeout_s:g} s"
+                lines = self.log.read_text(errors="replace").split("\n")
+                last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+                raise InputError(f"the drive {why}: {last.strip().removeprefix('error: ')}")
+            time.sleep(_WAIT_S)
+        return self._file.read_text()
+
+    def end(self, timeout_s: float = 15.0) -> None:
+        """Ask it to end: it brakes, holds, requests the robot's stop. One that does not is killed; the robot does what silence does."""
+        self.process.terminate()
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def __enter__(self) -> DriveProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.end()
