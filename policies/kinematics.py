@@ -17,8 +17,8 @@ from policies.spec import InputError, suggest
 class Kinematics:
     """A kinematic model at one configuration at a time: ``forward(q)`` first, then ``pose`` and ``jacobian``.
 
-    Joints are the hinges and slides of the model in its order, or those that are named; every other joint stays at the
-    model's own reference configuration. An instance holds MuJoCo's scratch memory: one thread at a time.
+    Joints are the hinges and slides of the model in its order, or those that are named; every other joint stays where
+    the model's first keyframe, or its reference configuration, has it. An instance holds MuJoCo's scratch memory: one thread at a time.
 
     Args:
         model: MJCF or URDF text; files it refers to (meshes) are not read.
@@ -28,9 +28,10 @@ class Kinematics:
         names: Joint names, n of them.
         n: Number of joints.
         low, high: Position limits (n,), rad or m; infinite where the model has none.
-        home: Reference configuration of the model (n,), rad or m.
+        home: First keyframe of the model, or its reference configuration if it has none (n,), rad or m.
         model, data: MuJoCo's own ``MjModel`` and ``MjData``, for what is computed on top (distances, rendering).
-        columns: Indices (n,) of the joints among the model's degrees of freedom.
+        joints: Indices (n,) of the joints in the model.
+        columns, places: Their indices (n,) among the model's degrees of freedom and in ``qpos``.
 
     Raises:
         InputError: The text is no model, or it has no such joint.
@@ -54,26 +55,27 @@ class Kinematics:
                 raise InputError(f"kinematics: the model has no hinge or slide {name!r}{suggest(name, known)}")
         if not wanted:
             raise InputError("kinematics: the model has no hinge or slide joint")
-        chosen = np.array([known[name] for name in wanted], np.intp)
+        self.joints = chosen = np.array([known[name] for name in wanted], np.intp)
         self.names = tuple(wanted)
         self.n = len(wanted)
         limited = self.model.jnt_limited[chosen].astype(bool)
         self.low = np.where(limited, self.model.jnt_range[chosen, 0], -np.inf)
         self.high = np.where(limited, self.model.jnt_range[chosen, 1], np.inf)
         self.columns = self.model.jnt_dofadr[chosen].astype(np.intp)
-        self._places = self.model.jnt_qposadr[chosen].astype(np.intp)
+        self.places = self.model.jnt_qposadr[chosen].astype(np.intp)
         self._whole = bool(self.model.nv == self.n and (self.columns == np.arange(self.n)).all())
         self._buffer = np.zeros((6, self.model.nv))
         self._objects: dict[str, tuple[bool, int]] = {}
-        mj.mj_resetData(self.model, self.data)
-        self.home = self.data.qpos[self._places].copy()
+        if self.model.nkey:
+            mj.mj_resetDataKeyframe(self.model, self.data, 0)
+        self.home = self.data.qpos[self.places].copy()
         self.forward(self.home)
 
     def forward(self, q: np.ndarray) -> None:
         """Place every body for joint positions ``q`` (n,), rad or m. Raises ValueError if ``q`` is not (n,)."""
         if np.shape(q) != (self.n,):
             raise ValueError(f"kinematics: expected joint positions of shape ({self.n},), found {np.shape(q)}")
-        self.data.qpos[self._places] = q
+        self.data.qpos[self.places] = q
         self._mj.mj_kinematics(self.model, self.data)
         self._mj.mj_comPos(self.model, self.data)  # Jacobians are written on its axes
 
