@@ -41,7 +41,15 @@ def _write_json(file: Path | None, value: Any) -> None:
 
 
 def inspect_command(path: _Path, json_file: _Json = None) -> None:
-    """Show what a data set holds: episodes, fields, statistics, and the jitter of every capture stream."""
+    """Show what a data set holds: episodes, fields, statistics, and the jitter of every capture stream; or what a black box holds."""
+    from robopolicy.data import blackbox
+
+    if blackbox.is_blackbox(path):
+        contents = blackbox.describe(path, progress=True)
+        for table in blackbox.tables(contents):
+            _console().print(table)
+        _write_json(json_file, contents.to_dict())
+        return
     from robopolicy.data.dataset import Dataset
     from robopolicy.data.inspect import describe, tables
 
@@ -70,14 +78,32 @@ def check_command(path: _Path, json_file: _Json = None) -> None:
     console.print(f"{path}: {report.episodes} episodes, {report.frames} frames, all in order", markup=False)
 
 
-def recover_command(path: _Path) -> None:
-    """Remove what an interrupted recording left behind; committed episodes are never touched."""
+def recover_command(
+    path: _Path,
+    out: Annotated[Path | None, typer.Option(help="Black box: the new file; PATH/recovered.mcap if not given.")] = None,
+    json_file: _Json = None,
+) -> None:
+    """Remove what an interrupted recording left behind; committed episodes are never touched.
+
+    A black box (a folder of segment-NNNNNN.mcap, or one MCAP file) is read record by record, up to the last whole chunk,
+    after a kill -9 or a loss of power too; what was read is written into one clean file that Foxglove opens.
+    """
+    from robopolicy.data import blackbox
+
+    if blackbox.is_blackbox(path):
+        read = blackbox.recover(path, out, progress=True)
+        _console().print(f"{read.out}: {read.line()}", markup=False)
+        _write_json(json_file, read.to_dict())
+        return
+    if out is not None:
+        raise InputError(f"data recover: --out is for black boxes; {path} is repaired in place")
     from robopolicy.data.recover import recover
 
     done = recover(path)
     told = f"removed {len(done.removed)} files of an interrupted recording" if done.removed else "nothing to remove"
     stats = "; statistics computed anew" if done.stats_rewritten else ""
     _console().print(f"{path}: {told}{stats}; {done.episodes} episodes are intact", markup=False)
+    _write_json(json_file, vars(done))
 
 
 def compact_command(path: _Path, out: _Out = None) -> None:
