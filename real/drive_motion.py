@@ -127,7 +127,10 @@ class JointMotion:
             from policies.kinematics import Kinematics
             from real.safety.barriers import Barriers
 
-            self._barriers = Barriers(info.barriers, Kinematics(info.model))
+            kinematics = Kinematics(info.model)
+            if tuple(kinematics.names) != self.limits.names:
+                raise InputError(f"robot {info.name!r}: limits of {', '.join(self.limits.names)}; its model has {', '.join(kinematics.names)}")
+            self._barriers = Barriers(info.barriers, kinematics)
         self._plan: Brake | None = None
         self._played = 0  # ticks of the plan
 

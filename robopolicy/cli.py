@@ -24,7 +24,25 @@ app = typer.Typer(
 )
 
 #: Command files in the order of ``--help``; each has ``register(app)``.
-COMMANDS = ("collect", "train", "eval", "tune", "report", "export", "serve", "run", "twin", "data", "bench", "list", "doctor", "install", "demo")
+COMMANDS = (
+    "collect",
+    "train",
+    "eval",
+    "tune",
+    "report",
+    "export",
+    "serve",
+    "run",
+    "drive",
+    "estop",
+    "twin",
+    "data",
+    "bench",
+    "list",
+    "doctor",
+    "install",
+    "demo",
+)
 
 for _name in COMMANDS:
     importlib.import_module(f"robopolicy.commands.{_name}").register(app)
