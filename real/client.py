@@ -4,6 +4,8 @@ One request is in flight. Its deadline is judged here, on this process's monoton
 order or from another session is counted and never returned. After any failure the session is given up and a new one
 is asked for on a new socket, so that nothing old can arrive. It takes over the state of the streams, and every request
 names the plan that it goes on from, the last one returned here: one whose reply was lost has never been executed.
+
+Images cross in shared memory where the server can open it (``real.shm``), else in the messages.
 """
 
 from __future__ import annotations
@@ -13,15 +15,21 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zmq
 
 from policies.base import Execution, Plan, State
 from policies.spec import InputError, Spec, SpecMismatch
+from real.batching import ROWS, pack
 from real.policy import Observations, RequestFailed
-from real.wire import Limits, Message, WireError, checked_connect, configure, decode, receive, send
+from real.wire import Limits, Message, WireError, checked_connect, configure, decode, is_loopback, receive, send
+
+if TYPE_CHECKING:
+    from real.keys import ClientKeys
+    from real.shm import Segment
 
 _GREETING = Limits()
 _RETRY_S, _RETRY_MAX_S = 0.25, 2.0  # wait for an answer to a greeting, doubled up to the second
@@ -43,15 +51,18 @@ class PolicyClient:
         timeout_s: Deadline of the blocking :meth:`act`.
         connect_s: How long to wait for the server at first.
         clock: Monotonic seconds.
+        keys: Folder or secret key of ``real.keys.ClientKeys``; a server that is not on loopback is spoken to with keys alone.
+        shared_memory: Whether images may cross in shared memory, where the server is on this host.
 
     Attributes:
         spec, n_obs_steps, horizon, n_action_steps: of the served policy.
         name: what the server calls its policy.
         sessions: sessions opened so far.
         late_replies: replies that came too late, out of order or from another session; none was returned.
+        shared, sent: requests whose images crossed in shared memory, and all others.
 
     Raises:
-        InputError: if ``address`` is not one, or no server answers within ``connect_s``.
+        InputError: if ``address`` is not one, the keys cannot be used, or no server answers within ``connect_s``.
     """
 
     spec: Spec
@@ -61,13 +72,20 @@ class PolicyClient:
     name: str
 
     def __init__(
-        self, address: str, *, streams: int = 1, timeout_s: float = 5.0, connect_s: float = 5.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+        self, address: str, *, streams: int = 1, timeout_s: float = 5.0, connect_s: float = 5.0, clock: Callable[[], float] = time.monotonic,
+        keys: str | Path | None = None, shared_memory: bool = True,
+    ) -> None:  # fmt: skip
         self.address, self.streams, self.timeout_s = address, streams, timeout_s
-        self.sessions = self.late_replies = 0
+        self.sessions = self.late_replies = self.shared = self.sent = 0
+        self._keys = _keys(keys)
+        self._memory: Segment | None = None  # shared with the server of this session; offered, but not usable, until the server has proved it
+        self._offered = 0  # sequence of the offer, 0 once it is answered
+        self._share = shared_memory and is_loopback(address)
         self._clock = clock
         self._context = zmq.Context()
         self._socket: zmq.Socket | None = None
+        self._monitor: zmq.Socket | None = None
+        self._poller = zmq.Poller()
         self._session = self._sequence = self._greeting = 0
         self._given_up = 0  # the session before, whose state of the streams the next one takes over
         self._retry_at, self._retry_s = -math.inf, _RETRY_S
@@ -142,19 +160,17 @@ class PolicyClient:
         if not self.connected or self._socket is None:
             raise RequestFailed("gone", f"no session with {self.address}")
         self._sequence += 1
+        deadline = self._clock() + budget_s
         rows = len(state["restart"])
-        meta = {
-            "restart": [bool(v) for v in state["restart"]],
-            "after": _integers(state["after"], rows),
-            "noise": _integers(noise, rows),
-            "delay": _integers(execution.delay, rows),
-            "frozen": _integers(execution.frozen, rows),
-            "elapsed": None if execution.elapsed is None else _integers(execution.elapsed, rows),
-        }
         arrays = {name: np.asarray(obs[name]) for name in self.spec.observation.fields}
         ages = {name: max(float(age), 0.0) for name, age in (ages_s or {}).items() if name in arrays}
-        deadline = self._clock() + budget_s
-        message = Message("act", self._session, self._sequence, max(budget_s, 0.0), ages, self._fingerprint, meta, arrays)
+        arrays[ROWS] = pack(state, noise, execution)
+        message = Message("act", self._session, self._sequence, max(budget_s, 0.0), ages, self._fingerprint, arrays=arrays)
+        if self._memory is not None and not self._offered:
+            message.shared = self._memory.lend({name: arrays[name] for name in self._images}, self._sequence) or {}
+            for name in message.shared:
+                del arrays[name]
+        self.shared, self.sent = self.shared + bool(message.shared), self.sent + (not message.shared)
         if not send(self._socket, message):
             self._lose()
             raise RequestFailed("gone", f"the connection to {self.address} takes no message")
@@ -181,8 +197,8 @@ class PolicyClient:
             if now >= until or self._socket is None:
                 return None
             next_event = min(until, self._pending.deadline if self._pending else math.inf, math.inf if self.connected else self._retry_at)
-            events = zmq.POLLIN if self.connected or self._greeting else zmq.POLLIN | zmq.POLLOUT
-            self._socket.poll(max(math.ceil(1e3 * (next_event - now)), 0), events)
+            self._poller.modify(self._socket, zmq.POLLIN if self.connected or self._greeting else zmq.POLLIN | zmq.POLLOUT)
+            self._poller.poll(max(math.ceil(1e3 * (next_event - now)), 0))
 
     def abandon(self) -> None:
         """Forget the request in flight; its reply is counted as late and never returned."""
@@ -193,29 +209,49 @@ class PolicyClient:
         if self._socket is not None:
             if self.connected:
                 send(self._socket, Message("bye", self._session))
-            self._socket.close(linger=100)
-            self._socket, self._session = None, 0
+            self._close_socket(linger_ms=100)
+            self._session = 0
+        self._forget_memory()
         self._context.destroy(linger=100)
 
     def _lose(self) -> None:
         """Give the session up: the next poll asks for a new one on a new socket."""
         self._given_up, self._pending, self._session = self._session or self._given_up, None, 0
         self._retry_at = -math.inf
+        self._forget_memory()  # the server may still read it; the next session has memory of its own
 
     def _greet(self, now: float) -> None:
         """Ask for a session as soon as there is a connection, and anew on another socket when no answer comes."""
         if now >= self._retry_at:
-            if self._socket is not None:
-                self._socket.close(linger=0)
+            self._note_handshake()
+            self._close_socket(linger_ms=0)
             self._socket = self._context.socket(zmq.DEALER)
             configure(self._socket, Limits(frame_bytes=max(self._limits.frame_bytes, _GREETING.frame_bytes)))
-            checked_connect(self._socket, self.address)
+            self._monitor = self._socket.get_monitor_socket()
+            self._poller.register(self._socket, zmq.POLLIN)
+            if self._keys is not None:
+                self._keys.secure(self._socket)
+            checked_connect(self._socket, self.address, self._keys is not None)
             self._greeting = 0
             self._retry_at, self._retry_s = now + self._retry_s, min(2 * self._retry_s, _RETRY_MAX_S)
         if self._socket is not None and not self._greeting and self._socket.poll(0, zmq.POLLOUT):
             self._sequence += 1
             if send(self._socket, Message("hello", sequence=self._sequence, meta={"streams": self.streams, "resume": self._given_up})):
                 self._greeting = self._sequence
+
+    def _close_socket(self, linger_ms: int) -> None:
+        if self._socket is not None:
+            self._poller.unregister(self._socket)
+            self._socket.disable_monitor()
+            self._socket.close(linger=linger_ms)
+            self._socket = self._monitor = None
+
+    def _note_handshake(self) -> None:
+        """Note why the server does not let this client in, if that is so."""
+        if self._monitor is not None:
+            from real.keys import handshake_failure
+
+            self._refusal = handshake_failure(self._monitor, self._keys) or self._refusal
 
     def _read(self) -> tuple[Plan, State] | None:
         """Handle what has arrived, up to the plan that is waited for."""
@@ -225,6 +261,11 @@ class PolicyClient:
                 return None
             try:
                 message = decode(frames, self._limits)
+                if self._memory is not None and message.session == self._session:
+                    self._memory.give_back(message.sequence)
+                    if message.sequence == self._offered > 0:
+                        self._accept_memory(message)
+                        continue
                 if message.kind == "ready" and not self.connected and message.sequence == self._greeting > 0:
                     self._welcome(message)
                     continue
@@ -259,8 +300,41 @@ class PolicyClient:
         self.spec, (self.n_obs_steps, self.horizon, self.n_action_steps) = spec, steps
         self.name, self._fingerprint, self._served = message.value("name", str), served[0], served
         self._limits = Limits.of_actions(spec.action, max(self.horizon, self.n_action_steps), self.streams)
-        self._session, self._given_up, self._retry_s = message.session, 0, _RETRY_S
+        self._session, self._given_up, self._retry_s, self._refusal = message.session, 0, _RETRY_S, ""
         self.sessions += 1
+        self._images = self.spec.observation.image_names
+        if self._share and self._images:
+            self._offer_memory()
+
+    def _offer_memory(self) -> None:
+        """Ask the server to open memory for the images; until it has, and where it cannot, they cross in the messages."""
+        from real.shm import FOLDER, MAX_SLOT_BYTES, Segment, slot_bytes
+
+        fields = self.spec.observation.fields
+        slot = slot_bytes([self.streams * self.n_obs_steps * fields[name].size for name in self._images])
+        if slot > MAX_SLOT_BYTES or not FOLDER.is_dir():
+            return
+        try:
+            self._memory = Segment(slot)
+        except OSError:  # no room, or no right to
+            return
+        self._sequence += 1
+        self._offered = self._sequence
+        if self._socket is None or not send(self._socket, Message("share", self._session, self._sequence, meta=self._memory.offer)):
+            self._forget_memory()
+
+    def _accept_memory(self, message: Message) -> None:
+        """Use the memory if the server has shown that it sees it."""
+        self._offered = 0
+        if self._memory is not None and message.kind == "shared" and message.meta.get("proof") == self._memory.proof:
+            self._memory.unlink()
+        else:
+            self._forget_memory()
+
+    def _forget_memory(self) -> None:
+        if self._memory is not None:
+            self._memory.unlink()
+        self._memory, self._offered = None, 0
 
     def _answer(self, message: Message) -> tuple[Plan, State]:
         """Return the plan of a reply to the present request. Raises RequestFailed if the server would or could not."""
@@ -285,6 +359,9 @@ class PolicyClient:
         return Plan(actions, dict(zip(map(str, names), numbers, strict=True))), {"restart": np.zeros(rows, bool), "after": np.full(rows, sequence)}
 
 
-def _integers(values: Any, rows: int) -> list[int]:
-    """Return a number, or (rows,) numbers, as a list of ``rows`` integers."""
-    return [int(v) for v in values] if np.ndim(values) else [int(values)] * rows
+def _keys(keys: str | Path | None) -> ClientKeys | None:
+    if keys is None:
+        return None
+    from real.keys import ClientKeys
+
+    return ClientKeys(keys)

@@ -47,6 +47,11 @@ class Latency:
         ordered = sorted(self._recent)
         return ordered[min(math.ceil(q * len(ordered)), len(ordered)) - 1] if q > 0 else ordered[0]
 
+    def buckets(self, step: int = 8) -> list[tuple[float, int]]:
+        """Return (upper edge in seconds, how many took at most that), cumulative, for every ``step``-th bin: the form of Prometheus."""
+        below = np.cumsum(self._bins)
+        return [(_FINEST_S * _RATIO**i, int(below[i])) for i in range(step - 1, _BINS - 1, step)]
+
     def to_dict(self) -> dict[str, Any]:
         """Return count, mean, p50, p90, p99 and max in milliseconds, and the histogram's filled bins (upper edge -> count)."""
         out: dict[str, Any] = {"count": self.count, "mean": round(1e3 * self.total_s / self.count, 4) if self.count else 0.0}

@@ -1,30 +1,38 @@
-"""The policy server: one policy behind a ROUTER socket, state per session, nothing a client sends can stop it.
+"""The policy server: one policy behind a ROUTER socket, many robots, state per session; nothing a client sends can stop it.
 
 A session holds the policy's state rows of one client: those after its last plan and those that this plan was made from,
 for the client may never have got it. Every request names the plan that it goes on from.
 
-Requests are answered in order of arrival; one that is past its time budget when its turn comes is dropped and counted,
-for its client has stopped waiting. Mistakes of a client and exceptions of the policy are answered as error messages.
-There is no pickle and no message that ends the server.
+Requests that wait are computed together (``real.batching``), sessions in turn; one that is past its time budget when its
+turn comes is dropped and counted, for its client has stopped waiting. Mistakes of a client and exceptions of the policy
+are answered as error messages. There is no pickle and no message that ends the server.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import zmq
 
-from policies.base import Execution, Policy, State, select_rows
+from policies.base import Policy, State, select_rows
 from policies.spec import InputError, SpecMismatch
-from real.latency import Latency
+from real.batching import ROWS, Outcome, Queue, Request, compute, unpack
+from real.keys import ServerKeys
+from real.metrics import ServerStats
 from real.policy import act_numpy
+from real.shm import SLOTS, Mapped, SharedMemoryRefused, file_bytes, slot_bytes, sweep
 from real.wire import Limits, Message, WireError, checked_bind, configure, decode, receive, send
+
+_MAX_WAITING_BYTES = 1 << 30  # of observations
+_ACTIVE_S = 1.0  # a session that was heard within this is waited for
+_SWEEP_S = 0.05  # between two looks for sessions that are silent
 
 
 class Refusal(Exception):
@@ -36,42 +44,14 @@ class Refusal(Exception):
 
 
 @dataclass
-class ServerStats:
-    """What a server has counted since its start."""
-
-    sessions_opened: int = 0
-    sessions_closed_idle: int = 0
-    plans: int = 0
-    forgotten: int = 0  # streams begun anew because the plan they go on from is not kept, e.g. after this server's restart
-    dropped_late: int = 0
-    refused: int = 0
-    malformed: int = 0
-    policy_errors: int = 0
-    replies_unsent: int = 0
-    inference: Latency = field(default_factory=Latency)
-
-    def line(self, open_sessions: int) -> str:
-        """Return the counts as one line."""
-        ms = self.inference
-        return (
-            f"sessions {open_sessions} open, {self.sessions_opened} in all; plans {self.plans}, "
-            f"{1e3 * ms.quantile(0.5):.1f} ms p50, {1e3 * ms.quantile(0.99):.1f} ms p99; dropped {self.dropped_late}, "
-            f"refused {self.refused}, malformed {self.malformed}, policy errors {self.policy_errors}"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the counts, the latency as ``Latency.to_dict``."""
-        counts = {key: value for key, value in vars(self).items() if isinstance(value, int)}
-        return {**counts, "inference_ms": self.inference.to_dict()}
-
-
-@dataclass
 class _Session:
     identity: bytes
     streams: int
     heard: float
     kept: dict[int, State] = field(default_factory=dict)  # sequence of a plan -> the policy's state after it
     sequence: int = 0
+    memory: Mapped | None = None  # that its images may lie in
+    failed: bool = False  # whether the policy failed at its last request
 
 
 class PolicyServer:
@@ -79,41 +59,52 @@ class PolicyServer:
 
     Args:
         policy: Learnt or numpy policy.
-        bind: Loopback address; port 0 takes any free one. See :attr:`address` for the one bound.
+        bind: Loopback address, any with ``keys``; port 0 takes any free one. See :attr:`address` for the one bound.
         name: What the policy is called towards clients, e.g. the checkpoint's folder.
         idle_s: Sessions that are silent for longer are closed.
         max_sessions: Sessions open at once.
         max_streams: Streams of one session.
+        batch_s: How long a request may wait for those of other sessions, s; 0: for none (those that wait anyway are computed together).
+        max_batch: Rows of one policy call, at most (a single request may have more); 1: every request by itself.
+        keys: Folder of ``real.keys.ServerKeys``; None: anybody who can reach the address is served.
         stats_s: Seconds between two lines of statistics; 0 for none.
         log: Where lines go.
 
     Raises:
-        InputError: if ``bind`` is not loopback or cannot be bound.
+        InputError: if ``bind`` is not loopback and there are no keys, if it cannot be bound, or the keys cannot be used.
     """
 
     def __init__(
         self, policy: Policy, bind: str, *, name: str = "policy", idle_s: float = 60.0, max_sessions: int = 256, max_streams: int = 64,
-        stats_s: float = 10.0, log: Callable[[str], None] = print,
+        batch_s: float = 0.002, max_batch: int = 64, keys: str | Path | None = None, stats_s: float = 10.0, log: Callable[[str], None] = print,
     ) -> None:  # fmt: skip
         self.policy, self.name, self.stats = policy, name, ServerStats()
         self._fingerprint = policy.spec.fingerprint()
+        self._expected = {n: (np.dtype(f.dtype), f.shape) for n, f in policy.spec.observation.fields.items()}
         self._idle_s, self._max_sessions, self._max_streams = idle_s, max_sessions, max_streams
+        self._batch_s, self._max_batch = batch_s, max_batch
         self._stats_s, self._stats_at, self._log = stats_s, time.monotonic() + stats_s, log
         self._sessions: dict[int, _Session] = {}
-        self._queue: list[tuple[bytes, Message, float]] = []
-        self._looked_at = time.monotonic()
+        self._queue = Queue()
+        self._looked_at = self._swept_at = time.monotonic()
         self._limits = Limits.of_observations(policy.spec.observation, policy.n_obs_steps, max_streams)
+        self._keys = None if keys is None else ServerKeys(keys, log)
+        sweep()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         configure(self._socket, self._limits)
         try:
-            self.address = checked_bind(self._socket, bind)
+            if self._keys is not None:
+                self._keys.secure(self._socket, self._context)
+            self.address = checked_bind(self._socket, bind, self._keys is not None)
         except InputError:
-            self._context.destroy(linger=0)
+            self.close()
             raise
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
 
     def warm_up(self, calls: int = 3) -> float:
-        """Plan for zeros a few times, so that the first request is not the slow one; returns the last call's seconds."""
+        """Plan for zeros a few times, so that the first request is not the slow one; returns the last call's seconds. Then it is ready."""
         spec = self.policy.spec.observation
         obs = {n: np.zeros((1, self.policy.n_obs_steps, *f.shape), f.dtype) for n, f in spec.fields.items()}
         state, seconds = self.policy.initial_state(1), 0.0
@@ -121,10 +112,11 @@ class PolicyServer:
             started = time.perf_counter()
             _, state = act_numpy(self.policy, obs, state, np.array([call], np.int64))
             seconds = time.perf_counter() - started
+        self.stats.ready = True
         return seconds
 
     def serve(self, stopped: Callable[[], bool] = lambda: False, wait_s: float = 0.1) -> None:
-        """Answer until ``stopped()``, looked at after every message and every ``wait_s``; then close."""
+        """Answer until ``stopped()``, looked at after every call and every ``wait_s``; then close."""
         try:
             while not stopped():
                 self.step(wait_s)
@@ -132,69 +124,71 @@ class PolicyServer:
             self.close()
 
     def step(self, wait_s: float = 0.0) -> None:
-        """Take in what has arrived (waiting up to ``wait_s`` for it), answer one request, do the housekeeping."""
+        """Take in what has arrived (waiting up to ``wait_s`` for it), make one policy call, do the housekeeping."""
         self._take_in(self._looked_at)  # what came while the policy was busy may have come at the beginning of that
-        if not self._queue and self._socket.poll(int(1e3 * wait_s)):
+        if not self._queue and self._poller.poll(int(1e3 * wait_s)):
             self._take_in(time.monotonic())
-        self._looked_at = time.monotonic()
         if self._queue:
-            self._answer(*self._queue.pop(0))
-        now = time.monotonic()
-        for session in [s for s, row in self._sessions.items() if now - row.heard > self._idle_s]:
-            del self._sessions[session]
-            self.stats.sessions_closed_idle += 1
-        if self._stats_s and now >= self._stats_at:
-            self._stats_at = now + self._stats_s
-            self._log(self.stats.line(len(self._sessions)))
+            self._gather()
+            self._looked_at = time.monotonic()
+            self._answer()
+        else:
+            self._looked_at = time.monotonic()
+        self._keep_house(time.monotonic())
 
     def close(self) -> None:
         """Release the address; may be called twice."""
+        self.stats.ready = False
         self._sessions.clear()
+        if self._keys is not None:
+            self._keys.close()
         self._context.destroy(linger=0)
 
     def _take_in(self, since: float) -> None:
-        """Move waiting messages to a bounded queue; their budgets count from ``since``, the last moment without them."""
-        while len(self._queue) < 2 * self._max_sessions:
+        """Handle waiting messages and queue requests; their budgets count from ``since``, the last moment without them."""
+        for _ in range(2 * self._max_sessions):  # a flood of messages never keeps the policy from its work
             frames = receive(self._socket, self._limits)
             if frames is None:
                 return
-            identity = frames[0].bytes
-            try:
-                message = decode(frames[1:], self._limits)
-            except WireError as error:
-                self.stats.malformed += 1
-                self._refuse(identity, Message("?"), "wire", str(error))
-                continue
-            self._queue.append((identity, message, since))
+            self._handle(frames[0].bytes, frames[1:], since)
 
-    def _answer(self, identity: bytes, message: Message, received: float) -> None:
+    def _gather(self) -> None:
+        """Wait a moment for the requests of other sessions, where that costs no one their budget."""
+        while self._batch_s and self._max_batch > 1:
+            now = time.monotonic()
+            if sum(now - session.heard < _ACTIVE_S for session in self._sessions.values()) <= len(self._queue):
+                return
+            wait_s = self._queue.wait_s(now, self._batch_s, self.stats.inference.recent_quantile(0.95))
+            if not wait_s or not self._poller.poll(math.ceil(1e3 * wait_s)):
+                return
+            self._take_in(time.monotonic())
+
+    def _handle(self, identity: bytes, frames: list[zmq.Frame], since: float) -> None:
+        """Handle one message: whatever it is, its sender gets an answer or is dropped, and nothing is raised."""
+        message, reply = Message("?"), None
         try:
-            if message.kind == "hello":
+            message = decode(frames, self._limits)
+            if message.kind == "act":
+                self._enqueue(identity, message, since)
+            elif message.kind == "hello":
                 reply = self._open(identity, message)
+            elif message.kind == "share":
+                reply = self._share(self._session(identity, message), message)
             elif message.kind == "bye":
                 if self._session(identity, message):
-                    del self._sessions[message.session]
-                return
-            elif message.kind == "act":
-                session = self._session(identity, message)
-                if time.monotonic() - received > message.budget_s:
-                    self.stats.dropped_late += 1
-                    return
-                reply = self._plan(session, message)
+                    self._end(message.session)
             else:
-                raise Refusal("kind", f"kind {message.kind!r}: a policy server answers hello, act and bye")
+                raise Refusal("kind", f"kind {message.kind!r}: a policy server answers hello, share, act and bye")
         except Refusal as error:
             self.stats.refused += 1
-            self._refuse(identity, message, error.code, str(error))
+            reply = _error(message, error.code, str(error))
+        except SharedMemoryRefused as error:
+            self.stats.shared_refused += 1
+            reply = _error(message, "shm", str(error))
         except (WireError, SpecMismatch) as error:
             self.stats.malformed += 1
-            self._refuse(identity, message, "spec" if isinstance(error, SpecMismatch) else "wire", str(error))
-        except Exception as error:  # whatever the policy raises is told to the client; the other sessions go on
-            self.stats.policy_errors += 1
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            self._log(f"policy error: {text[:500]}")
-            self._refuse(identity, message, "policy", text[:500])
-        else:
+            reply = _error(message, "spec" if isinstance(error, SpecMismatch) else "wire", str(error))
+        if reply is not None:
             self._send(identity, reply)
 
     def _open(self, identity: bytes, message: Message) -> Message:
@@ -207,13 +201,14 @@ class PolicyServer:
             raise Refusal("streams", f"{streams} streams: expected 1 to {self._max_streams}")
         before = self._sessions.get(resume)  # it stays until it is idle: this greeting's answer may be lost, too
         for old in [s for s, row in self._sessions.items() if row.identity == identity]:
-            del self._sessions[old]
+            self._end(old)
         if len(self._sessions) >= self._max_sessions:
             raise Refusal("full", f"{self._max_sessions} sessions are open, the most this server keeps")
         session = secrets.randbits(63) or 1
         kept = dict(before.kept) if before is not None and before.streams == streams else {}
         self._sessions[session] = _Session(identity, streams, time.monotonic(), kept)
         self.stats.sessions_opened += 1
+        self.stats.sessions_open = len(self._sessions)
         meta = {
             "policy_spec": json.dumps(self.policy.spec.to_dict()),
             "n_obs_steps": self.policy.n_obs_steps,
@@ -222,6 +217,11 @@ class PolicyServer:
             "name": self.name,
         }
         return Message("ready", session, message.sequence, fingerprint=self._fingerprint, meta=meta)
+
+    def _end(self, session: int) -> None:
+        self._queue.forget(session)
+        del self._sessions[session]
+        self.stats.sessions_open = len(self._sessions)
 
     def _session(self, identity: bytes, message: Message) -> _Session:
         """Return the session of a message. Raises Refusal when it is not this client's or the message is not new."""
@@ -233,28 +233,84 @@ class PolicyServer:
         session.heard, session.sequence = time.monotonic(), message.sequence
         return session
 
-    def _plan(self, session: _Session, message: Message) -> Message:
-        """Run the policy for one request."""
+    def _share(self, session: _Session, message: Message) -> Message:
+        """Open the memory that a client shares; the answer proves that it is the same on this side."""
+        sizes = [f.size * np.dtype(f.dtype).itemsize for f in self.policy.spec.observation.fields.values()]
+        most = file_bytes(slot_bytes([session.streams * self.policy.n_obs_steps * size for size in sizes]), SLOTS)
+        session.memory = None
+        session.memory = Mapped(message.value("name", str), message.value("claim", str), most)
+        return Message("shared", message.session, message.sequence, meta={"proof": session.memory.proof})
+
+    def _enqueue(self, identity: bytes, message: Message, since: float) -> None:
+        """Check a request for a plan and let it wait for its turn."""
+        session = self._session(identity, message)
         if message.fingerprint != self._fingerprint:
             raise Refusal("spec", f"spec fingerprint: expected {self._fingerprint}, found {message.fingerprint or 'none'}")
-        rows, policy = session.streams, self.policy
-        policy.spec.observation.validate(message.arrays, (rows, policy.n_obs_steps))
-        obs = {name: message.arrays[name] for name in policy.spec.observation.fields}
-        restart = np.array(_row_numbers(message, "restart", bool, rows), bool)
-        timing = ("delay", "frozen") if message.meta.get("elapsed", 0) is None else ("delay", "frozen", "elapsed")
-        after, noise, *when = (np.array(_row_numbers(message, key, int, rows), np.int64) for key in ("after", "noise", *timing))
-        execution = Execution(*when)
-        started = time.perf_counter()
-        state = self._state(session, np.where(restart, 0, after))
-        plan, new = act_numpy(policy, obs, state, noise, execution)
-        session.kept = {sequence: kept for sequence, kept in session.kept.items() if sequence in after} | {message.sequence: new}
-        seconds = time.perf_counter() - started
-        self.stats.inference.add(seconds)
+        if message.shared:
+            if session.memory is None:
+                raise SharedMemoryRefused("shared memory: there is none in this session")
+            message.arrays.update({name: session.memory.array(name, placed) for name, placed in message.shared.items()})
+            self.stats.shared_arrays += len(message.shared)
+        lead = (session.streams, self.policy.n_obs_steps)
+        for name, (dtype, shape) in self._expected.items():
+            found = message.arrays.get(name)
+            if found is None or found.dtype != dtype or found.shape != lead + shape:
+                self.policy.spec.observation.validate(message.arrays, lead)  # says what is wrong
+        obs = {name: message.arrays[name] for name in self._expected}
+        rows = unpack(message.arrays.get(ROWS), session.streams)
+        request = Request(message.session, message.sequence, obs, rows, since, since + message.budget_s, session.failed)
+        if self._queue.bytes + request.bytes > _MAX_WAITING_BYTES:
+            raise Refusal("full", f"{self._queue.bytes} bytes of observations wait already")
+        self.stats.dropped_surplus += self._queue.add(request) is not None
+
+    def _answer(self) -> None:
+        """Make the next policy call and answer the requests that it was for."""
+        requests, late = self._queue.take(time.monotonic(), self._max_batch)
+        self.stats.dropped_late += late
+        ready: list[Request] = []
+        for request in requests:
+            try:
+                request.state = self._state(self._sessions[request.session], np.where(request.rows.restart, 0, request.rows.after))
+                ready.append(request)
+            except Exception as error:  # of the policy, as below
+                self._fail(request, error)
+        outcomes = compute(self.policy, ready)
+        self.stats.batches_split += len(outcomes) > 1 and outcomes[1].rows > 0
+        for request, outcome in zip(ready, outcomes, strict=True):
+            if outcome.rows:
+                self.stats.inference.add(outcome.seconds)
+                self.stats.batch_streams.add(outcome.rows)
+                self.stats.batches += outcome.error is None
+            try:
+                self._send(self._sessions[request.session].identity, self._plan(request, outcome))
+            except Exception as error:  # whatever the policy raises is told to the client that asked; the others go on
+                self._fail(request, error)
+
+    def _plan(self, request: Request, outcome: Outcome) -> Message:
+        """Keep the state after a plan and return the message that brings it. Raises what the policy raised."""
+        if outcome.plan is None:
+            raise outcome.error or RuntimeError("no plan")
+        session, plan, new = self._sessions[request.session], outcome.plan, outcome.state
+        actions = {"actions": np.asarray(plan.actions, np.float32)}
+        if session.memory is not None:  # what the policy returns may view what it was given
+            new, actions = session.memory.own(new), session.memory.own(actions)
+        info = np.array([*plan.info.values(), np.full(request.streams, outcome.seconds)], np.float64)  # one array for all numbers
+        after = request.rows.after
+        session.kept = {sequence: kept for sequence, kept in session.kept.items() if sequence in after} | {request.sequence: new}
+        session.failed = False
         self.stats.plans += 1
-        info = np.array([*plan.info.values(), np.full(rows, seconds)], np.float64)  # one frame for all numbers
-        arrays = {"actions": np.asarray(plan.actions, np.float32), "info": info}
+        self.stats.answered.add(time.monotonic() - request.since)
         meta = {"info": [*plan.info, "inference_s"]}
-        return Message("plan", message.session, message.sequence, fingerprint=self._fingerprint, meta=meta, arrays=arrays)
+        return Message("plan", request.session, request.sequence, fingerprint=self._fingerprint, meta=meta, arrays={**actions, "info": info})
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        """Say what the policy raised; the session's next request is computed by itself."""
+        session = self._sessions[request.session]
+        session.failed = True
+        self.stats.policy_errors += 1
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        self._log(f"policy error: {text}")
+        self._send(session.identity, _error(Message("act", request.session, request.sequence), "policy", text))
 
     def _state(self, session: _Session, after: np.ndarray) -> State:
         """Return the state that each stream had after the plan of sequence ``after`` (B,), fresh where that is 0 or not kept."""
@@ -266,17 +322,22 @@ class PolicyServer:
         self.stats.forgotten += int((~np.isin(after, [0, *session.kept])).sum())
         return state
 
-    def _refuse(self, identity: bytes, message: Message, code: str, text: str) -> None:
-        self._send(identity, Message("error", message.session, message.sequence, meta={"code": code, "text": text}))
+    def _keep_house(self, now: float) -> None:
+        """Close sessions that have gone silent; say the counts from time to time."""
+        if now - self._swept_at > _SWEEP_S:
+            self._swept_at = now
+            for session in [s for s, row in self._sessions.items() if now - row.heard > self._idle_s]:
+                self._end(session)
+                self.stats.sessions_closed_idle += 1
+            self.stats.unknown_keys = self._keys.refused if self._keys is not None else 0
+        if self._stats_s and now >= self._stats_at:
+            self._stats_at = now + self._stats_s
+            self._log(self.stats.line())
 
     def _send(self, identity: bytes, message: Message) -> None:
         """Send, or drop the reply when the client has gone or does not read (its queue holds 2)."""
         self.stats.replies_unsent += not send(self._socket, message, identity)
 
 
-def _row_numbers(message: Message, name: str, kind: type, rows: int) -> list[Any]:
-    """Return ``meta[name]`` if it is a list of ``rows`` numbers of type ``kind``. Raises WireError."""
-    values = message.meta.get(name)
-    if not isinstance(values, list) or len(values) != rows or not all(type(v) is kind for v in values):
-        raise WireError(f"{name!r}: expected a list of {rows} {kind.__name__}")
-    return values
+def _error(message: Message, code: str, text: str) -> Message:
+    return Message("error", message.session, message.sequence, meta={"code": code, "text": text})

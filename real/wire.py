@@ -1,8 +1,9 @@
 """The wire: ZeroMQ multipart messages, a small msgpack header and then raw array frames, never copied on the way.
 
-Frame 0 is a msgpack map: protocol version, kind, session, sequence, remaining time budget, capture ages, spec
-fingerprint, a few scalars, and name, dtype and shape of every array; frame i is the bytes of array i, C order, little
-endian. Monotonic clocks mean nothing on another machine, so times cross as ages and remaining budgets in seconds.
+Frame 0 is a msgpack list: protocol version, kind, session, sequence, remaining time budget, capture ages, spec
+fingerprint, a few scalars, and name, dtype, shape and place of every array. The place is null for the next frame (the
+bytes of the array, C order, little endian), the bytes themselves for a small array, or an offset into memory that both
+ends share (``real.shm``). Monotonic clocks mean nothing on another machine, so times cross as ages and remaining budgets.
 
 Whatever arrives is hostile until it is decoded: every malformed message is a :class:`WireError` of one line, and
 nothing is allocated for a length that a message only claims. There is no pickle and no object dtype.
@@ -14,7 +15,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 import numpy as np
@@ -22,15 +23,19 @@ import zmq
 
 from policies.spec import ActionSpec, InputError, ObservationSpec
 
-PROTOCOL = 2
+PROTOCOL = 3
 #: Array dtypes that may cross; the numpy name without byte order.
 DTYPES = ("float32", "float64", "uint8", "int64", "bool")
-_HEADER_KEYS = {"v", "kind", "session", "seq", "budget", "ages", "spec", "meta", "arrays"}
+#: Arrays of at most so many bytes lie in the header: a frame of their own costs more than the copy.
+SMALL = 4096
+_TYPES = {name: np.dtype(name).newbyteorder("<") for name in DTYPES}
+_HEADER = ("version", "kind", "session", "seq", "budget", "ages", "spec", "meta", "arrays")
 _MAX_DIMS = 8
 _MAX_NAME = 128
 _MAX_LIST = 4096
 _INT64 = 1 << 63
-_POLLIN = int(zmq.POLLIN)
+_POLLIN, _MORE = int(zmq.POLLIN), int(zmq.NOBLOCK | zmq.SNDMORE)
+_COPIED = 1 << 16  # bytes: to hand over a buffer without a copy takes a message to another thread
 _SCALARS = (str, int, float, bool, type(None))
 
 T = TypeVar("T")
@@ -60,6 +65,14 @@ class Limits:
         return cls(frames=64, frame_bytes=max(4096, 64 * streams, spec.dim * 4 * n_action_steps * streams))
 
 
+class Placed(NamedTuple):
+    """Where an array lies in shared memory; ``offset`` in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
 @dataclass
 class Message:
     """One message, decoded.
@@ -73,6 +86,7 @@ class Message:
         fingerprint: Fingerprint of the spec that the sender works with.
         meta: Scalars, or lists of scalars, by name.
         arrays: Arrays by name; after decoding they view the received frames.
+        shared: Arrays by name that lie in shared memory; whether they do is not known before the session is.
     """
 
     kind: str
@@ -83,6 +97,7 @@ class Message:
     fingerprint: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    shared: dict[str, Placed] = field(default_factory=dict)
 
     def value(self, name: str, kind: type[T]) -> T:
         """Return the scalar ``name`` of ``meta``. Raises WireError if it is absent or not a ``kind``."""
@@ -106,26 +121,21 @@ def encode(message: Message) -> list[Any]:
         TypeError: for a dtype that may not cross.
     """
     frames: list[Any] = [b""]
-    arrays = []
+    arrays: list[Any] = [[name, *placed] for name, placed in message.shared.items()]
     for name, value in message.arrays.items():
         array = np.ascontiguousarray(value)
-        if array.dtype.name not in DTYPES:
+        dtype = array.dtype.name
+        if dtype not in _TYPES:
             raise TypeError(f"array {name!r}: dtype {array.dtype} does not cross the wire; one of {', '.join(DTYPES)} does")
         if sys.byteorder == "big":
-            array = array.astype(array.dtype.newbyteorder("<"))
-        arrays.append([name, array.dtype.name, list(np.shape(value))])
-        frames.append(array.reshape(-1).view(np.uint8).data if array.size else b"")
-    header = {
-        "v": PROTOCOL,
-        "kind": message.kind,
-        "session": message.session,
-        "seq": message.sequence,
-        "budget": float(message.budget_s),
-        "ages": {name: float(age) for name, age in message.ages_s.items()},
-        "spec": message.fingerprint,
-        "meta": message.meta,
-        "arrays": arrays,
-    }
+            array = array.astype(_TYPES[dtype])
+        if array.nbytes <= SMALL:
+            arrays.append((name, dtype, np.shape(value), array.tobytes()))
+        else:
+            arrays.append((name, dtype, np.shape(value), None))
+            frames.append(array.reshape(-1).view(np.uint8).data)
+    ages = {name: float(age) for name, age in message.ages_s.items()}
+    header = (PROTOCOL, message.kind, message.session, message.sequence, float(message.budget_s), ages, message.fingerprint, message.meta, arrays)
     frames[0] = msgpack.packb(header, use_bin_type=True)
     return frames
 
@@ -140,52 +150,56 @@ def decode(frames: Sequence[Any], limits: Limits) -> Message:
         raise WireError("message without a header")
     if len(frames) - 1 > limits.frames:
         raise WireError(f"message of {len(frames) - 1} or more arrays: at most {limits.frames} are allowed")
-    header = _header(_buffer(frames[0]), limits)
-    described = header["arrays"]
-    if len(described) != len(frames) - 1:
-        raise WireError(f"header describes {len(described)} arrays, the message has {len(frames) - 1}")
-    arrays: dict[str, np.ndarray] = {}
-    for item, frame in zip(described, frames[1:], strict=True):
-        name, array = _array(item, _buffer(frame), limits)
-        if name in arrays:
-            raise WireError(f"array {name!r} appears twice")
-        arrays[name] = array
-    return Message(
-        header["kind"], header["session"], header["seq"], header["budget"], header["ages"], header["spec"], header["meta"], arrays
-    )
+    _, *fields, described = _header(_buffer(frames[0]), limits)
+    message, taken = Message(*fields), 1
+    for item in described:
+        name, dtype, shape, place, size = _described(item, limits)
+        if name in message.arrays or name in message.shared:
+            raise WireError(f"array {_shown(name)} appears twice")
+        if type(place) is int:
+            message.shared[name] = Placed(dtype, tuple(shape), place)
+            continue
+        if place is None:
+            if taken == len(frames):
+                raise WireError(f"header describes more arrays than the message has frames, {len(frames) - 1}")
+            place, taken = _buffer(frames[taken]), taken + 1
+        message.arrays[name] = _array(name, dtype, shape, place, size)
+    if taken != len(frames):
+        raise WireError(f"header describes {taken - 1} arrays in frames, the message has {len(frames) - 1}")
+    return message
 
 
 def _buffer(frame: Any) -> memoryview:
     return frame.buffer if isinstance(frame, zmq.Frame) else memoryview(frame)
 
 
-def _header(data: memoryview, limits: Limits) -> dict[str, Any]:
+def _header(data: memoryview, limits: Limits) -> list[Any]:
     """Return the header with every value checked and converted."""
     if len(data) > limits.header_bytes:
         raise WireError(f"header of {len(data)} bytes: at most {limits.header_bytes} are allowed")
     try:
-        header = msgpack.unpackb(data, raw=False, strict_map_key=True, max_ext_len=0, max_bin_len=0)
+        header = msgpack.unpackb(data, raw=False, strict_map_key=True, max_ext_len=0, max_bin_len=SMALL)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise WireError(f"header is not msgpack: {type(error).__name__}: {_shown(str(error))}") from None
-    if not isinstance(header, dict):
-        raise WireError(f"header: expected a map, found {type(header).__name__}")
-    if header.get("v") != PROTOCOL:
-        raise WireError(f"protocol version: expected {PROTOCOL}, found {_shown(header.get('v'))}")
-    if set(header) != _HEADER_KEYS:
-        odd = sorted(map(str, set(header) ^ _HEADER_KEYS))
-        raise WireError(f"header: keys missing or unknown: {_shown(', '.join(odd))}")
-    for key in ("kind", "spec"):
-        if not isinstance(header[key], str) or len(header[key]) > _MAX_NAME:
-            raise WireError(f"header: {key!r}: expected a short text, found {_shown(header[key])}")
-    for key in ("session", "seq"):
-        if type(header[key]) is not int or not 0 <= header[key] < _INT64:
-            raise WireError(f"header: {key!r}: expected an integer in [0, 2^63), found {_shown(header[key])}")
-    header["budget"] = _seconds("budget", header["budget"])
-    header["ages"] = {name: _seconds(f"age of {_shown(name)}", age) for name, age in _mapping("ages", header["ages"]).items()}
-    for name, value in _mapping("meta", header["meta"]).items():
+    version = header[0] if isinstance(header, list) and header else header.get("v") if isinstance(header, dict) else None
+    if type(version) is not int or version != PROTOCOL:
+        raise WireError(f"protocol version: expected {PROTOCOL}, found {_shown(version)}")
+    if not isinstance(header, list) or len(header) != len(_HEADER):
+        raise WireError(f"header: expected {len(_HEADER)} values: {', '.join(_HEADER)}")
+    _, kind, session, sequence, budget, ages, fingerprint, meta, arrays = header
+    for key, text in (("kind", kind), ("spec", fingerprint)):
+        if not isinstance(text, str) or len(text) > _MAX_NAME:
+            raise WireError(f"header: {key!r}: expected a short text, found {_shown(text)}")
+    for key, number in (("session", session), ("seq", sequence)):
+        if type(number) is not int or not 0 <= number < _INT64:
+            raise WireError(f"header: {key!r}: expected an integer in [0, 2^63), found {_shown(number)}")
+    header[4] = _seconds("budget", budget)
+    for name, age in _mapping("ages", ages).items():
+        ages[name] = _seconds(f"age of {_shown(name)}", age)
+    for name, value in _mapping("meta", meta).items():
         _check_meta(name, value)
-    if not isinstance(header["arrays"], list):
-        raise WireError(f"header: 'arrays': expected a list, found {_shown(header['arrays'])}")
+    if not isinstance(arrays, list) or len(arrays) > limits.frames:
+        raise WireError(f"header: 'arrays': expected a list of at most {limits.frames}, found {_shown(arrays)}")
     return header
 
 
@@ -212,29 +226,35 @@ def _check_meta(name: str, value: Any) -> None:
             raise WireError(f"header: {name!r}: integer beyond 64 bits")
 
 
-def _array(item: Any, data: memoryview, limits: Limits) -> tuple[str, np.ndarray]:
-    """Return name and array of one frame; the array views ``data`` where the alignment allows it."""
-    if not isinstance(item, list) or len(item) != 3:
-        raise WireError(f"array: expected [name, dtype, shape], found {_shown(item)}")
-    name, dtype_name, shape = item
+def _described(item: Any, limits: Limits) -> tuple[str, str, list[int], Any, int]:
+    """Return name, dtype, shape, place and size in bytes of one array, each checked by itself."""
+    if not isinstance(item, list) or len(item) != 4:
+        raise WireError(f"array: expected [name, dtype, shape, place], found {_shown(item)}")
+    name, dtype, shape, place = item
     if not isinstance(name, str) or len(name) > _MAX_NAME:
         raise WireError(f"array: expected a short name, found {_shown(name)}")
-    if dtype_name not in DTYPES:
-        raise WireError(f"array {_shown(name)}: dtype {_shown(dtype_name)}, expected one of {', '.join(DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in _TYPES:
+        raise WireError(f"array {_shown(name)}: dtype {_shown(dtype)}, expected one of {', '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > _MAX_DIMS or not all(type(n) is int and 0 <= n < 1 << 31 for n in shape):
         raise WireError(f"array {_shown(name)}: shape {_shown(shape)} is not one")
-    dtype = np.dtype(dtype_name).newbyteorder("<")
-    expected = math.prod(shape) * dtype.itemsize
-    if expected != len(data):
-        raise WireError(f"array {_shown(name)}: {dtype_name}{shape} needs {_shown(expected)} bytes, found {len(data)}")
-    if expected > limits.frame_bytes:
-        raise WireError(f"array {_shown(name)}: {expected} bytes, at most {limits.frame_bytes} are allowed")
-    array = np.frombuffer(data, dtype) if len(data) else np.empty(0, dtype)
-    if dtype_name == "bool" and array.size and array.view(np.uint8).max() > 1:
+    if not (place is None or isinstance(place, bytes) or (type(place) is int and 0 <= place < _INT64)):
+        raise WireError(f"array {_shown(name)}: place {_shown(place)}, expected none, bytes or an offset")
+    size = math.prod(shape) * _TYPES[dtype].itemsize
+    if size > limits.frame_bytes:
+        raise WireError(f"array {_shown(name)}: {_shown(size)} bytes, at most {limits.frame_bytes} are allowed")
+    return name, dtype, shape, place, size
+
+
+def _array(name: str, dtype: str, shape: list[int], data: Any, size: int) -> np.ndarray:
+    """Return the array in ``data``: a view where it is a frame and its alignment allows, a copy where it is small."""
+    if size != len(data):
+        raise WireError(f"array {_shown(name)}: {dtype}{shape} needs {size} bytes, found {len(data)}")
+    array = np.frombuffer(data, _TYPES[dtype]) if size else np.empty(0, _TYPES[dtype])
+    if dtype == "bool" and size and array.view(np.uint8).max() > 1:
         raise WireError(f"array {_shown(name)}: bytes other than 0 and 1 in a bool array")
-    if not array.flags.aligned or sys.byteorder == "big":  # small messages lie anywhere in the receive buffer
-        array = array.astype(np.dtype(dtype_name))
-    return name, array.reshape(shape)
+    if isinstance(data, bytes) or not array.flags.aligned or sys.byteorder == "big":
+        array = array.astype(np.dtype(dtype))  # so that it can be written, too, like one in a frame
+    return array.reshape(shape)
 
 
 def configure(socket: zmq.Socket, limits: Limits) -> None:
@@ -253,12 +273,12 @@ def configure(socket: zmq.Socket, limits: Limits) -> None:
 
 def send(socket: zmq.Socket, message: Message, identity: bytes | None = None) -> bool:
     """Send without waiting; returns False when the queue is full or the peer is not connected."""
-    frames = encode(message)
-    if identity is not None:
-        frames.insert(0, identity)
+    frames = encode(message) if identity is None else [identity, *encode(message)]
+    last = len(frames) - 1
     for attempt in (0, 1):
         try:
-            socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            for i, frame in enumerate(frames):  # only the first can fail: ZeroMQ takes messages whole
+                socket.send(frame, zmq.NOBLOCK if i == last else _MORE, copy=len(frame) <= _COPIED)
             return True
         except zmq.Again:
             if not attempt:
@@ -296,20 +316,20 @@ def is_loopback(address: str) -> bool:
     return transport == "tcp" and len(octets) == 4 and octets[0] == "127" and all(o.isdigit() and int(o) < 256 for o in octets)
 
 
-def require_loopback(address: str) -> None:
-    """Raise policies.spec.InputError, one line, unless ``address`` can be reached from this machine alone."""
-    if not is_loopback(address):
-        loopback = "tcp://127.0.0.1:PORT or ipc://PATH"
-        raise InputError(f"address {address!r}: only loopback is served and trusted ({loopback}); between machines use an ssh tunnel")
+def require_loopback(address: str, secured: bool = False) -> None:
+    """Raise InputError, one line, unless ``address`` can be reached from this machine alone or the socket is ``secured`` by keys."""
+    if not secured and not is_loopback(address):
+        loopback, apart = "tcp://127.0.0.1:PORT or ipc://PATH", "an ssh tunnel, or for a policy server keys (robopolicy keys --help)"
+        raise InputError(f"address {address!r}: only loopback is served and trusted ({loopback}); between machines use {apart}")
 
 
-def checked_bind(socket: zmq.Socket, address: str) -> str:
-    """Bind to a loopback address and return the one bound (port 0 or ``*``: any free port).
+def checked_bind(socket: zmq.Socket, address: str, secured: bool = False) -> str:
+    """Bind to a loopback address, or to any if ``secured`` (``real.keys``), and return the one bound (port 0 or ``*``: any free one).
 
     Raises:
         InputError: one line, for another address or one that cannot be bound.
     """
-    require_loopback(address)
+    require_loopback(address, secured)
     if address.endswith(":0"):
         address = address[:-1] + "*"
     try:
@@ -319,9 +339,9 @@ def checked_bind(socket: zmq.Socket, address: str) -> str:
     return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
-def checked_connect(socket: zmq.Socket, address: str) -> None:
-    """Connect (in the background). Raises InputError for what is not a loopback address: nobody else has shown who they are."""
-    require_loopback(address)
+def checked_connect(socket: zmq.Socket, address: str, secured: bool = False) -> None:
+    """Connect (in the background). Raises InputError for another address unless ``secured``: nobody there has shown who they are."""
+    require_loopback(address, secured)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:

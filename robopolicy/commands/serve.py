@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +16,10 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def serve(
         checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, training run (its last checkpoint), or exported file FILE.onnx.")],
-        bind: Annotated[str, typer.Option(help="Loopback address: tcp://127.0.0.1:PORT (port 0: any free one) or ipc://PATH.")] = "tcp://127.0.0.1:5555",
+        bind: Annotated[str, typer.Option(help="tcp://127.0.0.1:PORT (port 0: any free one) or ipc://PATH; with --keys any address.")] = "tcp://127.0.0.1:5555",
+        keys: Annotated[
+            Path | None, typer.Option(metavar="FOLDER", help="Serve only clients whose keys are in FOLDER/authorized; see robopolicy keys.")
+        ] = None,
         threads: Annotated[int, typer.Option(min=1, help="Threads of one plan; for small networks one is the fastest.")] = 1,
         method: Annotated[
             str | None,
@@ -24,6 +29,11 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Number format of a checkpoint's large matrices on a CPU: float32, bfloat16, int8.", show_default="as trained")
         ] = None,
         device: Annotated[str, typer.Option(help="Torch device, e.g. cpu or cuda.")] = "cpu",
+        batch_ms: Annotated[
+            float, typer.Option(min=0, max=1000, help="How long a request may wait for those of other robots, to be computed with them; 0: not at all.")
+        ] = 2.0,
+        max_batch: Annotated[int, typer.Option(min=1, help="Robots computed together, at most; 1: each by itself.")] = 64,
+        metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Answer /metrics (Prometheus) and /healthz on this port of 127.0.0.1.")] = None,
         idle: Annotated[float, typer.Option(min=1, help="Seconds after which a silent session is closed.")] = 60.0,
         stats: Annotated[float, typer.Option(min=0, help="Seconds between two lines of statistics; 0: none.")] = 10.0,
         announce: Annotated[Path | None, typer.Option(help="File that gets the bound address once the server is ready.")] = None,
@@ -31,23 +41,34 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Serve a policy to robots: plans for observations, over ZeroMQ, one session a client.
 
-        The server warms up before it says ready, drops what is past its time budget, and ends cleanly on Ctrl-C.
+        Requests of several robots are computed together. The server warms up before it says ready, drops what is past its
+        time budget, and ends cleanly on Ctrl-C. Addresses other than loopback need keys.
         """
         from real.wire import require_loopback
 
-        require_loopback(bind)  # said at once, not after torch has been loaded
+        require_loopback(bind, keys is not None)  # said at once, not after torch has been loaded
+        from real.metrics import MetricsServer
         from real.server import PolicyServer
         from robopolicy.deployment import announce as tell
         from robopolicy.deployment import load_local, stop_signals
 
         policy, name = load_local(checkpoint, threads, method, device, weights)
-        with stop_signals(with_parent) as stopped:
-            server = PolicyServer(policy, bind, name=name, idle_s=idle, stats_s=stats, log=_say)
+        with stop_signals(with_parent) as stopped, ExitStack() as stack:
+            server = PolicyServer(
+                policy, bind, name=name, idle_s=idle, batch_s=batch_ms / 1e3, max_batch=max_batch, keys=keys, stats_s=stats, log=_say,
+            )  # fmt: skip
+            stack.callback(server.close)
+            if metrics_port is not None:
+                metrics = MetricsServer(server.stats, metrics_port)
+                stack.callback(metrics.close)
+                _say(f"metrics: {metrics.address}/metrics")
             seconds = server.warm_up()
+            gc.collect()
+            gc.freeze()  # what exists now lives on: collections while serving need not walk it
             tell(str(announce) if announce else None, server.address)
             _say(f"ready: {name} at {server.address}, {1e3 * seconds:.1f} ms a plan")
             server.serve(stopped)
-            _say(f"ended: {server.stats.line(0)}")
+            _say(f"ended: {server.stats.line()}")
 
 
 def _say(line: str) -> None:

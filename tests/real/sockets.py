@@ -3,6 +3,7 @@
 import numpy as np
 import zmq
 
+from real.batching import ROWS
 from real.server import PolicyServer
 from real.wire import Limits, Message, checked_bind, configure, decode, encode, receive, send
 
@@ -36,10 +37,9 @@ class Raw:
         return self.receive().session
 
 
-
 def act_message(policy, session, sequence, budget_s=5.0, kind="act"):
-    meta = {"restart": [False], "after": [0], "noise": [1], "delay": [0], "frozen": [0], "elapsed": None}
-    return Message(kind, session, sequence, budget_s, {}, policy.spec.fingerprint(), meta, observation(policy))
+    rows = np.array([[0], [0], [1], [0], [0]])  # restart, after, noise, delay, frozen
+    return Message(kind, session, sequence, budget_s, {}, policy.spec.fingerprint(), arrays={**observation(policy), ROWS: rows})
 
 
 class FakeServer:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from policies.base import Execution, Policy
 from policies.noise import row_keys
 from policies.spec import InputError
+from real.batching import ROWS
 from real.policy import RequestFailed, act_numpy
 from real.server import PolicyServer
-from real.wire import Message, encode
+from real.wire import Message, Placed, encode
 from tests.real.sockets import Raw, act_message, observation
 from tests.real.toy import ReachPolicy, torch_policy
 
@@ -93,13 +94,15 @@ def test_past_its_budget_a_request_is_dropped(serve):
         ({"fingerprint": "0123456789abcdef"}, "spec", "spec fingerprint"),
         ({"session": 123}, "session", "not open"),
         ({"sequence": 1}, "sequence", "expected more than 1"),
-        ({"kind": "kill"}, "kind", "answers hello, act and bye"),
+        ({"kind": "kill"}, "kind", "answers hello, share, act and bye"),
         ({"arrays": {"observation.state": np.zeros((1, 2, 3), np.float32)}}, "spec", "observation.state"),
         ({"arrays": {"observation.state": np.zeros((1, 2, 2), np.float64)}}, "spec", "dtype"),
-        ({"meta": {"noise": [1, 2]}}, "wire", "noise"),
-        ({"meta": {"noise": [1.5]}}, "wire", "noise"),
-        ({"meta": {"restart": [0]}}, "wire", "restart"),
-        ({"meta": {"delay": None}}, "wire", "delay"),
+        ({"arrays": {ROWS: np.zeros((5, 2), np.int64)}}, "wire", "expected int64[5 or 6, 1], found int64[5, 2]"),
+        ({"arrays": {ROWS: np.zeros((5, 1), np.float64)}}, "wire", "found float64[5, 1]"),
+        ({"arrays": {ROWS: np.array([[2], [0], [0], [0], [0]])}}, "wire", "restart of 0 or 1"),
+        ({"arrays": {ROWS: np.array([[0], [0], [0], [0], [0], [-1]])}}, "wire", "elapsed of at least 0"),
+        ({"arrays": {ROWS: np.array([[0], [-5], [0], [0], [0]])}}, "wire", "after"),
+        ({"shared": {"observation.images.top": Placed("uint8", (1, 2), 4096)}}, "shm", "there is none in this session"),
     ],
 )
 def test_mistakes_are_answered_and_cost_the_session_nothing(serve, changes, code, text):

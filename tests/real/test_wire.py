@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec
-from real.wire import DTYPES, PROTOCOL, Limits, Message, WireError, checked_bind, configure, decode, encode, is_loopback, receive
+from real import wire
+from real.wire import DTYPES, PROTOCOL, Limits, Message, Placed, WireError, checked_bind, configure, decode, encode, is_loopback, receive
 
 LIMITS = Limits(frames=8, frame_bytes=1 << 16)
 NAMES = st.text(max_size=20)
@@ -26,21 +27,33 @@ MESSAGES = st.builds(
     ages_s=st.dictionaries(NAMES, st.floats(0, 1e6), max_size=3),
     fingerprint=NAMES,
     meta=st.dictionaries(NAMES, st.one_of(NUMBERS, st.lists(NUMBERS, max_size=5)), max_size=4),
-    arrays=st.dictionaries(NAMES, ARRAYS, max_size=4),
+    arrays=st.dictionaries(NAMES.map("a".__add__), ARRAYS, max_size=4),
+    shared=st.dictionaries(
+        NAMES.map("s".__add__),
+        st.builds(Placed, st.just("uint8"), st.lists(st.integers(0, 5), max_size=4).map(tuple), st.integers(0, 2**63 - 1)),
+        max_size=2,
+    ),
 )
+SMALL = st.sampled_from([0, 64, wire.SMALL])  # whether arrays lie in the header or in frames of their own
 
 
-def as_bytes(message):
-    return [bytes(frame) for frame in encode(message)]
+def as_bytes(message, small=wire.SMALL):
+    before, wire.SMALL = wire.SMALL, small
+    try:
+        return [bytes(frame) for frame in encode(message)]
+    finally:
+        wire.SMALL = before
 
 
-@given(MESSAGES)
+@given(MESSAGES, SMALL)
 @settings(deadline=None, max_examples=150)
-def test_round_trip(message):
-    back = decode(as_bytes(message), LIMITS)
+def test_round_trip(message, small):
+    frames = as_bytes(message, small)
+    assert len(frames) == 1 + sum(a.nbytes > small for a in message.arrays.values())
+    back = decode(frames, LIMITS)
     assert list(back.arrays) == list(message.arrays)
     for name, array in message.arrays.items():
-        assert back.arrays[name].dtype == array.dtype and back.arrays[name].shape == array.shape
+        assert back.arrays[name].dtype == array.dtype and back.arrays[name].shape == array.shape and back.arrays[name].flags.aligned
         np.testing.assert_array_equal(back.arrays[name], array)
     back.arrays = message.arrays
     assert back == message
@@ -74,10 +87,10 @@ def test_random_bytes_are_wire_errors(frames):
     assert "\n" not in str(caught.value)
 
 
-@given(MESSAGES, st.data())
+@given(MESSAGES, SMALL, st.data())
 @settings(deadline=None, max_examples=400)
-def test_mutated_messages_decode_or_are_wire_errors(message, data):
-    frames = as_bytes(message)
+def test_mutated_messages_decode_or_are_wire_errors(message, small, data):
+    frames = as_bytes(message, small)
     which = data.draw(st.integers(0, len(frames) - 1))
     kind = data.draw(st.sampled_from(["flip", "cut", "grow", "drop", "twice"]))
     frame = bytearray(frames[which])
@@ -94,21 +107,22 @@ def test_mutated_messages_decode_or_are_wire_errors(message, data):
     except WireError as error:
         assert "\n" not in str(error)
     else:
-        assert sum(a.nbytes for a in back.arrays.values()) == sum(map(len, frames[1:]))
+        assert sum(map(len, frames[1:])) <= sum(a.nbytes for a in back.arrays.values()) <= sum(map(len, frames))
 
 
 def header(**changes):
     fields = {"v": PROTOCOL, "kind": "x", "session": 1, "seq": 1, "budget": 1.0, "ages": {}, "spec": "", "meta": {}, "arrays": []}
-    return msgpack.packb({**fields, **changes})
+    return msgpack.packb(list({**fields, **changes}.values()))
 
 
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        ({"v": 1}, "protocol version: expected 2, found 1"),
+        ({"v": 2}, "protocol version: expected 3, found 2"),
+        ({"v": True}, "protocol version"),
         ({"v": PROTOCOL + 1}, "protocol version"),
         ({"v": None}, "protocol version"),
-        ({"more": 1}, "keys missing or unknown: .more"),
+        ({"more": 1}, "expected 9 values: version, kind"),
         ({"kind": 3}, "'kind'"),
         ({"kind": "k" * 200}, "'kind'"),
         ({"session": -1}, "'session'"),
@@ -127,7 +141,8 @@ def header(**changes):
         ({"meta": {str(i): 1 for i in range(300)}}, "'meta'"),
         ({"meta": {"a": msgpack.Timestamp(1)}}, "not msgpack"),
         ({"arrays": 3}, "'arrays'"),
-        ({"arrays": [["a", "float32", [1]]]}, "describes 1 arrays"),
+        ({"arrays": [["a", "float32", [1], None]]}, "describes more arrays than the message has frames, 0"),
+        ({"arrays": [["a", "uint8", [1], b"1"]] * 9}, "at most 8"),
     ],
 )
 def test_bad_headers(changes, expected):
@@ -135,36 +150,52 @@ def test_bad_headers(changes, expected):
         decode([header(**changes)], LIMITS)
 
 
+def test_the_protocol_before_is_named():
+    with pytest.raises(WireError, match="protocol version: expected 3, found 2"):
+        decode([msgpack.packb({"v": 2, "kind": "hello"})], LIMITS)
+
+
 @pytest.mark.parametrize(
     "array, size, expected",
     [
-        (["a", "object", [1]], 8, "dtype"),
-        (["a", "float32", [2]], 4, "needs 8 bytes, found 4"),
-        (["a", "float32", [-1]], 4, "shape"),
-        (["a", "float32", [True]], 4, "shape"),
-        (["a", "float32", [1.0]], 4, "shape"),
-        (["a", "float32", [2**31 - 1] * 8], 4, "needs"),
-        (["a", "float32", [1] * 9], 4, "shape"),
-        (["a", "float32"], 4, "expected \\[name, dtype, shape\\]"),
-        ([3, "float32", [1]], 4, "name"),
-        (["a", ["float32"], [1]], 4, "dtype"),
-        (["a", "uint8", [1 << 17]], 1 << 17, "at most 65536"),
+        (["a", "object", [1], None], 8, "dtype"),
+        (["a", "float32", [2], None], 4, "needs 8 bytes, found 4"),
+        (["a", "float32", [2], b"1234"], None, "needs 8 bytes, found 4"),
+        (["a", "float32", [-1], None], 4, "shape"),
+        (["a", "float32", [True], None], 4, "shape"),
+        (["a", "float32", [1.0], None], 4, "shape"),
+        (["a", "float32", [2**31 - 1] * 8, None], 4, "at most 65536"),
+        (["a", "float32", [1] * 9, None], 4, "shape"),
+        (["a", "float32", [1]], 4, "expected \\[name, dtype, shape, place\\]"),
+        (["a", "float32", [1], b"1234"], 4, "describes 0 arrays in frames, the message has 1"),
+        (["a", "float32", [1], "1234"], None, "place '1234'"),
+        (["a", "float32", [1], True], None, "place True"),
+        (["a", "float32", [1], -64], None, "place -64"),
+        (["a", "uint8", [1 << 17], 4096], None, "at most 65536"),
+        (["a", "uint8", [wire.SMALL + 1], bytes(wire.SMALL + 1)], None, "not msgpack"),
+        ([3, "float32", [1], None], 4, "name"),
+        (["a", ["float32"], [1], None], 4, "dtype"),
+        (["a", "uint8", [1 << 17], None], 1 << 17, "at most 65536"),
     ],
 )
 def test_bad_arrays(array, size, expected):
     with pytest.raises(WireError, match=expected):
-        decode([header(arrays=[array]), bytes(size)], LIMITS)
+        decode([header(arrays=[array]), *([] if size is None else [bytes(size)])], LIMITS)
 
 
 def test_a_bool_array_holds_only_bools():
     with pytest.raises(WireError, match="bool"):
-        decode([header(arrays=[["a", "bool", [2]]]), b"\x01\x02"], LIMITS)
+        decode([header(arrays=[["a", "bool", [2], None]]), b"\x01\x02"], LIMITS)
+    with pytest.raises(WireError, match="bool"):
+        decode([header(arrays=[["a", "bool", [2], b"\x01\x02"]])], LIMITS)
 
 
 def test_an_array_twice():
-    item = ["a", "uint8", [1]]
-    with pytest.raises(WireError, match="twice"):
-        decode([header(arrays=[item, item]), b"1", b"2"], LIMITS)
+    places = [(["a", "uint8", [1], None], [b"1"]), (["a", "uint8", [1], b"1"], []), (["a", "uint8", [1], 0], [])]
+    for first, frames in places:
+        for second, more in places:
+            with pytest.raises(WireError, match="twice"):
+                decode([header(arrays=[first, second]), *frames, *more], LIMITS)
 
 
 BIG = b"\x7f\xff\xff\xff"
@@ -175,7 +206,7 @@ def test_claimed_lengths_and_depths_allocate_nothing(lead):
     tracemalloc.start()
     try:
         with pytest.raises(WireError):
-            decode([b"\x89\xa1v\x01\xa4kind" + lead], LIMITS)
+            decode([b"\x99\x03" + lead], LIMITS)
         with pytest.raises(WireError):
             decode([lead], LIMITS)
         assert tracemalloc.get_traced_memory()[1] < 2 << 20
