@@ -32,6 +32,7 @@ COMMANDS = (
     "report",
     "export",
     "serve",
+    "keys",
     "run",
     "drive",
     "estop",
