@@ -188,19 +188,19 @@ def choose_level(store: Store, checkpoint: Path, size: Size) -> tuple[Contender,
     return tried[best], f"level {best} chosen; successes of {size.selection} selection states by level {shown}"
 
 
-def checkpoint_of(folder: Path, seed: int, size: Size) -> Path:
-    """Return the checkpoint of a training seed: the one of the imitation benchmark, else trained here."""
+def checkpoint_of(folder: Path, seed: int, size: Size, policy: str = "diffusion") -> Path:
+    """Return the checkpoint of a policy and training seed: the one of the imitation benchmark, else trained here."""
     from robopolicy.recipe import load_recipe
     from robopolicy.training.imitation import train
     from robopolicy.training.run_folder import find_checkpoint
 
-    cell = Cell("imitation/metaworld", TASK, DEMONSTRATIONS, "diffusion", seed, size.overrides)
+    cell = Cell("imitation/metaworld", TASK, DEMONSTRATIONS, policy, seed, size.overrides)
     if not size.overrides:
         try:
             return find_checkpoint(IMITATION / cell.name)
         except InputError:
             pass  # it was not run here
-    own = [f"task={TASK}", "policy=diffusion", f"seed={seed}", f"data.path={folder}/data/{{task}}", f"output={folder}/runs/{cell.name}"]
+    own = [f"task={TASK}", f"policy={policy}", f"seed={seed}", f"data.path={folder}/data/{{task}}", f"output={folder}/runs/{cell.name}"]
     return train(load_recipe(cell.recipe, [*own, *size.overrides], note=lambda text: None)).checkpoint
 
 
