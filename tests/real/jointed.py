@@ -91,21 +91,23 @@ class Joints:
 
 
 def moves(start, goal, tick_s: float = 1 / RATE, motion: MotionLimits | None = None):
-    """Yield the references of a motion from rest at ``start`` towards ``goal``, one a tick: full jerk until the brake must begin.
+    """Yield the references of a motion from rest at ``start`` towards ``goal``, one a tick; all joints speed up and stop together.
 
-    A motion of its own, from the brake's closed form alone: the next tick speeds up if a stop from there still ends before
-    the goal, else it goes on braking.
+    From the brake's closed form alone: the next tick speeds up, or else keeps its speed, if a stop from there still ends
+    before the nearest goal; else it brakes.
     """
     motion = motion or limits()
     now, goal = Reference.at_rest(np.asarray(start, float)), np.asarray(goal, float)
     way = np.sign(goal - now.position)
     while True:
-        jerk = way * motion.jerk * 0.9
-        jerk = np.where(way * now.acceleration + 0.9 * motion.jerk * tick_s > 0.9 * motion.acceleration, 0.0, jerk)
-        ahead = constant_jerk(now, jerk, tick_s)
-        ahead_speed = np.abs(ahead.velocity) + ahead.acceleration**2 / (2 * motion.jerk)
-        stop = Brake(ahead.velocity, ahead.acceleration, motion.acceleration * 0.99, motion.jerk * 0.99)
-        good = (way * (goal - ahead.position - stop.displacement) > 0).all() and (ahead_speed < 0.95 * motion.velocity).all()
+        faster = np.where(way * now.acceleration + 0.9 * motion.jerk * tick_s > 0.9 * motion.acceleration, 0.0, way * motion.jerk * 0.9)
+        steady = np.clip(-now.acceleration / tick_s, -0.9 * motion.jerk, 0.9 * motion.jerk)
+        for ahead in (constant_jerk(now, faster, tick_s), constant_jerk(now, steady, tick_s)):
+            peak = np.abs(ahead.velocity) + ahead.acceleration**2 / (2 * motion.jerk)
+            stop = Brake(ahead.velocity, ahead.acceleration, motion.acceleration * 0.99, motion.jerk * 0.99)
+            good = (way * (goal - ahead.position - stop.displacement) > 0).all() and (peak < 0.95 * motion.velocity).all()
+            if good:
+                break
         if not good:
             break
         now = ahead
