@@ -95,7 +95,11 @@ class Robot(Protocol):
         ...
 
     def stop(self) -> None:
-        """Request the drive's own stop; latched until the operator clears it."""
+        """Request the drive's own stop, latched.
+
+        A driver that can take it back has a ``clear()``; the drive calls it when the operator has cleared the latch and a
+        source commands again.
+        """
         ...
 
     def close(self) -> None:
