@@ -4,6 +4,10 @@ In real time the world steps at the task's rate (times ``speed``) with the newes
 holds, as its driver declares. In lock-step it steps once for every command, as fast as the policy answers. Episodes
 follow each other with seeds ``seed0``, ``seed0 + 1``, ...; the clock of an episode starts with its first command, and
 a new one begins once the reading that says ``ended`` has been delivered, so that nobody misses an end.
+
+A world whose commands are joint positions (:class:`sim.env.JointDriven`) steps at its drive's rate. There a command that
+arrives a little early waits for its tick, so that jitter makes no jumps, and one that was meant for an episode that is
+over moves nothing.
 """
 
 from __future__ import annotations
@@ -12,19 +16,24 @@ import json
 import math
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zmq
 
+from policies.motion import joint_columns
 from policies.spec import InputError
 from real.server import Refusal
 from real.wire import Limits, Message, WireError, checked_bind, configure, decode, receive, send
-from sim.env import BatchEnv
+from robopolicy.twin_log import TwinLog
+from sim.env import BatchEnv, JointDriven, StepResult
 
 _FIRST_PHASE = 0.4  # of a period: where in its interval the first command arrives; the step before has been done, jitter stays inside
+_EARLY = 2  # commands of joint positions that can wait; of more the oldest is dropped
 _LEASE_S = 5.0  # a session that is silent for longer can be taken over
 
 
@@ -36,10 +45,11 @@ class TwinEpisode:
         index: Counts from 0 in every session.
         seed: What the world was reset with.
         success: Whether success was reached.
-        length: Control steps.
+        length: Control steps: actions of the task's rate.
         score: Largest score, None where the task has none.
         repeated: Real time: steps without a new command, in which the last one was used again.
         silent: Real time: steps in which the world held because commands had stopped coming.
+        ticks: Steps of the world; a joint-driven one does several in a control step.
     """
 
     index: int
@@ -49,6 +59,7 @@ class TwinEpisode:
     score: float | None = None
     repeated: int = 0
     silent: int = 0
+    ticks: int = 0
 
 
 @dataclass
@@ -56,12 +67,13 @@ class World:
     """One world and its list of episodes; it knows commands and time, not the network.
 
     Attributes:
-        env: A batch of one world, auto-reset off.
+        env: A batch of one world, auto-reset off; if it is :class:`sim.env.JointDriven`, it is stepped tick by tick.
         seed0: Seed of the first episode.
         episodes: How many there are; None: without end.
         lockstep: Whether it steps by commands alone.
         speed: Real time: how many times faster than the task's rate.
         silence_s: Real time: seconds without a command after which it holds.
+        log: Where the beginnings of episodes and silences are written; None: nowhere.
     """
 
     env: BatchEnv
@@ -70,6 +82,7 @@ class World:
     lockstep: bool = False
     speed: float = 1.0
     silence_s: float | None = None
+    log: TwinLog | None = None
     records: list[TwinEpisode] = field(default_factory=list)
     slips: int = 0  # steps that began more than half a period late: this machine is too slow for the world
 
@@ -79,7 +92,9 @@ class World:
             raise ValueError("the twin needs a batch of one world without auto-reset")
         if not (math.isfinite(self.speed) and self.speed > 0):
             raise InputError(f"speed: expected a number above 0, found {self.speed:g}")
-        self.rate_hz = self.env.spec.action.rate_hz * self.speed
+        self.joints: JointDriven | None = self.env if isinstance(self.env, JointDriven) else None
+        self.substeps = self.joints.control_substeps if self.joints else 1
+        self.rate_hz = self.env.spec.action.rate_hz * self.substeps * self.speed
         self.silence_s = max(0.25, 3 / self.rate_hz) if self.silence_s is None else self.silence_s
         self.restart()
 
@@ -100,8 +115,24 @@ class World:
         self.observation = {n: a[0] for n, a in self.env.reset(np.array([self.record.seed], np.int64)).items()}
         self.ended = self.delivered = False
         self.command: np.ndarray | None = None  # None: the clock of this episode has not started
-        self._fresh, self._waited = False, 0
+        self._fresh, self._waited, self._quiet = False, 0, False
+        self._early: deque[np.ndarray] = deque(maxlen=_EARLY)
         self._commanded_at = self._next_step = self.captured_at = time.monotonic()
+        if self.log:
+            self.event("begin", command=self._standing())
+
+    def _standing(self) -> np.ndarray | None:
+        """Return where the joints stand (n,), None for a robot without joint commands."""
+        if self.joints is None:
+            return None
+        name, columns = joint_columns(self.env.spec.observation, self.joints.motion.names)
+        return self.observation[name].astype(np.float64)[columns]
+
+    def event(self, kind: str, sequence: int = 0, command: np.ndarray | None = None, refused: str = "", episode: int | None = None) -> None:
+        """Write an event of this moment to the log, if there is one; ``command`` (n,) as it arrived. See :meth:`TwinLog.event`."""
+        if self.log:
+            meant = self.record.seed if episode is None else episode
+            self.log.event(kind, time.monotonic_ns(), sequence, meant, self.record.ticks, command, refused)
 
     def reading(self, now: float) -> tuple[dict[str, np.ndarray], float]:
         """Return the newest observation and its age in seconds; a world whose clock stands still is measured now."""
@@ -115,14 +146,20 @@ class World:
             return
         if command is None and self.command is None:
             self._waited += 1  # nothing has moved yet: holding takes no step, but not for ever
-            if self.lockstep and self._waited >= self.env.max_episode_steps:
+            if self.lockstep and self._waited >= self.env.max_episode_steps * self.substeps:
                 self.ended = True
             return
         if self.command is None:
             self._next_step = now + (1 - _FIRST_PHASE) / self.rate_hz
             self.captured_at = now
-        self.command = self.env.spec.action.hold(self.command) if command is None else np.asarray(command, np.float32)  # type: ignore[arg-type]
-        self._fresh, self._commanded_at = True, now
+        chosen = self._held() if command is None else np.array(command, np.float64 if self.joints else np.float32)
+        if command is None:
+            self._early.clear()
+        if self.joints is not None and not self.lockstep:
+            self._early.append(chosen)
+        if self.command is None or self.joints is None or self.lockstep:
+            self.command = chosen
+        self._fresh, self._quiet, self._commanded_at = True, False, now
         if self.lockstep:
             self._step()
 
@@ -135,8 +172,13 @@ class World:
         if now >= self._next_step:
             period = 1 / self.rate_hz
             if now - self._commanded_at > (self.silence_s or 0):
-                self.command = self.env.spec.action.hold(self.command)
+                self.command = self._held()
                 self.record.silent += 1
+                if not self._quiet:
+                    self._quiet = True
+                    self.event("silent", command=self.command)
+            elif self._early:
+                self.command = self._early.popleft()
             elif not self._fresh:
                 self.record.repeated += 1
             self.captured_at = self._next_step
@@ -147,11 +189,20 @@ class World:
             self._step()
         return max(self._next_step - time.monotonic(), 0.0)
 
-    def _step(self) -> None:
+    def _held(self) -> np.ndarray:
+        """Return the command (n,) that keeps the robot where the last one brought it."""
         assert self.command is not None
-        result = self.env.step(self.command[None])
+        return self.command if self.joints else self.env.spec.action.hold(self.command)
+
+    def _advance_world(self) -> StepResult:
+        assert self.command is not None
+        return self.joints.control_step(self.command[None]) if self.joints else self.env.step(self.command[None])
+
+    def _step(self) -> None:
+        result = self._advance_world()
         self._fresh = False
-        self.record.length += 1
+        self.record.ticks += 1
+        self.record.length = -(-self.record.ticks // self.substeps)
         self.record.success |= bool(result.info["success"][0])
         if "score" in result.info:
             self.record.score = max(float(result.info["score"][0]), self.record.score if self.record.score is not None else -math.inf)
@@ -164,9 +215,9 @@ class World:
 
 
 class TwinServer:
-    """Serves a world as a robot: hello, read, write, hold, stop, reset, report, bye.
+    """Serves a world as a robot: hello, read, write, hold, stop, clear, reset, report, bye.
 
-    Only one session commands at a time; it begins with the first episode. ``stop`` is latched until a new session.
+    Only one session commands at a time; it begins with the first episode. ``stop`` is latched until ``clear`` or a new session.
 
     Args:
         world: The world.
@@ -264,6 +315,10 @@ class TwinServer:
             "lockstep": world.lockstep,
             "episodes": world.episodes,
         }
+        if world.joints is not None:
+            meta["substeps"], meta["model"] = world.substeps, world.joints.robot_model
+            for name, value in (("motion", world.joints.motion.to_dict()), ("barriers", dict(world.joints.barriers)), ("home", list(world.joints.home))):
+                meta[name] = json.dumps(value, allow_nan=False)
         return Message("ready", fingerprint=world.env.spec.fingerprint(), meta=meta)
 
     def _obey(self, identity: bytes, message: Message) -> Message | None:
@@ -281,31 +336,54 @@ class TwinServer:
         if message.kind == "report":
             return Message("report", meta={"records": json.dumps([asdict(r) for r in self.finished()]), "slips": world.slips})
         if message.kind == "write":
-            world.write(self._command(message), now)
-        elif message.kind == "hold":
+            self._write(message, now)
+        elif message.kind in ("hold", "stop"):
+            world.event(message.kind, message.sequence)
+            self._stopped |= message.kind == "stop"
             world.write(None, now)
-        elif message.kind == "stop":
-            self._stopped = True
-            world.write(None, now)
+        elif message.kind == "clear":
+            self._stopped = False
         elif message.kind == "reset":
             world.ended = world.delivered = True
             world.write(None, now)
         elif message.kind != "read":
-            raise Refusal("kind", f"kind {message.kind!r}: a robot answers hello, read, write, hold, stop, reset, report and bye")
+            raise Refusal("kind", f"kind {message.kind!r}: a robot answers hello, read, write, hold, stop, clear, reset, report and bye")
         observation, age = world.reading(time.monotonic())
         meta = {"episode": world.record.seed, "ended": world.ended, "success": world.record.success}
         return Message("observation", ages_s=dict.fromkeys(observation, age), meta=meta, arrays=dict(observation))
 
-    def _command(self, message: Message) -> np.ndarray:
-        """Return the command of a write. Raises Refusal when the drive would not take it."""
+    def _write(self, message: Message, now: float) -> None:
+        """Log the command of a write and do it, unless it was meant for an episode that is over. Raises Refusal when the drive would not take it."""
+        world, command, meant = self.world, message.arrays.get("action"), message.meta.get("episode")
+        late = world.joints is not None and isinstance(meant, int) and meant != world.record.seed
+        reason = self._objection(command)
+        numeric = command if command is not None and command.dtype.kind in "fiu" else None
+        world.event("write", message.sequence, numeric, reason[0] or ("episode" if late else ""), meant if isinstance(meant, int) else None)
+        if reason[0]:
+            raise Refusal(*reason)
+        if not late:
+            assert command is not None
+            action = world.env.spec.action
+            world.write(action.clip(command) if world.joints is None else np.clip(command, action.low, action.high, dtype=np.float64), now)
+
+    def _objection(self, command: np.ndarray | None) -> tuple[str, str]:
+        """Return why the drive does not take a command, as code and text; empty: it does."""
         if self._stopped:
-            raise Refusal("stopped", "the robot was stopped; a new session clears that")
-        command = message.arrays.get("action")
-        if command is None or command.shape != (self.world.env.spec.action.dim,) or not np.isfinite(command).all():
-            raise Refusal("command", f"command: expected {self.world.env.spec.action.dim} finite numbers")
-        return self.world.env.spec.action.clip(command)
+            return "stopped", "the robot was stopped; a new session clears that"
+        dim = self.world.env.spec.action.dim
+        if command is None or command.shape != (dim,) or not np.isfinite(command).all():
+            return "command", f"command: expected {dim} finite numbers"
+        return "", ""
 
 
 def records_json(task: str, records: list[TwinEpisode]) -> dict[str, Any]:
     """Return the records of a run, JSON-ready."""
     return {"task": task, "successes": sum(r.success for r in records), "episodes": [asdict(r) for r in records]}
+
+
+def open_log(path: Path, env: BatchEnv, lockstep: bool, speed: float) -> TwinLog:
+    """Begin or continue a log of commands to the world of ``env``. Raises InputError if the file cannot be written."""
+    joints = env if isinstance(env, JointDriven) else None
+    substeps = joints.control_substeps if joints else 1
+    about = {"task": env.task, "dim": env.spec.action.dim, "rate_hz": env.spec.action.rate_hz * substeps * speed, "substeps": substeps, "lockstep": lockstep}
+    return TwinLog(path, {**about, "motion": joints.motion.to_dict() if joints else None})

@@ -13,6 +13,7 @@ import pydantic
 import zmq
 
 from policies.config import Config
+from policies.motion import MotionLimits
 from policies.spec import InputError, Spec
 from real.robot import Observation, RobotGone, RobotInfo
 from real.wire import Limits, Message, WireError, checked_connect, configure, decode, receive, send
@@ -42,6 +43,7 @@ class TwinRobot:
         self._limits = Limits()
         self._session = self._sequence = 0
         self._held: Observation | None = None
+        self._episode: int | None = None  # of the newest reading: what the next command is meant for
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         try:
@@ -69,6 +71,7 @@ class TwinRobot:
                 silence_s=ready.value("silence_s", float),
                 lockstep=ready.value("lockstep", bool),
                 episodes=ready.value("episodes", int) if episodes is not None else None,
+                **_joint_driven(ready),
             )
         except (RobotGone, WireError, json.JSONDecodeError) as error:
             raise InputError(f"twin {address}: {error}") from error
@@ -81,16 +84,23 @@ class TwinRobot:
         return held if held is not None else self._observe("read")
 
     def write(self, command: np.ndarray) -> None:
-        """Send one command (Da,); in lock-step the world steps. Raises RobotGone."""
-        self._command("write", {"action": np.ascontiguousarray(command, np.float32)})
+        """Send one command (Da,); in lock-step the world steps. Raises RobotGone.
+
+        Joint positions go as float64: float32 at 100 Hz would add a jerk of its own, and the log shall show what was sent.
+        """
+        self._command("write", {"action": np.ascontiguousarray(command, np.float64 if self.info.motion else np.float32)})
 
     def hold(self) -> None:
         """Keep the pose; in lock-step the world steps. Raises RobotGone."""
         self._command("hold", {})
 
     def stop(self) -> None:
-        """Hold, and take no command until a new session. Raises RobotGone."""
+        """Hold, and take no command until :meth:`clear` or a new session. Raises RobotGone."""
         self._command("stop", {})
+
+    def clear(self) -> None:
+        """Take commands again; in lock-step the world does not step. Raises RobotGone."""
+        self._command("clear", {})
 
     def reset(self) -> None:
         """Give up the present episode and begin the next. Raises RobotGone."""
@@ -113,18 +123,20 @@ class TwinRobot:
 
     def _command(self, kind: str, arrays: Mapping[str, np.ndarray]) -> None:
         """In lock-step wait for the world's step; in real time only send, a refusal comes with the next reading."""
+        meta = {} if self._episode is None else {"episode": self._episode}
         if self.info.lockstep:
-            self._held = self._observe(kind, arrays)
+            self._held = self._observe(kind, arrays, meta)
         else:
-            self._send(kind, arrays, self.config.timeout_s, {"quiet": True})
+            self._send(kind, arrays, self.config.timeout_s, {"quiet": True, **meta})
 
-    def _observe(self, kind: str, arrays: Mapping[str, np.ndarray] | None = None) -> Observation:
+    def _observe(self, kind: str, arrays: Mapping[str, np.ndarray] | None = None, meta: dict[str, Any] | None = None) -> Observation:
         asked_ns = time.monotonic_ns()
-        reply = self._call(kind, arrays)
+        reply = self._call(kind, arrays, meta=meta)
         try:
             # The age is as of the reply, which left after we asked: counting from then, a reading is never held younger than it is
             stamps = {name: asked_ns - int(1e9 * reply.ages_s[name]) for name in reply.arrays}
-            return Observation(dict(reply.arrays), stamps, reply.value("episode", int), reply.value("ended", bool), reply.value("success", bool))
+            self._episode = reply.value("episode", int)
+            return Observation(dict(reply.arrays), stamps, self._episode, reply.value("ended", bool), reply.value("success", bool))
         except (WireError, KeyError) as error:
             raise RobotGone(f"twin {self.config.address} sent a malformed reading: {error}") from error
 
@@ -134,11 +146,11 @@ class TwinRobot:
         if not send(self._socket, message) and not (self._socket.poll(math.ceil(1e3 * timeout_s), zmq.POLLOUT) and send(self._socket, message)):
             raise RobotGone(f"twin {self.config.address}: the connection is gone")
 
-    def _call(self, kind: str, arrays: Mapping[str, np.ndarray] | None = None, timeout_s: float | None = None) -> Message:
+    def _call(self, kind: str, arrays: Mapping[str, np.ndarray] | None = None, timeout_s: float | None = None, meta: dict[str, Any] | None = None) -> Message:
         """Ask and wait for the answer to exactly this message; a refusal of an earlier command is raised here."""
         timeout_s = timeout_s or self.config.timeout_s
         until = time.monotonic() + timeout_s
-        self._send(kind, arrays, timeout_s)
+        self._send(kind, arrays, timeout_s, meta)
         while (left := until - time.monotonic()) > 0:
             self._socket.poll(math.ceil(1e3 * left))
             frames = receive(self._socket, self._limits)
@@ -155,3 +167,16 @@ class TwinRobot:
             except WireError as error:
                 raise RobotGone(f"twin {self.config.address}: {error}") from error
         raise RobotGone(f"twin {self.config.address}: no answer within {timeout_s:g} s")
+
+
+def _joint_driven(ready: Message) -> dict[str, Any]:
+    """Return what a twin of a joint-driven robot says of it, for :class:`RobotInfo`; others say nothing. Raises WireError, InputError."""
+    if "motion" not in ready.meta:
+        return {}
+    return {
+        "substeps": ready.value("substeps", int),
+        "motion": MotionLimits.from_dict(json.loads(ready.value("motion", str))),
+        "model": ready.value("model", str),
+        "barriers": json.loads(ready.value("barriers", str)),
+        "home": tuple(float(v) for v in json.loads(ready.value("home", str))),
+    }

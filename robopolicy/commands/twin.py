@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
         image_size: Annotated[int, typer.Option(min=8, help="Height and width of observation images, px.")] = 96,
         max_steps: Annotated[int | None, typer.Option(min=1, help="Time limit of an episode in control steps, if not the task's.")] = None,
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Records of the last run's episodes, at the end; - prints them.")] = None,
+        log: Annotated[Path | None, typer.Option(metavar="FILE", help="Append every command that arrives, one line of JSON each.")] = None,
         announce: Annotated[Path | None, typer.Option(help="File that gets the bound address once the twin is ready.")] = None,
         with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
     ) -> None:
@@ -32,13 +33,13 @@ def register(app: typer.Typer) -> None:
         from robopolicy.deployment import announce as tell
         from robopolicy.deployment import stop_signals
         from robopolicy.json_output import emit_json
-        from robopolicy.twin import TwinServer, World, records_json
+        from robopolicy.twin import TwinServer, World, open_log, records_json
         from sim.registry import make
 
         require_loopback(bind)
         with stop_signals(with_parent) as stopped:
             env = make(task, 1, observations, image_size, max_steps)  # type: ignore[arg-type]
-            world = World(env, seed0, episodes, lockstep, speed, silence)
+            world = World(env, seed0, episodes, lockstep, speed, silence, open_log(log, env, lockstep, speed) if log else None)
             server = TwinServer(world, bind, _say)
             tell(str(announce) if announce else None, server.address)
             pace = "lock-step" if lockstep else f"{world.rate_hz:g} Hz"
