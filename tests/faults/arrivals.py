@@ -25,6 +25,7 @@ class Arrivals:
         position: (K, n) float64: the command, of a hold the one before it.
         written: (K,) bool: a command, not a hold.
         anew: (K,) bool: the robot had come to rest by itself before this one (an episode began, or commands had stopped coming).
+        before: (K, n) where the robot stood before those that are ``anew``; the position before for the others.
         refused: Why the robot did not take a message, for all that it refused.
     """
 
@@ -34,6 +35,7 @@ class Arrivals:
     position: np.ndarray
     written: np.ndarray
     anew: np.ndarray
+    before: np.ndarray
     refused: list[str]
 
     def __len__(self) -> int:
@@ -66,6 +68,29 @@ class Arrivals:
         brake = Brake(velocity, acceleration, getattr(limits, f"{kind}acceleration"), getattr(limits, f"{kind}jerk"))
         return velocity * t + np.maximum(brake.high, -brake.low)
 
+    def require_safe(self, emergency: bool = False) -> None:
+        """Fail unless every message was taken, finite, in range, and moved the robot within its limits; differences are all it uses.
+
+        ``emergency``: there was an emergency stop, whose own limits of acceleration and jerk hold.
+        """
+        limits, h = self.limits, self.tick_s
+        assert self.refused == [], f"the robot itself refused: {self.refused[:3]}"
+        assert np.isfinite(self.position).all()
+        assert ((self.position >= limits.low) & (self.position <= limits.high)).all(), "outside the range"
+        kind = "stop_" if emergency else ""
+        most = [limits.velocity, getattr(limits, f"{kind}acceleration"), getattr(limits, f"{kind}jerk")]
+        starts = np.flatnonzero(self.anew)
+        for start, end in zip(starts, [*starts[1:], len(self)], strict=True):
+            path = np.concatenate([np.repeat(self.before[start : start + 1], 3, axis=0), self.position[start:end]])
+            for order, (name, limit) in enumerate(zip(("velocity", "acceleration", "jerk"), most, strict=True), 1):
+                found = np.abs(np.diff(path, order, axis=0)) / h**order
+                wrong = np.argwhere(found > limit * (1 + 1e-6) + 1e-6)
+                row, joint = (start + wrong[0][0] - 3 + order, wrong[0][1]) if len(wrong) else (0, 0)
+                worst = found.max() if len(found) else 0.0
+                assert not len(wrong), (
+                    f"{name} of {limits.names[joint]} at row {row} of {len(self)} (from {start}): up to {worst:.6g}, {limit[joint]:g} allowed"
+                )
+
     def most_in(self, ticks: int) -> int:
         """Return the largest number of messages that arrived within ``ticks`` periods of each other."""
         ends = np.searchsorted(self.arrived_ns, self.arrived_ns + round(1e9 * ticks * self.tick_s))
@@ -82,17 +107,19 @@ def arrivals(log: Path | TwinEvents) -> Arrivals:
     """Read what reached the robot from the twin's log."""
     events = read_log(log) if isinstance(log, Path) else log
     limits, tick_s = MotionLimits.from_dict(events.about["motion"]), 1.0 / events.about["rate_hz"]
-    rows, position, written, anew, last, fresh = [], [], [], [], np.full(limits.n, np.nan), True
+    rows, position, written, anew, before = [], [], [], [], []
+    last, fresh = np.full(limits.n, np.nan), True
     refused = [str(text) for text in events.refused if text]
     for k, kind in enumerate(events.kind):
         if kind in ("begin", "silent"):
             last, fresh = (events.command[k], True) if kind == "begin" else (last, True)
         elif not events.refused[k]:
+            before.append(last)
             last = events.command[k] if kind == "write" else last
             rows.append(k)
             position.append(last)
             written.append(kind == "write")
             anew.append(fresh)
             fresh = False
-    table = np.array(position).reshape(len(rows), limits.n)
-    return Arrivals(limits, tick_s, events.arrived_ns[rows], table, np.array(written, bool), np.array(anew, bool), refused)
+    table, stood = (np.array(part).reshape(len(rows), limits.n) for part in (position, before))
+    return Arrivals(limits, tick_s, events.arrived_ns[rows], table, np.array(written, bool), np.array(anew, bool), stood, refused)

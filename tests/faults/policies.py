@@ -35,7 +35,7 @@ class TourPolicy:
         mode: One of ``MODES``.
         delay_s: How long it thinks.
         fed: Chunks (any shape) that are answered first, in order.
-        calls, served: Plans made; fed chunks answered.
+        begun, served: Plans begun; fed chunks answered.
     """
 
     n_obs_steps, horizon, n_action_steps = 1, 16, 16
@@ -43,7 +43,7 @@ class TourPolicy:
     def __init__(self, spec: Spec, limits: MotionLimits, delay_s: float = 0.0) -> None:
         self._joints, self._columns = joint_columns(spec.observation, limits.names)
         self.spec, self.limits, self.delay_s = spec.subset([self._joints]), limits, delay_s
-        self.mode, self.calls, self.served = "good", 0, 0
+        self.mode, self.begun, self.served = "good", 0, 0
         self.fed: deque[np.ndarray] = deque()
         self._random = np.random.default_rng(0)
 
@@ -54,9 +54,9 @@ class TourPolicy:
         return select_rows(state, mask, self.initial_state(len(mask)))
 
     def act(self, obs, state, noise, execution=Execution()):
+        self.begun += 1
         if self.delay_s:
             time.sleep(self.delay_s)
-        self.calls += 1
         rows = np.asarray(obs[self._joints])[:, -1][:, self._columns].astype(np.float64)
         low, high, speed = self.limits.low, self.limits.high, 0.5 * self.limits.velocity / self.spec.action.rate_hz
         target = state["target"].copy()
@@ -105,11 +105,11 @@ class PolicyControl:
         self._socket.connect(address)
 
     def say(self, mode: str = "", delay_s: float = -1.0, chunk: np.ndarray | None = None) -> tuple[int, int]:
-        """Switch what is named; returns how many plans were made, and how many fed chunks were answered."""
+        """Switch what is named; returns how many plans were begun, and how many fed chunks were answered."""
         chunk = np.zeros(0, np.float32) if chunk is None else np.ascontiguousarray(chunk, np.float32)
         self._socket.send_multipart([mode.encode(), repr(delay_s).encode(), ",".join(map(str, chunk.shape)).encode(), chunk.tobytes()])
-        calls, served = self._socket.recv_multipart()
-        return int(calls), int(served)
+        begun, served = self._socket.recv_multipart()
+        return int(begun), int(served)
 
     def close(self) -> None:
         self._context.destroy(linger=0)
@@ -124,7 +124,7 @@ def _listen(policy: TourPolicy, address: str) -> None:
         policy.delay_s = float(delay_s) if float(delay_s) >= 0 else policy.delay_s
         if data:
             policy.fed.append(np.frombuffer(data, np.float32).reshape([int(n) for n in shape.split(b",")]))
-        socket.send_multipart([b"%d" % policy.calls, b"%d" % policy.served])
+        socket.send_multipart([b"%d" % policy.begun, b"%d" % policy.served])
 
 
 def main() -> None:

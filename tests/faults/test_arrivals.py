@@ -70,3 +70,20 @@ def test_the_densest_arrivals(tmp_path):
 def test_the_slowest_brake():
     t = 8 / 150  # up from full acceleration to none, which the velocity limit leaves no room for: it overshoots, and comes back
     assert worst_brake_ticks(LIMITS, H) == np.ceil((t + (2 + 8 * t / 2) / 8 + t) / H)
+
+
+def test_safe_motion_is_told_from_unsafe(tmp_path):
+    positions, _ = braking(1.0)
+    ramp = np.concatenate([positions[-1] - positions[::-1], positions[-1] - positions[0] + positions])  # a brake backwards, and one forwards
+    log(tmp_path, ramp * 0.6).require_safe()
+    with pytest.raises(AssertionError, match="velocity of a at row 60"):
+        log(tmp_path, np.concatenate([ramp[:60], ramp[60:] + [0.03, 0]])).require_safe()
+    with pytest.raises(AssertionError, match="jerk of b"):
+        log(tmp_path, np.concatenate([ramp[:60], ramp[60:] + [0, 0.0002]]) * 0.6).require_safe()
+    with pytest.raises(AssertionError, match="of a at row 95"):
+        log(tmp_path, ramp * 0.6, holds=(95,)).require_safe()  # a hold while it moves
+    log(tmp_path, np.concatenate([ramp[:100], np.repeat(ramp[100:101], 50, 0)]) * 0.6, silent=(101,)).require_safe()  # it stood by itself
+    with pytest.raises(AssertionError, match="outside the range"):
+        log(tmp_path, np.full((5, 2), 2.0000001)).require_safe()
+    with pytest.raises(AssertionError):
+        log(tmp_path, np.where(np.arange(20)[:, None] == 7, np.nan, np.zeros((20, 2)))).require_safe()

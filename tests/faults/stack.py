@@ -1,0 +1,133 @@
+"""The whole stack in processes of its own: policy server, runtime, drive, twin of the arm, and beside them recorder and page.
+
+``with Stack(folder) as stack`` has them all running and the arm moving. What a test then does to a process, it does from
+outside; what it asserts, it asserts of the twin's log, which holds every message that reached the robot.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.faults.arrivals import Arrivals, arrivals
+from tests.faults.policies import PolicyControl
+from tests.faults.processes import Process, wait_until
+
+HERE = Path(__file__).resolve().parent
+TASK = "arm/tour"
+
+
+class Stack:
+    """One run of everything.
+
+    Args:
+        folder: For sockets, logs and state; its path must be short enough for a socket's (108 bytes).
+        run, drive, server: Further words of ``robopolicy run`` and ``robopolicy drive`` (key=value) and of the policy server.
+        policy_address, robot_address: What the runtime and the drive connect to, given that of the server and of the twin.
+        environments: Of a process, by its name.
+        tcp: Whether the policy server is reached over TCP, not over a file's socket.
+        runtime: Whether there is one; without it the drive is served and nobody commands.
+    """
+
+    def __init__(
+        self, folder: Path, *, run: Sequence[str] = (), drive: Sequence[str] = (), server: Sequence[str] = (),
+        policy_address: Callable[[str], str] = lambda address: address, robot_address: Callable[[str], str] = lambda address: address,
+        environments: Mapping[str, Mapping[str, str]] | None = None, tcp: bool = False, runtime: bool = True,
+    ) -> None:  # fmt: skip
+        self.folder, self.log = folder, folder / "robot.log"
+        self.summary = folder / "summary.json"
+        self.state = folder / "state"
+        self._run, self._drive, self._server = tuple(run), tuple(drive), tuple(server)
+        self._policy_address, self._robot_address = policy_address, robot_address
+        self._environments, self._with_runtime = dict(environments or {}), runtime
+        self._server_bind = "tcp://127.0.0.1:0" if tcp else f"ipc://{folder}/server"
+        self._ended = ExitStack()
+
+    def __enter__(self) -> Stack:
+        with ExitStack() as stack:
+            self._ended = stack
+            at = {name: f"ipc://{self.folder}/{name}" for name in ("twin", "control", "drive")}
+            world = ["-m", "robopolicy", "twin", TASK, "--bind", at["twin"], "--log", self.log, "--max-steps", 10**6]
+            self.twin = self.start("twin", world, announces=True)
+            serve = [HERE / "policies.py", TASK, "--bind", self._server_bind, "--control", at["control"], *self._server]
+            self.server = self.start("server", serve, announces=True)
+            robot = ["robot=twin", f"robot.address={self._robot_address(self.twin.ready())}", f"state_dir={self.state}"]
+            self.drive = self.start("drive", ["-m", "robopolicy", "drive", *robot, *self._drive, "--bind", at["drive"]], announces=True)
+            self.policy = PolicyControl(at["control"])
+            stack.callback(self.policy.close)
+            self._served = self._policy_address(self.server.ready())
+            self.drive.ready()
+            if self._with_runtime:
+                self.start_runtime()
+                self.until_moving()
+            self._ended = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.close()
+
+    def start(self, name: str, command: Sequence[object], announces: bool = False) -> Process:
+        """Start a process that ends with the stack."""
+        file = self.folder / f"{name}.address"
+        words = [*command, *(["--announce", file] if announces else [])]
+        return self._ended.enter_context(Process(name, words, self.folder, file if announces else None, self._environments.get(name)))
+
+    def start_runtime(self) -> None:
+        """Start the runtime (again)."""
+        keys = [f"drive=ipc://{self.folder}/drive", f"policy={self._served}", f"json={self.summary}"]
+        self.runtime = self.start("runtime", ["-m", "robopolicy", "run", *keys, *self._run])
+
+    def start_source(self, *words: str) -> Process:
+        """Start a source of commands that is not the runtime."""
+        return self.start("source", [HERE / "source.py", f"ipc://{self.folder}/drive", *words])
+
+    # What reached the robot -----------------------------------------------------------------------------------------
+
+    def arrived(self) -> Arrivals:
+        """Return what has reached the robot so far."""
+        return arrivals(self.log)
+
+    def ticks(self) -> int:
+        """Return how many messages of the drive have reached the robot."""
+        return self.log.read_bytes().count(b"\n") if self.log.exists() else 0
+
+    def pass_ticks(self, number: int) -> None:
+        """Let ``number`` more messages reach the robot."""
+        goal = self.ticks() + number
+        wait_until(lambda: self.ticks() >= goal, lambda: f"the drive has stopped ticking\n{self.said()}")
+
+    def until_moving(self) -> None:
+        """Wait until the robot is told to move."""
+        begun = time.monotonic_ns()
+
+        def moving() -> bool:
+            found = self.arrived() if self.log.exists() else None
+            return found is not None and len(found) > 20 and bool((found.position[-1] != found.position[-2]).any()) and found.arrived_ns[-1] > begun
+
+        wait_until(moving, lambda: f"the robot does not move\n{self.said()}")
+
+    def until_still(self) -> int:
+        """Wait until the robot is told to stand; return the first row that arrived since now."""
+        row = self.arrived().row(time.monotonic_ns())
+        wait_until(lambda: self.arrived().still_from(row) is not None, lambda: f"the robot does not stand still\n{self.said()}")
+        return row
+
+    def judge(self, emergency: bool = False) -> Arrivals:
+        """Fail unless everything that reached the robot was safe, see :meth:`Arrivals.require_safe`; returns it."""
+        found = self.arrived()
+        found.require_safe(emergency)
+        assert found.most_in(20) <= 20 + 5, "commands were caught up in a burst"
+        return found
+
+    def end(self) -> dict:
+        """End the runtime as an operator does, and return its summary."""
+        assert self.runtime.end() in (0, 1), self.said()
+        return json.loads(self.summary.read_text())
+
+    def said(self) -> str:
+        """Return the last that every process has said."""
+        files = sorted(self.folder.glob("*.out"))
+        return "\n".join(f"-- {file.name}\n{file.read_text(errors='replace')[-1500:]}" for file in files)

@@ -1,0 +1,54 @@
+"""Failure mode 8: hostile bytes, lengths that are only claimed, floods and foreign sources at every socket of the stack.
+
+The arm is moved by a source of commands all the while; nobody else may make it move, and no process may end or grow.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import zmq
+
+from real.wire import Message, encode
+from tests.faults.frames import claim, garbage, mutated, throw
+from tests.faults.stack import Stack
+
+GROWTH = 64 << 20  # bytes that a process may grow by while it is under attack
+NUMBER = 10_000
+
+
+def drive_messages():
+    """One well-formed message of every kind that a drive knows, but for a stop."""
+    arrays = {"command": np.zeros(7), "reference": np.zeros((3, 7))}
+    kinds = ("hello", "command", "status", "alive", "resume", "reset", "report", "bye")
+    return [[bytes(f) for f in encode(Message(kind, 5, 7, meta={"tick": 3, "who": "x"}, arrays=arrays if kind == "command" else {}))] for kind in kinds]
+
+
+def flood(address, seconds):
+    """Send as fast as the socket takes them, and read no answer."""
+    context = zmq.Context()
+    link = context.socket(zmq.DEALER)
+    link.setsockopt(zmq.SNDTIMEO, 1000)
+    link.connect(address)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        link.send_multipart([b"garbage"])
+    context.destroy(linger=0)
+
+
+@pytest.mark.parametrize("number", [NUMBER // 4, pytest.param(NUMBER, marks=pytest.mark.soak)])
+def test_the_drive_takes_no_harm_from_bytes(tmp_path, number):
+    with Stack(tmp_path, runtime=False) as stack:
+        source, address, before = stack.start_source(), stack.drive.ready(), stack.drive.peak_bytes
+        stack.until_moving()
+        assert throw(address, mutated(drive_messages(), number)) == number
+        for _ in range(5):
+            claim(address)
+            garbage(address, b"\xff" * 100 + b"GET / HTTP/1.1\r\n\r\n")
+        flood(address, 1.0)
+        stack.until_moving()
+        assert source.alive and source.said.split() == ["commands"], "the source lost its lease"
+        assert stack.drive.alive and stack.drive.peak_bytes - before < GROWTH
+        stack.judge()
