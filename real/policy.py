@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -19,6 +20,48 @@ from policies.base import Execution, Plan, Policy, State
 from policies.spec import Spec
 
 Observations = Mapping[str, np.ndarray]
+
+
+#: Name of a field -> (low, high) of the data that a policy was trained on, (*shape) each.
+Ranges = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def trained_ranges(policy: Any) -> Ranges | None:
+    """Return where the training data of a policy's observations lay, as its normaliser knows; None: nobody knows.
+
+    Args:
+        policy: Learnt, a method of execution or a local policy around one, or a client, whose server has said it.
+    """
+    inner = policy
+    while inner is not None and not hasattr(inner, "normalizer"):
+        if hasattr(inner, "ranges"):
+            return inner.ranges
+        inner = getattr(inner, "policy", None)
+    if inner is None:
+        return None
+    names = [name for name in inner.spec.observation.state_names if name in inner.normalizer.names]
+    return {name: inner.normalizer.trained_range(name) for name in names}
+
+
+def ranges_to_json(ranges: Ranges | None) -> str:
+    """Return ranges as JSON text; null for None and for what is unbounded."""
+    sides = None if ranges is None else {n: [[v if np.isfinite(v) else None for v in side.ravel().tolist()] for side in pair] for n, pair in ranges.items()}
+    return json.dumps(sides)
+
+
+def ranges_from_json(text: str, spec: Spec) -> Ranges | None:
+    """Return the ranges in ``text``. Raises ValueError if it is not what :func:`ranges_to_json` makes for a policy of ``spec``."""
+    found = json.loads(text)
+    if found is None:
+        return None
+    if not isinstance(found, dict) or not set(found) <= set(spec.observation.state_names):
+        raise ValueError("ranges of fields that the policy does not read")
+    out = {}
+    for name, pair in found.items():
+        shape = spec.observation.fields[name].shape
+        low, high = (np.array([fill if v is None else float(v) for v in side], np.float64) for side, fill in zip(pair, (-np.inf, np.inf), strict=True))
+        out[name] = low.reshape(shape), high.reshape(shape)
+    return out
 
 
 class RequestFailed(Exception):
