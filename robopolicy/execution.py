@@ -113,6 +113,14 @@ def candidates(checkpoint: str | Path, method: str, varied: Mapping[str, Sequenc
     return out
 
 
+def remark(checkpoint: str | Path, method: str) -> str:
+    """Return what a reader of :func:`candidates` should know, one line; empty for nothing. Raises InputError as there."""
+    from policies.checkpoint import load
+
+    described = registry.parse(method)
+    return "" if described is None else registry.method_class(described["type"]).remark(_chunked(load(checkpoint), described["type"]))
+
+
 def _chunked(policy: LearntPolicy, name: str) -> Any:
     from policies.chunk import ChunkPolicy
 

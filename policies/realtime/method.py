@@ -46,6 +46,11 @@ class ExecutionMethod(torch.nn.Module, abc.ABC):
         """Return the configs among which ``robopolicy tune`` chooses by success on selection seeds, given what is set in ``config``."""
         return [config]
 
+    @classmethod
+    def remark(cls, policy: ChunkPolicy) -> str:
+        """Return what a reader of the candidates for ``policy`` should know, one line; empty for nothing."""
+        return ""
+
     @abc.abstractmethod
     def act(self, obs: Batch, state: State, noise: Noise, execution: Execution = Execution()) -> tuple[Plan, State]:
         """Plan for B streams from observations (B, To, *shape), robot units; see ``policies.base.Policy.act``."""

@@ -91,14 +91,30 @@ class Rti(ExecutionMethod):
 
     @classmethod
     def candidates(cls, config: Config, policy: ChunkPolicy) -> list[Config]:
-        """See base class: the given level alone; without one the rule's for two-valued actions and those above, else all of ``LEVELS``."""
+        """See base class: the given level alone; without one all of ``LEVELS``, with the rule's where there are two-valued actions.
+
+        The rule is a bound where the data showed that there are two values (``two_valued_scale``): lower levels are left out.
+        Of a gripper that was not trained so only its kind is known, and what lies below the rule's 39 may well succeed.
+        """
         assert isinstance(config, RtiConfig)
         _generative(policy)
         if config.level is not None:
             return [config]
         least = rule_level(policy)
-        levels = LEVELS if least is None else sorted({least, *(level for level in LEVELS if level > least)})
+        bound = -1 if least is None or policy.config.two_valued_scale is None else least
+        levels = sorted({*([] if least is None else [least]), *(level for level in LEVELS if level > bound)})
         return [config.model_copy(update={"level": level}) for level in levels if level + 1 >= config.steps]
+
+    @classmethod
+    def remark(cls, policy: ChunkPolicy) -> str:
+        """See base class: which level the rule asks for, and whether it is a bound."""
+        least = rule_level(policy)
+        if least is None:
+            return ""
+        said = f"two-valued actions: from level {least} on a guess at the wrong value is left with probability {_SHARE:g}, below it may stay"
+        if policy.config.two_valued_scale is not None:
+            return f"{said}; lower levels are not tried"
+        return f"{said}; lower levels are tried too, since the policy was trained without two_valued_scale and its gripper may take more values"
 
     @torch.no_grad()
     def act(self, obs: Batch, state: State, noise: Noise, execution: Execution = Execution()) -> tuple[Plan, State]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 HELP = (
     "Choose a method's settings by success on selection seeds, and save the best in the checkpoint.\n\n"
     "METHOD is one of: robopolicy list methods. Without KEY=VALUE1,VALUE2 the method says what is tried; for rti this is the level "
-    "k0: that of the rule for two-valued actions (grippers) and those above it, or 2, 5, 10, 20 and 40. eval and serve then use what "
-    "was chosen; success is to be reported by robopolicy eval, on other seeds.\n\n"
+    "k0: 2, 5, 10, 20, 40 and that of the rule for two-valued actions (grippers), which is the lowest where the policy was trained with "
+    "two_valued_scale. eval and serve then use what was chosen; success is to be reported by robopolicy eval, on other seeds.\n\n"
     "[bold]Examples[/bold]\n\n"
     "  robopolicy tune runs/diffusion rti --episodes 100\n\n"
     "  robopolicy tune runs/diffusion rti:steps=2 level=5,10,20\n\n"
@@ -49,6 +49,7 @@ def register(app: typer.Typer) -> None:
         from policies.checkpoint import save_execution
         from policies.realtime.registry import NONE
         from robopolicy.evaluation.workers import WorkerCrash
+        from robopolicy.execution import remark
 
         if method == NONE:
             return _switch_off(checkpoint, varied, save)
@@ -68,7 +69,7 @@ def register(app: typer.Typer) -> None:
 
             emit_json(_as_json(folder, trials, save), json_file)
         if not printed:
-            _print(folder, trials, save)
+            _print(folder, trials, save, "" if varied else remark(folder, method))
         return 0
 
 
@@ -118,8 +119,8 @@ def _as_json(folder: Path, trials: Sequence[Trial], saved: bool) -> dict[str, An
     return {"checkpoint": str(folder), "task": trials[0].evaluation.task, "chosen": trials[0].method, "saved": saved, "trials": rows}
 
 
-def _print(folder: Path, trials: Sequence[Trial], saved: bool) -> None:
-    """Print one row per candidate, the best first, and what was done."""
+def _print(folder: Path, trials: Sequence[Trial], saved: bool, remark: str) -> None:
+    """Print one row per candidate, the best first, a remark on them, and what was done."""
     from rich.console import Console
     from rich.table import Table
 
@@ -139,5 +140,7 @@ def _print(folder: Path, trials: Sequence[Trial], saved: bool) -> None:
         success = (f"{e.successes}/{len(e.episodes)}", f"{e.success_rate:.1%}", f"{100 * low:.1f}-{100 * high:.1f}%")
         table.add_row(to_text(trial.method), *success, score, f"{steps:.0f}", f"{e.network_calls_per_step:.3g}", f"{e.ms_per_chunk or 0:.1f}")
     console.print(table)
+    if remark:
+        console.print(remark, soft_wrap=True, markup=False)
     done = f"saved in {folder}" if saved else "not saved"
     console.print(f"chosen: {to_text(trials[0].method)}, {done}; report success on other seeds: robopolicy eval", soft_wrap=True, markup=False)

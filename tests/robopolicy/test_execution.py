@@ -28,6 +28,7 @@ from robopolicy.evaluation import ledger
 from robopolicy.evaluation.rollout import evaluate
 from robopolicy.recipe import recipe_from_dict
 from robopolicy.training.imitation import train
+from tests.policies.toy import STATE, build, random_batch
 
 SIZE = {"mlp": {"width": 32, "blocks": 1, "clock_features": 8}, "n_obs_steps": 1}
 
@@ -246,6 +247,10 @@ def test_tune_chooses_on_selection_seeds_and_what_it_saves_is_used(folder: Path,
 
 def test_tune_tries_what_the_method_says_and_refuses_the_rest(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [c["level"] for c in execution.candidates(folder, "rti")] == [2, 5, 10, 20, 40]
+    assert execution.remark(folder, "rti") == ""  # two-route has no gripper
+    gripped = checkpoint.save(tmp_path / "gripped", build("diffusion", STATE, random_batch(STATE, 8)), recipe={}, extra={})
+    assert [c["level"] for c in execution.candidates(gripped, "rti")] == [2, 5, 10, 20, 39, 40]
+    assert "from level 39 on" in execution.remark(gripped, "rti") and execution.remark(gripped, "ensemble") == ""
     assert "leaves nothing to choose" in said(capsys, "tune", folder, "rti:level=5")
     assert "leaves nothing to choose" in said(capsys, "tune", folder, "ensemble")
     assert "'levl' is unknown; did you mean 'level'" in said(capsys, "tune", folder, "rti", "levl=5,6")

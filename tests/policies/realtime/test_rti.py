@@ -320,7 +320,10 @@ def test_what_tune_tries() -> None:
     def levels(policy, **config) -> list[int]:
         return [c.level for c in Rti.candidates(RtiConfig(**config), policy)]
 
-    assert levels(even) == list(LEVELS) and levels(scaled) == [3, 5, 10, 20, 40] and levels(plain) == [39, 40]
+    assert levels(even) == list(LEVELS) and levels(scaled) == [3, 5, 10, 20, 40]
+    assert levels(plain) == [2, 5, 10, 20, 39, 40]  # only its kind says that the gripper is two-valued: the rule's level, and all others
+    assert Rti.remark(even) == "" and "from level 3 on" in Rti.remark(scaled) and "lower levels are not tried" in Rti.remark(scaled)
+    assert "from level 39 on" in Rti.remark(plain) and "lower levels are tried too" in Rti.remark(plain)
     assert levels(scaled, level=2) == [2] and levels(even, steps=4) == [5, 10, 20, 40]
 
 
