@@ -102,7 +102,7 @@ class Rti(ExecutionMethod):
             return [config]
         least = rule_level(policy)
         bound = -1 if least is None or policy.config.two_valued_scale is None else least
-        levels = sorted({*([] if least is None else [least]), *(level for level in LEVELS if level > bound)})
+        levels = sorted({level for level in (*LEVELS, *(() if least is None else (least,))) if level >= bound})
         return [config.model_copy(update={"level": level}) for level in levels if level + 1 >= config.steps]
 
     @classmethod
