@@ -92,6 +92,8 @@ def test_the_loop_never_waits_for_a_planner_that_hangs() -> None:
         for k in range(1, 60):
             clock.now = 0.1 * k
             held.append(planning.fill(READING, 0.1 * k) is None)
+            if k == 10:
+                settle(lambda: planner.calls == 2)
         # the sub-goal of 0 s stands for 2.5 s; the request of 1 s is late at 2 s and keeps the planner busy
         assert held == [False] * 24 + [True] * 35
         assert planning.counts == {"asked": 2, "answered": 1, "late": 1} and planning.cause == "no subgoal"
