@@ -1,6 +1,7 @@
 """What the arm is asked to do: :class:`Reach`, :class:`Push` and :class:`Tour`, each with its expert.
 
-Points are drawn in a ring sector before the arm that its tool reaches pointing down.
+Points are drawn in a ring sector before the arm that its tool reaches pointing down. Episodes never terminate by
+themselves: success is reported per step, and who evaluates ends the episode at the first.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -60,7 +61,7 @@ class _PointTask(ArmBatch):
         distance = np.linalg.norm(self.hand[rows] - self._goals[rows, present], axis=1)
         self._visited[rows, present] |= distance < REACHED
         success = np.asarray(self._visited[rows].all(axis=1))
-        return Outcome(success - distance, success, {"success": success})
+        return Outcome(success - distance, np.zeros(len(rows), bool), {"success": success})
 
     def _observe_task(self, rows: np.ndarray, out: Observation) -> None:
         out["observation.environment_state"][rows] = self._goals[rows, -1]
@@ -70,16 +71,16 @@ class _PointTask(ArmBatch):
         out = self._qpos[:, :N].astype(np.float32)
         for row in np.flatnonzero(self._running):
             goal = self._goals[row, min(int(self._visited[row].sum()), self.goals_shown - 1)]
-            out[row] = self._servo.target(self._qpos[row, :N], goal, speed=0.3, approach=2.5)
+            out[row] = self._servo.target(self._qpos[row, :N], goal, speed=0.25, approach=2.0)
         return np.clip(out, self._low, self._high)
 
 
 class Reach(_PointTask):
-    """Bring the tip to within 25 mm of the goal; the episode ends there. ``info``: ``success``."""
+    """Bring the tip to within 25 mm of the goal. ``info``: ``success``."""
 
 
 class Tour(_PointTask):
-    """Visit three goals in their order; the episode ends at the last.
+    """Visit three goals in their order, success once all are. ``info``: ``success``.
 
     ``observation.environment_state`` is the sub-goal that a policy heads for; the world shows the last goal there, and a
     planner, who reads ``observation.goals`` (positions in m and whether they were visited), writes the next one.
@@ -100,7 +101,7 @@ class Tour(_PointTask):
 
 
 class Push(ArmBatch):
-    """Push the puck to within 30 mm of the goal; the episode ends there. ``info``: ``success``.
+    """Push the puck to within 30 mm of the goal. ``info``: ``success``.
 
     The puck slides and turns in the plane of the table under dry friction, and does not tip.
     """
@@ -136,7 +137,7 @@ class Push(ArmBatch):
     def _judge(self, rows: np.ndarray) -> Outcome:
         distance = np.linalg.norm(self._qpos[rows, N : N + 2] - self._mocap[rows, 0, :2], axis=1)
         success = distance < PUSHED
-        return Outcome(success - distance, success, {"success": success})
+        return Outcome(success - distance, np.zeros(len(rows), bool), {"success": success})
 
     def _observe_task(self, rows: np.ndarray, out: Observation) -> None:
         goal = self._mocap[rows, 0, :2]
