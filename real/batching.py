@@ -55,10 +55,10 @@ def unpack(rows: np.ndarray | None, streams: int) -> Rows:
     if rows is None or rows.dtype != np.int64 or rows.shape not in ((5, streams), (6, streams)):
         found = "none" if rows is None else f"{rows.dtype}{list(rows.shape)}"
         raise WireError(f"array {ROWS!r}: expected int64[5 or 6, {streams}], found {found}")
-    restart, after, noise, *when = rows
-    if restart.min() < 0 or restart.max() > 1 or after.min() < 0 or any(n.min() < 0 for n in when):
+    restart, after, _, *when = rows.tolist()  # a few numbers: Python is quicker at them
+    if min(restart) < 0 or max(restart) > 1 or min(after) < 0 or min(map(min, when)) < 0:
         raise WireError(f"array {ROWS!r}: expected restart of 0 or 1, and after, delay, frozen and elapsed of at least 0")
-    return Rows(restart.astype(bool), after, noise, Execution(*when))
+    return Rows(rows[0].astype(bool), rows[1], rows[2], Execution(*rows[3:]))
 
 
 @dataclass
@@ -74,6 +74,8 @@ class Request:
         deadline: When its client stops waiting, at the earliest.
         alone: Whether it is computed in a call of its own, as its session's last one failed.
         state: The policy's state that it goes on from; set before it is computed.
+        streams: B.
+        bytes: Of its observations.
     """
 
     session: int
@@ -84,16 +86,12 @@ class Request:
     deadline: float
     alone: bool = False
     state: State = field(default_factory=dict)
+    streams: int = field(init=False)
+    bytes: int = field(init=False)
 
-    @property
-    def streams(self) -> int:
-        """B."""
-        return len(self.rows.restart)
-
-    @property
-    def bytes(self) -> int:
-        """Of its observations."""
-        return sum(array.nbytes for array in self.obs.values())
+    def __post_init__(self) -> None:
+        self.streams = len(self.rows.restart)
+        self.bytes = sum([array.nbytes for array in self.obs.values()])
 
     def fits(self, other: Request) -> bool:
         """Whether both can be rows of one call."""

@@ -24,7 +24,7 @@ import zmq
 from policies.base import Execution, Plan, State
 from policies.spec import InputError, Spec, SpecMismatch
 from real.batching import ROWS, pack
-from real.policy import Observations, RequestFailed
+from real.policy import Observations, Ranges, RequestFailed, ranges_from_json
 from real.wire import Limits, Message, WireError, checked_connect, configure, decode, is_loopback, receive, send
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class PolicyClient:
     Attributes:
         spec, n_obs_steps, horizon, n_action_steps: of the served policy.
         name: what the server calls its policy.
+        ranges: where its training data lay, as the server says; None: it does not know.
         sessions: sessions opened so far.
         late_replies: replies that came too late, out of order or from another session; none was returned.
         shared, sent: requests whose images crossed in shared memory, and all others.
@@ -70,6 +71,7 @@ class PolicyClient:
     horizon: int
     n_action_steps: int
     name: str
+    ranges: Ranges | None
 
     def __init__(
         self, address: str, *, streams: int = 1, timeout_s: float = 5.0, connect_s: float = 5.0, clock: Callable[[], float] = time.monotonic,
@@ -78,8 +80,7 @@ class PolicyClient:
         self.address, self.streams, self.timeout_s = address, streams, timeout_s
         self.sessions = self.late_replies = self.shared = self.sent = 0
         self._keys = _keys(keys)
-        self._memory: Segment | None = None  # shared with the server of this session; offered, but not usable, until the server has proved it
-        self._offered = 0  # sequence of the offer, 0 once it is answered
+        self._memory: Segment | None = None  # offered to the server of this session
         self._share = shared_memory and is_loopback(address)
         self._clock = clock
         self._context = zmq.Context()
@@ -166,8 +167,8 @@ class PolicyClient:
         ages = {name: max(float(age), 0.0) for name, age in (ages_s or {}).items() if name in arrays}
         arrays[ROWS] = pack(state, noise, execution)
         message = Message("act", self._session, self._sequence, max(budget_s, 0.0), ages, self._fingerprint, arrays=arrays)
-        if self._memory is not None and not self._offered:
-            message.shared = self._memory.lend({name: arrays[name] for name in self._images}, self._sequence) or {}
+        if self._memory is not None:
+            message.shared = self._memory.lend({name: arrays[name] for name in self._images}, self._sequence)
             for name in message.shared:
                 del arrays[name]
         self.shared, self.sent = self.shared + bool(message.shared), self.sent + (not message.shared)
@@ -192,13 +193,15 @@ class PolicyClient:
             if self._pending is not None and now >= self._pending.deadline:
                 self._lose()
                 raise RequestFailed("late", f"no reply from {self.address} before the deadline")
-            if not self.connected:
+            if not self._session:
                 self._greet(now)
             if now >= until or self._socket is None:
                 return None
-            next_event = min(until, self._pending.deadline if self._pending else math.inf, math.inf if self.connected else self._retry_at)
-            self._poller.modify(self._socket, zmq.POLLIN if self.connected or self._greeting else zmq.POLLIN | zmq.POLLOUT)
-            self._poller.poll(max(math.ceil(1e3 * (next_event - now)), 0))
+            next_event = min(until, self._pending.deadline if self._pending else math.inf, math.inf if self._session else self._retry_at)
+            if self._session or self._greeting:
+                self._poller.poll(math.ceil(1e3 * max(next_event - now, 0)))
+            else:
+                self._socket.poll(math.ceil(1e3 * max(next_event - now, 0)), zmq.POLLIN | zmq.POLLOUT)
 
     def abandon(self) -> None:
         """Forget the request in flight; its reply is counted as late and never returned."""
@@ -261,11 +264,8 @@ class PolicyClient:
                 return None
             try:
                 message = decode(frames, self._limits)
-                if self._memory is not None and message.session == self._session:
-                    self._memory.give_back(message.sequence)
-                    if message.sequence == self._offered > 0:
-                        self._accept_memory(message)
-                        continue
+                if self._memory is not None and message.session == self._session and self._memory.heard(message):
+                    continue
                 if message.kind == "ready" and not self.connected and message.sequence == self._greeting > 0:
                     self._welcome(message)
                     continue
@@ -286,7 +286,8 @@ class PolicyClient:
         """Accept a new session, if it is with the same policy as before."""
         try:
             spec = Spec.from_dict(json.loads(message.value("policy_spec", str)))
-        except (InputError, ValueError) as error:
+            self.ranges = ranges_from_json(message.value("ranges", str), spec)
+        except (InputError, ValueError, TypeError, KeyError) as error:
             raise WireError(f"ready message without a spec: {error}") from error
         steps = [message.value(key, int) for key in ("n_obs_steps", "horizon", "n_action_steps")]
         if message.session == 0 or not all(1 <= n <= 4096 for n in steps):
@@ -302,39 +303,25 @@ class PolicyClient:
         self._limits = Limits.of_actions(spec.action, max(self.horizon, self.n_action_steps), self.streams)
         self._session, self._given_up, self._retry_s, self._refusal = message.session, 0, _RETRY_S, ""
         self.sessions += 1
-        self._images = self.spec.observation.image_names
+        self._images, self._chunk = self.spec.observation.image_names, (self.n_action_steps, spec.action.dim)
         if self._share and self._images:
             self._offer_memory()
 
     def _offer_memory(self) -> None:
         """Ask the server to open memory for the images; until it has, and where it cannot, they cross in the messages."""
-        from real.shm import FOLDER, MAX_SLOT_BYTES, Segment, slot_bytes
+        from real.shm import segment_for
 
-        fields = self.spec.observation.fields
-        slot = slot_bytes([self.streams * self.n_obs_steps * fields[name].size for name in self._images])
-        if slot > MAX_SLOT_BYTES or not FOLDER.is_dir():
-            return
-        try:
-            self._memory = Segment(slot)
-        except OSError:  # no room, or no right to
-            return
-        self._sequence += 1
-        self._offered = self._sequence
-        if self._socket is None or not send(self._socket, Message("share", self._session, self._sequence, meta=self._memory.offer)):
-            self._forget_memory()
-
-    def _accept_memory(self, message: Message) -> None:
-        """Use the memory if the server has shown that it sees it."""
-        self._offered = 0
-        if self._memory is not None and message.kind == "shared" and message.meta.get("proof") == self._memory.proof:
-            self._memory.unlink()
-        else:
-            self._forget_memory()
+        self._forget_memory()
+        self._memory = segment_for(self.spec.observation, self.streams * self.n_obs_steps)
+        if self._memory is not None and self._socket is not None:
+            self._sequence += 1
+            self._memory.offered = self._sequence
+            send(self._socket, Message("share", self._session, self._sequence, meta=self._memory.offer))
 
     def _forget_memory(self) -> None:
         if self._memory is not None:
             self._memory.unlink()
-        self._memory, self._offered = None, 0
+        self._memory = None
 
     def _answer(self, message: Message) -> tuple[Plan, State]:
         """Return the plan of a reply to the present request. Raises RequestFailed if the server would or could not."""
@@ -349,14 +336,17 @@ class PolicyClient:
         assert self._pending is not None
         rows, sequence, self._pending = self._pending.streams, self._pending.sequence, None
         actions, numbers, names = message.arrays.get("actions"), message.arrays.get("info"), message.meta.get("info")
-        expected = (rows, self.n_action_steps, self.spec.action.dim)
+        expected = (rows, *self._chunk)
         if actions is None or actions.shape != expected or actions.dtype != np.float32:
             self._lose()
             found = "none" if actions is None else f"{actions.dtype}{list(actions.shape)}"
             raise RequestFailed("error", f"plan from {self.address}: expected actions float32{list(expected)}, found {found}")
         if not isinstance(names, list) or numbers is None or numbers.shape != (len(names), rows):
             raise WireError(f"numbers about the plan: expected one row a name, {rows} columns")
-        return Plan(actions, dict(zip(map(str, names), numbers, strict=True))), {"restart": np.zeros(rows, bool), "after": np.full(rows, sequence)}
+        return Plan(actions, {str(name): row for name, row in zip(names, numbers, strict=True)}), {
+            "restart": np.zeros(rows, bool),
+            "after": np.full(rows, sequence),
+        }
 
 
 def _keys(keys: str | Path | None) -> ClientKeys | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 _FINEST_S = 1e-5
 _RATIO = 1.1  # width of a bin: quantiles are right to 10 %
+_PER_BIN = 1 / math.log(_RATIO)
 _BINS = 160  # up to 1e-5 * 1.1^159 = 38 s
 
 
@@ -29,7 +30,7 @@ class Latency:
         self.count += 1
         self.total_s += seconds
         self.max_s = max(self.max_s, seconds)
-        index = 0 if seconds <= _FINEST_S else 1 + int(math.log(seconds / _FINEST_S) / math.log(_RATIO))
+        index = 0 if seconds <= _FINEST_S else 1 + int(math.log(seconds / _FINEST_S) * _PER_BIN)
         self._bins[min(index, _BINS - 1)] += 1
         self._recent.append(seconds)
 

@@ -26,7 +26,7 @@ from policies.spec import InputError, SpecMismatch
 from real.batching import ROWS, Outcome, Queue, Request, compute, unpack
 from real.keys import ServerKeys
 from real.metrics import ServerStats
-from real.policy import act_numpy
+from real.policy import act_numpy, ranges_to_json, trained_ranges
 from real.shm import SLOTS, Mapped, SharedMemoryRefused, file_bytes, slot_bytes, sweep
 from real.wire import Limits, Message, WireError, checked_bind, configure, decode, receive, send
 
@@ -80,6 +80,7 @@ class PolicyServer:
     ) -> None:  # fmt: skip
         self.policy, self.name, self.stats = policy, name, ServerStats()
         self._fingerprint = policy.spec.fingerprint()
+        self._ranges = ranges_to_json(trained_ranges(policy))
         self._expected = {n: (np.dtype(f.dtype), f.shape) for n, f in policy.spec.observation.fields.items()}
         self._idle_s, self._max_sessions, self._max_streams = idle_s, max_sessions, max_streams
         self._batch_s, self._max_batch = batch_s, max_batch
@@ -215,6 +216,7 @@ class PolicyServer:
             "horizon": self.policy.horizon,
             "n_action_steps": self.policy.n_action_steps,
             "name": self.name,
+            "ranges": self._ranges,
         }
         return Message("ready", session, message.sequence, fingerprint=self._fingerprint, meta=meta)
 
@@ -294,9 +296,13 @@ class PolicyServer:
         actions = {"actions": np.asarray(plan.actions, np.float32)}
         if session.memory is not None:  # what the policy returns may view what it was given
             new, actions = session.memory.own(new), session.memory.own(actions)
-        info = np.array([*plan.info.values(), np.full(request.streams, outcome.seconds)], np.float64)  # one array for all numbers
-        after = request.rows.after
-        session.kept = {sequence: kept for sequence, kept in session.kept.items() if sequence in after} | {request.sequence: new}
+        info = np.empty((len(plan.info) + 1, request.streams))  # one array for all numbers
+        for row, values in enumerate(plan.info.values()):
+            info[row] = values
+        info[-1] = outcome.seconds
+        after = request.rows.after.tolist()
+        session.kept = {sequence: kept for sequence, kept in session.kept.items() if sequence in after}
+        session.kept[request.sequence] = new
         session.failed = False
         self.stats.plans += 1
         self.stats.answered.add(time.monotonic() - request.since)
@@ -317,6 +323,8 @@ class PolicyServer:
         if len(named := set(after.tolist())) == 1 and (only := named.pop()) in session.kept:
             return session.kept[only]
         state = self.policy.initial_state(session.streams)
+        if not after.any():
+            return state
         for sequence, kept in session.kept.items():
             state = select_rows(state, after == sequence, kept)
         self.stats.forgotten += int((~np.isin(after, [0, *session.kept])).sum())

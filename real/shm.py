@@ -29,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from real.wire import Placed
+from policies.spec import ObservationSpec
+from real.wire import DTYPE_NAMES, Message, Placed
 
 FOLDER = Path("/dev/shm")
 SLOTS = 2
@@ -44,10 +45,9 @@ class SharedMemoryRefused(ValueError):
     """Memory, or a place in it, that a client names and the server does not take; the text is one line."""
 
 
-def slot_bytes(sizes: Mapping[str, int] | list[int]) -> int:
+def slot_bytes(sizes: list[int]) -> int:
     """Return the bytes of a slot for arrays of these sizes, each at an aligned offset."""
-    values = sizes.values() if isinstance(sizes, Mapping) else sizes
-    return sum(_up(size, _ALIGN) for size in values)
+    return sum([_up(size, _ALIGN) for size in sizes])
 
 
 def file_bytes(slot: int, slots: int = SLOTS) -> int:
@@ -68,7 +68,9 @@ class Segment:
 
     Attributes:
         name, claim: See :attr:`offer`.
-        proof: What it answers.
+        proof: What the server answers.
+        offered: Sequence of the message that offered it.
+        usable: Whether the server has proved that it sees it.
 
     Raises:
         OSError: if there is no such folder, or no room in it.
@@ -80,6 +82,7 @@ class Segment:
         self.claim, self.proof = secrets.token_hex(_TEXT // 2), secrets.token_hex(_TEXT // 2)
         self._lent: list[int] = [0] * slots  # the sequence that a slot was lent at, 0: free
         self._slot = _up(slot, _PAGE)
+        self.offered, self.usable = 0, False
         size = file_bytes(slot, slots)
         self._file: int | None = os.open(FOLDER / self.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -92,27 +95,38 @@ class Segment:
         self._bytes = np.frombuffer(memory, np.uint8)
         self._bytes[: 2 * _TEXT] = np.frombuffer((self.claim + self.proof).encode(), np.uint8)
 
-    def lend(self, arrays: Mapping[str, np.ndarray], sequence: int) -> dict[str, Placed] | None:
-        """Copy ``arrays``, each of any shape, into a free slot, which is the server's from now on; None if there is none."""
-        if 0 not in self._lent or slot_bytes([a.nbytes for a in arrays.values()]) > self._slot:
-            return None
+    @property
+    def offer(self) -> dict[str, str]:
+        """What the server is told."""
+        return {"name": self.name, "claim": self.claim}
+
+    def heard(self, message: Message) -> bool:
+        """Note a message of the session: slots lent up to its sequence are free; returns whether it answered the offer."""
+        if self.offered and message.sequence >= self.offered:
+            self.give_back(message.sequence)
+        if message.sequence != self.offered or self._file is None:
+            return False
+        self.usable = message.kind == "shared" and message.meta.get("proof") == self.proof
+        self.unlink()
+        return True
+
+    def lend(self, arrays: Mapping[str, np.ndarray], sequence: int) -> dict[str, Placed]:
+        """Copy ``arrays``, each of any shape, into a free slot, which is the server's from now on; nothing if that cannot be."""
+        fits = slot_bytes([a.nbytes for a in arrays.values()]) <= self._slot and all([a.dtype in DTYPE_NAMES for a in arrays.values()])
+        if not self.usable or 0 not in self._lent or not fits:
+            return {}
         slot = self._lent.index(0)
         self._lent[slot], offset, out = sequence, _PAGE + slot * self._slot, {}
         for name, array in arrays.items():
             place = self._bytes[offset : offset + array.nbytes]
             np.copyto(place.view(array.dtype).reshape(array.shape), array)
-            out[name] = Placed(array.dtype.name, array.shape, offset)
+            out[name] = Placed(DTYPE_NAMES[array.dtype], array.shape, offset)
             offset += _up(array.nbytes, _ALIGN)
         return out
 
     def give_back(self, sequence: int) -> None:
         """Note that the server has answered request ``sequence``: what was lent up to there is free."""
         self._lent = [0 if lent <= sequence else lent for lent in self._lent]
-
-    @property
-    def offer(self) -> dict[str, str]:
-        """What the server is told."""
-        return {"name": self.name, "claim": self.claim}
 
     @property
     def free(self) -> int:
@@ -125,6 +139,17 @@ class Segment:
             (FOLDER / self.name).unlink(missing_ok=True)
             os.close(self._file)
             self._file = None
+
+
+def segment_for(spec: ObservationSpec, rows: int) -> Segment | None:
+    """Return memory for (rows, *shape) of every image of ``spec``; None if there are no images, no such memory or too little."""
+    slot = slot_bytes([rows * spec.fields[name].size for name in spec.image_names])
+    if not 0 < slot <= MAX_SLOT_BYTES or not FOLDER.is_dir():
+        return None
+    try:
+        return Segment(slot)
+    except OSError:  # no room, or no right to
+        return None
 
 
 class Mapped:
@@ -161,6 +186,7 @@ class Mapped:
         if not hmac.compare_digest(texts[:_TEXT], claim.encode()[: 2 * _TEXT]):
             raise SharedMemoryRefused("shared memory: the client does not know what is in it")
         self.proof = texts[_TEXT:].decode("ascii", "replace")
+        self._inside = range(start := _address(self._bytes), start + len(self._bytes))
 
     def array(self, name: str, placed: Placed) -> np.ndarray:
         """Return the array (*shape) at ``placed``, a view. Raises SharedMemoryRefused if it does not lie in the slots."""
@@ -174,9 +200,7 @@ class Mapped:
 
     def own(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return numpy or torch arrays (any shape), those copied that lie in this memory: the client will write there again."""
-        start = self._bytes.ctypes.data
-        inside = range(start, start + len(self._bytes))
-        return {name: _copied(value) if _address(value) in inside else value for name, value in values.items()}
+        return {name: _copied(value) if _address(value) in self._inside else value for name, value in values.items()}
 
 
 def _checked_size(status: os.stat_result, max_bytes: int) -> int:
@@ -193,7 +217,7 @@ def _checked_size(status: os.stat_result, max_bytes: int) -> int:
 
 def _address(value: Any) -> int:
     if isinstance(value, np.ndarray):
-        return value.ctypes.data
+        return int(value.__array_interface__["data"][0])
     return int(value.data_ptr()) if hasattr(value, "data_ptr") else -1
 
 

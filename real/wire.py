@@ -29,6 +29,7 @@ DTYPES = ("float32", "float64", "uint8", "int64", "bool")
 #: Arrays of at most so many bytes lie in the header: a frame of their own costs more than the copy.
 SMALL = 4096
 _TYPES = {name: np.dtype(name).newbyteorder("<") for name in DTYPES}
+DTYPE_NAMES = {np.dtype(name): name for name in DTYPES}  # asking a dtype for its name takes longer than all else about an array
 _HEADER = ("version", "kind", "session", "seq", "budget", "ages", "spec", "meta", "arrays")
 _MAX_DIMS = 8
 _MAX_NAME = 128
@@ -123,16 +124,17 @@ def encode(message: Message) -> list[Any]:
     frames: list[Any] = [b""]
     arrays: list[Any] = [[name, *placed] for name, placed in message.shared.items()]
     for name, value in message.arrays.items():
-        array = np.ascontiguousarray(value)
-        dtype = array.dtype.name
-        if dtype not in _TYPES:
+        value = np.asarray(value)
+        array = np.ascontiguousarray(value)  # which is no scalar any more
+        dtype = DTYPE_NAMES.get(array.dtype)
+        if dtype is None:
             raise TypeError(f"array {name!r}: dtype {array.dtype} does not cross the wire; one of {', '.join(DTYPES)} does")
         if sys.byteorder == "big":
             array = array.astype(_TYPES[dtype])
         if array.nbytes <= SMALL:
-            arrays.append((name, dtype, np.shape(value), array.tobytes()))
+            arrays.append((name, dtype, value.shape, array.tobytes()))
         else:
-            arrays.append((name, dtype, np.shape(value), None))
+            arrays.append((name, dtype, value.shape, None))
             frames.append(array.reshape(-1).view(np.uint8).data)
     ages = {name: float(age) for name, age in message.ages_s.items()}
     header = (PROTOCOL, message.kind, message.session, message.sequence, float(message.budget_s), ages, message.fingerprint, message.meta, arrays)
@@ -195,7 +197,7 @@ def _header(data: memoryview, limits: Limits) -> list[Any]:
             raise WireError(f"header: {key!r}: expected an integer in [0, 2^63), found {_shown(number)}")
     header[4] = _seconds("budget", budget)
     for name, age in _mapping("ages", ages).items():
-        ages[name] = _seconds(f"age of {_shown(name)}", age)
+        ages[name] = _seconds(name, age)
     for name, value in _mapping("meta", meta).items():
         _check_meta(name, value)
     if not isinstance(arrays, list) or len(arrays) > limits.frames:
@@ -204,14 +206,14 @@ def _header(data: memoryview, limits: Limits) -> list[Any]:
 
 
 def _mapping(key: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or len(value) > 256 or not all(isinstance(k, str) and len(k) <= _MAX_NAME for k in value):
+    if not isinstance(value, dict) or len(value) > 256 or (value and not all(isinstance(k, str) and len(k) <= _MAX_NAME for k in value)):
         raise WireError(f"header: {key!r}: expected a small map with short names, found {_shown(value)}")
     return value
 
 
 def _seconds(key: str, value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-        raise WireError(f"header: {key}: expected seconds, finite and not negative, found {_shown(value)}")
+        raise WireError(f"header: {_shown(key)}: expected seconds, finite and not negative, found {_shown(value)}")
     return float(value)
 
 
@@ -235,11 +237,15 @@ def _described(item: Any, limits: Limits) -> tuple[str, str, list[int], Any, int
         raise WireError(f"array: expected a short name, found {_shown(name)}")
     if not isinstance(dtype, str) or dtype not in _TYPES:
         raise WireError(f"array {_shown(name)}: dtype {_shown(dtype)}, expected one of {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or len(shape) > _MAX_DIMS or not all(type(n) is int and 0 <= n < 1 << 31 for n in shape):
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMS:
         raise WireError(f"array {_shown(name)}: shape {_shown(shape)} is not one")
+    size = _TYPES[dtype].itemsize
+    for n in shape:
+        if type(n) is not int or not 0 <= n < 1 << 31:
+            raise WireError(f"array {_shown(name)}: shape {_shown(shape)} is not one")
+        size *= n
     if not (place is None or isinstance(place, bytes) or (type(place) is int and 0 <= place < _INT64)):
         raise WireError(f"array {_shown(name)}: place {_shown(place)}, expected none, bytes or an offset")
-    size = math.prod(shape) * _TYPES[dtype].itemsize
     if size > limits.frame_bytes:
         raise WireError(f"array {_shown(name)}: {_shown(size)} bytes, at most {limits.frame_bytes} are allowed")
     return name, dtype, shape, place, size
@@ -249,11 +255,13 @@ def _array(name: str, dtype: str, shape: list[int], data: Any, size: int) -> np.
     """Return the array in ``data``: a view where it is a frame and its alignment allows, a copy where it is small."""
     if size != len(data):
         raise WireError(f"array {_shown(name)}: {dtype}{shape} needs {size} bytes, found {len(data)}")
+    if type(data) is bytes:
+        data = bytearray(data)  # so that it can be written, like a frame
     array = np.frombuffer(data, _TYPES[dtype]) if size else np.empty(0, _TYPES[dtype])
     if dtype == "bool" and size and array.view(np.uint8).max() > 1:
         raise WireError(f"array {_shown(name)}: bytes other than 0 and 1 in a bool array")
-    if isinstance(data, bytes) or not array.flags.aligned or sys.byteorder == "big":
-        array = array.astype(np.dtype(dtype))  # so that it can be written, too, like one in a frame
+    if sys.byteorder == "big" or not array.flags.aligned:
+        array = array.astype(np.dtype(dtype))
     return array.reshape(shape)
 
 
