@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from policies.kinematics import Kinematics
 from policies.spec import InputError, suggest
+from real.robot import RobotInfo
 from real.safety.capsules import Capsules, Screws, nearest
 
 
@@ -196,3 +197,16 @@ class Barriers:
         if not len(self._fixed):
             return ends
         return np.concatenate([ends, np.broadcast_to(self._fixed, (len(q), *self._fixed.shape))], axis=1)
+
+
+def robot_barriers(info: RobotInfo) -> Barriers | None:
+    """Return the barriers of a robot of joints; None: it declares none.
+
+    Raises:
+        InputError: if they need a model and there is none, or are not well formed.
+    """
+    if not info.barriers or info.motion is None:
+        return None
+    if not info.model:
+        raise InputError(f"robot {info.name!r} declares barriers and no model: nobody knows where its parts are")
+    return Barriers(info.barriers, Kinematics(info.model, list(info.motion.names)))

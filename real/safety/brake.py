@@ -46,6 +46,7 @@ class Brake:
         # Only a joint that moves against the mirrored direction turns on its way, in the first ramp.
         turn = (a - np.sqrt(np.maximum(a * a + 2 * jerk * v, 0))) / jerk
         back = np.where(v < 0, np.minimum(turn * (v + turn * (a / 2 - jerk * turn / 6)), 0.0), 0.0)
+        self._back, self._turn = back, np.where(v < 0, turn, 0.0)
         self.displacement = self._sign * end
         ahead = np.maximum(end, 0.0)
         positive = self._sign > 0
@@ -75,6 +76,12 @@ class Brake:
         acceleration = np.where(s1 < t1, a + j1 * s1, -p + self._jerk * s3)
         rest = t >= self.duration
         return self._sign * q, np.where(rest, 0.0, self._sign * velocity), np.where(rest, 0.0, self._sign * acceleration)
+
+    def way(self, t: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return displacement and the length of the way made (...) at ``t`` s after the start; ``t`` broadcasts."""
+        q = self.sample(t)[0]
+        along = self._sign * q
+        return q, np.where(np.asarray(t) < self._turn, -along, along - 2 * self._back)
 
     def reference(self, t: float) -> Reference:
         """Return the state (n,) at ``t`` s after the start of a stop made by :meth:`of`; at rest once it is over."""
