@@ -53,10 +53,11 @@ class Arrivals:
                 return k
         return None
 
-    def stop_bound(self, row: int, late: int = 0, emergency: bool = False) -> np.ndarray:
+    def stop_bound(self, row: int, late: int = 0, by_drive: bool = True) -> np.ndarray:
         """Return how far the joints (n,) may go after ``row``: ``late`` ticks at full acceleration, and the brake from there.
 
-        Velocity and acceleration at ``row`` are differences of the log; what the jerk may hide between two rows is added.
+        ``by_drive``: with the limits of a stop. Velocity and acceleration at ``row`` are differences of the log, and what the jerk may hide
+        between two rows is added.
         """
         q, h, limits = self.position[row - 2 : row + 1], self.tick_s, self.limits
         moving, t = (q[2] - q[1]) / h, late * h
@@ -64,21 +65,20 @@ class Arrivals:
         acceleration = np.minimum(acceleration, limits.acceleration)
         velocity = np.abs(moving) + np.maximum(acceleration, 0) * (h + t) + limits.jerk * h * h
         velocity = np.minimum(velocity, limits.velocity + limits.jerk * h * h)
-        kind = "stop_" if emergency else ""
+        kind = "stop_" if by_drive else ""
         brake = Brake(velocity, acceleration, getattr(limits, f"{kind}acceleration"), getattr(limits, f"{kind}jerk"))
         return velocity * t + np.maximum(brake.high, -brake.low)
 
-    def require_safe(self, emergency: bool = False) -> None:
+    def require_safe(self) -> None:
         """Fail unless every message was taken, finite, in range, and moved the robot within its limits; differences are all it uses.
 
-        ``emergency``: there was an emergency stop, whose own limits of acceleration and jerk hold.
+        The drive's brake may come at any time, so the limits of acceleration and jerk are those of a stop.
         """
         limits, h = self.limits, self.tick_s
         assert self.refused == [], f"the robot itself refused: {self.refused[:3]}"
         assert np.isfinite(self.position).all()
         assert ((self.position >= limits.low) & (self.position <= limits.high)).all(), "outside the range"
-        kind = "stop_" if emergency else ""
-        most = [limits.velocity, getattr(limits, f"{kind}acceleration"), getattr(limits, f"{kind}jerk")]
+        most = [limits.velocity, limits.stop_acceleration, limits.stop_jerk]
         starts = np.flatnonzero(self.anew)
         for start, end in zip(starts, [*starts[1:], len(self)], strict=True):
             path = np.concatenate([np.repeat(self.before[start : start + 1], 3, axis=0), self.position[start:end]])

@@ -27,7 +27,7 @@ MODES = ("good", "nan", "inf", "huge", "shape", "bang", "corners", "noise", "rai
 
 
 class TourPolicy:
-    """Drives every joint towards a random target at half its speed, and to the next one when it is there.
+    """Drives the joints together towards a random target, the slowest at ``speed`` of its limit, and to the next one when they are there.
 
     The last joint is left where it was at the start: should it move, somebody executed a chunk that this policy did not mean.
 
@@ -40,9 +40,9 @@ class TourPolicy:
 
     n_obs_steps, horizon, n_action_steps = 1, 16, 16
 
-    def __init__(self, spec: Spec, limits: MotionLimits, delay_s: float = 0.0) -> None:
+    def __init__(self, spec: Spec, limits: MotionLimits, delay_s: float = 0.0, speed: float = 0.5) -> None:
         self._joints, self._columns = joint_columns(spec.observation, limits.names)
-        self.spec, self.limits, self.delay_s = spec.subset([self._joints]), limits, delay_s
+        self.spec, self.limits, self.delay_s, self._speed = spec.subset([self._joints]), limits, delay_s, speed
         self.mode, self.begun, self.served = "good", 0, 0
         self.fed: deque[np.ndarray] = deque()
         self._random = np.random.default_rng(0)
@@ -58,7 +58,7 @@ class TourPolicy:
         if self.delay_s:
             time.sleep(self.delay_s)
         rows = np.asarray(obs[self._joints])[:, -1][:, self._columns].astype(np.float64)
-        low, high, speed = self.limits.low, self.limits.high, 0.5 * self.limits.velocity / self.spec.action.rate_hz
+        low, high, speed = self.limits.low, self.limits.high, self._speed * self.limits.velocity / self.spec.action.rate_hz
         target = state["target"].copy()
         there = ~(np.abs(rows - target).max(axis=1) > 0.1)  # also where there is none yet
         new = self._random.uniform(0.65 * low + 0.35 * high, 0.35 * low + 0.65 * high, rows.shape)
@@ -138,9 +138,10 @@ def main() -> None:
     parser.add_argument("--announce", required=True)
     parser.add_argument("--control", required=True)
     parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--speed", type=float, default=0.5)
     options = parser.parse_args()
     env = make(options.task, 1)
-    policy = TourPolicy(env.spec, env.motion, options.delay)  # type: ignore[attr-defined]
+    policy = TourPolicy(env.spec, env.motion, options.delay, options.speed)  # type: ignore[attr-defined]
     env.close()
     with stop_signals(with_parent=True) as stopped:
         server = PolicyServer(policy, options.bind, stats_s=0)

@@ -37,7 +37,7 @@ def swing(handle: DriveHandle) -> None:
             start = np.asarray(reading.fields[field], np.float64)[columns] if reference is None else reference.position
             goals = start + 0.4 * np.eye(limits.n)[-1] * (-1 if start[-1] > 0 else 1), start
             state = interpolator.start(start[None])
-        if reading.drive_state == "braking" and reference is not None:
+        if reference is not None and not np.allclose(reference.position, state.position[0]):  # the drive did something else
             state = interpolator.start(reference.position[None], reference.velocity[None], reference.acceleration[None])
         command, state = interpolator.step(state, goals[k // 50 % 2][None], k % handle.info.substeps)
         handle.write(command[0], Reference(state.position[0], state.velocity[0], state.acceleration[0]))

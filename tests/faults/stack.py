@@ -12,6 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+import zmq
+
+from real.wire import Limits, Message, decode, encode
 from tests.faults.arrivals import Arrivals, arrivals
 from tests.faults.policies import PolicyControl
 from tests.faults.processes import Process, wait_until
@@ -109,18 +113,37 @@ class Stack:
 
         wait_until(moving, lambda: f"the robot does not move\n{self.said()}")
 
+    def share_moving(self, ticks: int) -> float:
+        """Let ``ticks`` messages reach the robot; returns the part of them that moved it."""
+        row = len(self.arrived())
+        self.pass_ticks(ticks)
+        position = self.arrived().position[row - 1 :]
+        return float((np.diff(position, axis=0) != 0).any(axis=1).mean())
+
     def until_still(self) -> int:
         """Wait until the robot is told to stand; return the first row that arrived since now."""
         row = self.arrived().row(time.monotonic_ns())
         wait_until(lambda: self.arrived().still_from(row) is not None, lambda: f"the robot does not stand still\n{self.said()}")
         return row
 
-    def judge(self, emergency: bool = False) -> Arrivals:
+    def judge(self) -> Arrivals:
         """Fail unless everything that reached the robot was safe, see :meth:`Arrivals.require_safe`; returns it."""
         found = self.arrived()
-        found.require_safe(emergency)
+        found.require_safe()
         assert found.most_in(20) <= 20 + 5, "commands were caught up in a burst"
         return found
+
+    def drive_status(self) -> dict:
+        """Ask the drive, as anybody may, and return its status; ``counts`` is what it has counted."""
+        link = zmq.Context.instance().socket(zmq.DEALER)
+        link.connect(self.drive.ready())
+        try:
+            link.send_multipart([bytes(f) for f in encode(Message("status", sequence=1))])
+            assert link.poll(10_000), f"the drive does not answer\n{self.said()}"
+            found = decode(link.recv_multipart(), Limits()).meta
+        finally:
+            link.close(linger=0)
+        return {**found, "counts": json.loads(found["counts"])}
 
     def end(self) -> dict:
         """End the runtime as an operator does, and return its summary."""
