@@ -123,7 +123,7 @@ class Queue:
             self._removed(request)
 
     def wait_s(self, now: float, window_s: float, call_s: float) -> float:
-        """Return how long what waits may wait for others, s: to the end of the oldest one's window, and within every budget.
+        """Return how long what waits may wait for others, s: to the end of the oldest one's window, and for half of what any can spare.
 
         Args:
             now: Monotonic s.
@@ -133,7 +133,7 @@ class Queue:
         every = [request for waiting in self._waiting.values() for request in waiting]
         if not every or any(request.alone for request in every):
             return 0.0
-        return max(min(min(r.since for r in every) + window_s, min(r.deadline for r in every) - call_s) - now, 0.0)
+        return max(min(r.since + min(window_s, (r.deadline - call_s - r.since) / 2) for r in every) - now, 0.0)
 
     def take(self, now: float, max_rows: int) -> tuple[list[Request], int]:
         """Return the requests of the next call, and how many were past their budget and have been dropped."""
