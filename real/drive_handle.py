@@ -333,6 +333,8 @@ class _Local:
         if not self._closed:
             self._closed = True
             self._drive.hold("closing")
+            if self._drive.reading.state == "active":
+                self._drive.tick()  # what has no brake is held, too
             self._come_to_rest()
             self._drive.close()
 

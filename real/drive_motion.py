@@ -13,8 +13,9 @@ import numpy as np
 from policies.motion import MotionLimits, Reference, joint_columns
 from policies.spec import ActionSpec, InputError, Spec
 from real.robot import Observation, RobotInfo
+from real.safety.barriers import robot_barriers
 from real.safety.brake import Brake
-from real.safety.check import Distances, check_command
+from real.safety.check import check_command
 
 _UNKNOWN = "measured joints are not finite"
 _ROUNDING = 1e-6  # relative: a command crosses in float32, the reference that it stands for in float64
@@ -122,15 +123,7 @@ class JointMotion:
         self.reference: Reference | None = None
         self._tick_s = 1.0 / info.rate_hz
         self._field, self._columns = joint_columns(spec.observation, self.limits.names)
-        self._barriers: Distances | None = None
-        if info.barriers:
-            from policies.kinematics import Kinematics
-            from real.safety.barriers import Barriers
-
-            kinematics = Kinematics(info.model)
-            if tuple(kinematics.names) != self.limits.names:
-                raise InputError(f"robot {info.name!r}: limits of {', '.join(self.limits.names)}; its model has {', '.join(kinematics.names)}")
-            self._barriers = Barriers(info.barriers, kinematics)
+        self._barriers = robot_barriers(info)
         self._plan: Brake | None = None
         self._played = 0  # ticks of the plan
 

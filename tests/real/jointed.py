@@ -133,9 +133,9 @@ def constant_jerk(now: Reference, jerk: np.ndarray, tick_s: float) -> Reference:
 def worst(commands: np.ndarray, motion: MotionLimits, tick_s: float = 1 / RATE) -> dict[str, float]:
     """Return the largest |velocity|, |acceleration| and |jerk| of logged commands (T, n) beside those of a stop, by finite differences.
 
-    A log that begins and ends at rest; rounding is taken off.
+    A log that begins at rest; rounding is taken off.
     """
-    q = np.concatenate([np.repeat(commands[:1], 3, 0), commands, np.repeat(commands[-1:], 3, 0)])
+    q = np.concatenate([np.repeat(commands[:1], 3, 0), commands])
     noise = 2.5e-16 * np.abs(q).max()
     out = {}
     for order, name, limit in ((1, "velocity", motion.velocity), (2, "acceleration", motion.stop_acceleration), (3, "jerk", motion.stop_jerk)):
