@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import numpy as np
 
 from policies.motion import MotionLimits
 from real.safety.brake import Brake
-from robopolicy.twin_log import TwinEvents, read_log
 
 _STILL = 20  # ticks without motion that are called standing still
 
@@ -47,11 +47,11 @@ class Arrivals:
 
     def still_from(self, row: int = 0) -> int | None:
         """Return the first row from ``row`` on after which the robot is told to stand for 20 ticks; None: it never is."""
-        moved = np.abs(np.diff(self.position, axis=0, prepend=self.position[:1])).max(axis=1) > 0
-        for k in range(row, len(self) - _STILL):
-            if not moved[k + 1 : k + 1 + _STILL].any():
-                return k
-        return None
+        moved = (np.diff(self.position, axis=0, prepend=self.position[:1]) != 0).any(axis=1)
+        ahead = np.concatenate([[0], np.cumsum(moved)])  # ahead[k]: how often it moved before row k
+        standing = np.flatnonzero(ahead[_STILL + 1 :] == ahead[1:-_STILL]) if len(self) > _STILL else np.zeros(0, int)
+        later = standing[standing >= row]
+        return int(later[0]) if len(later) else None
 
     def stop_bound(self, row: int, late: int = 0, by_drive: bool = True) -> np.ndarray:
         """Return how far the joints (n,) may go after ``row``: ``late`` ticks at full acceleration, and the brake from there.
@@ -103,23 +103,44 @@ def worst_brake_ticks(limits: MotionLimits, tick_s: float) -> int:
     return int(np.ceil(brake.duration.max() / tick_s))
 
 
-def arrivals(log: Path | TwinEvents) -> Arrivals:
-    """Read what reached the robot from the twin's log."""
-    events = read_log(log) if isinstance(log, Path) else log
-    limits, tick_s = MotionLimits.from_dict(events.about["motion"]), 1.0 / events.about["rate_hz"]
-    rows, position, written, anew, before = [], [], [], [], []
-    last, fresh = np.full(limits.n, np.nan), True
-    refused = [str(text) for text in events.refused if text]
-    for k, kind in enumerate(events.kind):
-        if kind in ("begin", "silent"):
-            last, fresh = (events.command[k], True) if kind == "begin" else (last, True)
-        elif not events.refused[k]:
-            before.append(last)
-            last = events.command[k] if kind == "write" else last
-            rows.append(k)
-            position.append(last)
-            written.append(kind == "write")
-            anew.append(fresh)
-            fresh = False
-    table, stood = (np.array(part).reshape(len(rows), limits.n) for part in (position, before))
-    return Arrivals(limits, tick_s, events.arrived_ns[rows], table, np.array(written, bool), np.array(anew, bool), stood, refused)
+class RobotLog:
+    """Reads the twin's log (``robopolicy twin --log``) while it grows.
+
+    Args:
+        path: Of the log; it need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset, self._events, self._about = path, 0, [], {}
+
+    def arrivals(self) -> Arrivals:
+        """Return what has reached the robot so far."""
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            new, found, _ = file.read().rpartition(b"\n")
+        self._offset += len(new) + len(found)
+        for line in new.splitlines():
+            event = json.loads(line)
+            if event["kind"] == "start":
+                self._about = self._about or event["about"]
+            else:
+                self._events.append(event)
+        return self._arrivals(MotionLimits.from_dict(self._about["motion"]), 1.0 / self._about["rate_hz"])
+
+    def _arrivals(self, limits: MotionLimits, tick_s: float) -> Arrivals:
+        rows, position, anew, before = [], [], [], []
+        last, fresh = np.full(limits.n, np.nan), True
+        for event in self._events:
+            if event["kind"] in ("begin", "silent"):
+                last, fresh = (np.array(event["command"]), True) if event["kind"] == "begin" else (last, True)
+            elif not event.get("refused"):
+                before.append(last)
+                last = np.array(event["command"], np.float64) if event["kind"] == "write" else last
+                rows.append(event)
+                position.append(last)
+                anew.append(fresh)
+                fresh = False
+        table, stood = (np.array(part).reshape(len(rows), limits.n) for part in (position, before))
+        arrived, written = np.array([row["t"] for row in rows], np.int64), np.array([row["kind"] == "write" for row in rows], bool)
+        refused = [event["refused"] for event in self._events if event.get("refused")]
+        return Arrivals(limits, tick_s, arrived, table, written, np.array(anew, bool), stood, refused)

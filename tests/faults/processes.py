@@ -34,6 +34,7 @@ class Process:
 
     def start(self) -> None:
         """Start it (again)."""
+        self.killed = False
         if self.announces is not None:
             self.announces.unlink(missing_ok=True)
         path = os.pathsep.join(filter(None, [self._environment.get("PYTHONPATH"), str(ROOT)]))
@@ -79,6 +80,7 @@ class Process:
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
+        self.killed = True
         self.process.kill()
         self.process.wait()
 
@@ -103,4 +105,4 @@ def wait_until(
     until = time.monotonic() + patience_s
     while not condition():
         assert possible() and time.monotonic() < until, why()
-        time.sleep(0.01)
+        time.sleep(0.02)

@@ -16,7 +16,7 @@ import numpy as np
 import zmq
 
 from real.wire import Limits, Message, decode, encode
-from tests.faults.arrivals import Arrivals, arrivals
+from tests.faults.arrivals import Arrivals, RobotLog
 from tests.faults.policies import PolicyControl
 from tests.faults.processes import Process, wait_until
 
@@ -42,13 +42,14 @@ class Stack:
         environments: Mapping[str, Mapping[str, str]] | None = None, tcp: bool = False, runtime: bool = True,
     ) -> None:  # fmt: skip
         self.folder, self.log = folder, folder / "robot.log"
-        self.summary = folder / "summary.json"
+        self.summary, self._robot_log = folder / "summary.json", RobotLog(self.log)
         self.state = folder / "state"
         self._run, self._drive, self._server = tuple(run), tuple(drive), tuple(server)
         self._policy_address, self._robot_address = policy_address, robot_address
         self._environments, self._with_runtime = dict(environments or {}), runtime
         self._server_bind = "tcp://127.0.0.1:0" if tcp else f"ipc://{folder}/server"
         self._ended = ExitStack()
+        self._processes: list[Process] = []
 
     def __enter__(self) -> Stack:
         with ExitStack() as stack:
@@ -77,11 +78,19 @@ class Stack:
         """Start a process that ends with the stack."""
         file = self.folder / f"{name}.address"
         words = [*command, *(["--announce", file] if announces else [])]
-        return self._ended.enter_context(Process(name, words, self.folder, file if announces else None, self._environments.get(name)))
+        made = Process(name, words, self.folder, file if announces else None, self._environments.get(name))
+        self._processes.append(made)
+        return self._ended.enter_context(made)
+
+    def healthy(self) -> bool:
+        """Whether every process runs that the test has not killed."""
+        return all(process.alive or process.killed for process in self._processes)
 
     def start_runtime(self) -> None:
         """Start the runtime (again)."""
         keys = [f"drive=ipc://{self.folder}/drive", f"policy={self._served}", f"json={self.summary}"]
+        if (before := getattr(self, "runtime", None)) is not None:
+            self._processes.remove(before)
         self.runtime = self.start("runtime", ["-m", "robopolicy", "run", *keys, *self._run])
 
     def start_source(self, *words: str) -> Process:
@@ -92,7 +101,7 @@ class Stack:
 
     def arrived(self) -> Arrivals:
         """Return what has reached the robot so far."""
-        return arrivals(self.log)
+        return self._robot_log.arrivals()
 
     def ticks(self) -> int:
         """Return how many messages of the drive have reached the robot."""
@@ -101,7 +110,7 @@ class Stack:
     def pass_ticks(self, number: int) -> None:
         """Let ``number`` more messages reach the robot."""
         goal = self.ticks() + number
-        wait_until(lambda: self.ticks() >= goal, lambda: f"the drive has stopped ticking\n{self.said()}")
+        wait_until(lambda: self.ticks() >= goal, lambda: f"the drive has stopped ticking\n{self.said()}", self.healthy)
 
     def until_moving(self) -> None:
         """Wait until the robot is told to move."""
@@ -111,7 +120,7 @@ class Stack:
             found = self.arrived() if self.log.exists() else None
             return found is not None and len(found) > 20 and bool((found.position[-1] != found.position[-2]).any()) and found.arrived_ns[-1] > begun
 
-        wait_until(moving, lambda: f"the robot does not move\n{self.said()}")
+        wait_until(moving, lambda: f"the robot does not move\n{self.said()}", self.healthy)
 
     def share_moving(self, ticks: int) -> float:
         """Let ``ticks`` messages reach the robot; returns the part of them that moved it."""
@@ -123,7 +132,7 @@ class Stack:
     def until_still(self) -> int:
         """Wait until the robot is told to stand; return the first row that arrived since now."""
         row = self.arrived().row(time.monotonic_ns())
-        wait_until(lambda: self.arrived().still_from(row) is not None, lambda: f"the robot does not stand still\n{self.said()}")
+        wait_until(lambda: self.arrived().still_from(row) is not None, lambda: f"the robot does not stand still\n{self.said()}", self.healthy)
         return row
 
     def judge(self) -> Arrivals:

@@ -7,7 +7,7 @@ import pytest
 
 from policies.motion import MotionLimits, Reference
 from real.safety.brake import Brake
-from tests.faults.arrivals import arrivals, worst_brake_ticks
+from tests.faults.arrivals import RobotLog, worst_brake_ticks
 
 LIMITS = MotionLimits(("a", "b"), low=-2.0, high=2.0, velocity=2.0, acceleration=8.0, jerk=150.0)
 H = 0.01
@@ -23,7 +23,7 @@ def log(folder, positions, holds=(), silent=()):
             lines.append({"kind": "silent", **event, "command": None})
         lines.append({"kind": "hold", **event, "command": None} if k in holds else {"kind": "write", **event, "command": list(map(float, position))})
     (folder / "log").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return arrivals(folder / "log")
+    return RobotLog(folder / "log").arrivals()
 
 
 def braking(velocity, ticks=60):

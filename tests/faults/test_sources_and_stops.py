@@ -1,0 +1,71 @@
+"""Beside the ten: two sources of commands at once, and a latched stop over the restart of every process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from tests.faults.processes import ROOT, wait_until
+from tests.faults.stack import Stack
+from tests.faults.test_ten_failure_modes_processes import assert_stopped_within_the_bound
+from tests.faults.test_ten_failure_modes_server import assert_nothing_stale
+
+
+def estop(stack, *words):
+    """Run ``robopolicy estop`` and return its exit code."""
+    command = [sys.executable, "-m", "robopolicy", "estop", "--state-dir", str(stack.state), *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60).returncode
+
+
+def test_a_second_source_is_refused_while_there_is_a_first(tmp_path):
+    with Stack(tmp_path) as stack:
+        source, forger = stack.start_source(), stack.start("forger", [ROOT / "tests/faults/source.py", stack.drive.ready(), "--forge"])
+        wait_until(lambda: "another source commands" in source.said and "forging" in forger.said, stack.said)
+        stack.pass_ticks(200)
+        assert stack.share_moving(100) > 0.3, "the others keep the runtime from its work"
+        assert stack.drive_status()["counts"]["lease"] > 100 and "commands" not in source.said.split()
+        assert_nothing_stale(stack.judge())
+        forger.kill()
+        stack.runtime.kill()  # the lease of a source that is silent runs out; then, and not before, another may have it
+        killed = time.monotonic_ns()
+        wait_until(lambda: "commands" in source.said.split(), stack.said)
+        stack.until_moving()
+        found = stack.judge()
+    assert_stood_before_the_next(found, killed)
+
+
+def assert_stood_before_the_next(found, since):
+    """Between the commands of the one and the other source the arm stood still."""
+    row = found.row(since)
+    still = found.still_from(row)
+    moved = np.abs(np.diff(found.position[row:, -1])) > 0
+    assert still is not None and still < row + int(np.argmax(moved))
+
+
+def test_a_stop_outlives_every_process(tmp_path):
+    with Stack(tmp_path) as stack:
+        stack.pass_ticks(60)
+        assert estop(stack) == 0
+        stopped = time.monotonic_ns()
+        stack.until_still()
+        assert_stopped_within_the_bound(stack, stopped)
+        assert not stack.runtime.alive or "stopped" in stack.drive_status()["state"]
+        for process in (stack.drive, stack.twin):
+            process.kill()
+        wait_until(lambda: not stack.runtime.alive, stack.said)
+        stack.judge()
+        stack.twin.start()
+        stack.twin.ready()
+        stack.drive.start()
+        stack.drive.ready()
+        row = len(stack.arrived())
+        stack.start_runtime()
+        stack.start_source()
+        stack.pass_ticks(200)
+        assert not stack.arrived().written[row:].any() and estop(stack, "--status") == 1
+        assert estop(stack, "--clear") == 0
+        stack.until_moving()
+        stack.judge()
