@@ -23,8 +23,8 @@ class Distances(Protocol):
 
     names: tuple[str, ...]
 
-    def distances(self, q: np.ndarray) -> np.ndarray:
-        """Return the distance to every barrier, margin taken off, (K,), m, at joint positions ``q`` (n,)."""
+    def path(self, q: np.ndarray) -> np.ndarray:
+        """Return the distance to every barrier, margin taken off, (T, K), m, at joint positions ``q`` (T, n)."""
         ...
 
 
@@ -105,14 +105,13 @@ def _excursion(start: State, end: State, limits: MotionLimits, joint: int) -> st
 
 def _path(before: Reference, after: Reference, ends: list[State], limits: MotionLimits, barriers: Distances) -> str:
     """Return the barrier that the stop from ``after`` breaks."""
-    now = barriers.distances(before.position)
-    least = np.where(now < 0, now - _OUTSIDE_M, -1e-6)
     stops = [_stop(end[1], end[2], float(limits.stop_acceleration[j]), float(limits.stop_jerk[j])) for j, end in enumerate(ends)]
     whole = max(sum(duration for duration, _ in phases) for phases in stops)
     times = [whole * k / _PATH_SAMPLES for k in range(_PATH_SAMPLES + 1)] if whole > 0 else [0.0]
-    for t in times:
-        q = np.array([_at(end, phases, t)[0] for end, phases in zip(ends, stops, strict=True)])
-        d = barriers.distances(q)
+    way = [[_at(end, phases, t)[0] for end, phases in zip(ends, stops, strict=True)] for t in times]
+    now, *ahead = barriers.path(np.array([before.position.tolist(), *way]))  # all at once: most of the time goes into single calls
+    least = np.where(now < 0, now - _OUTSIDE_M, -1e-6)
+    for d in ahead:
         if not (d >= least).all():  # a NaN is no distance
             worst = int(np.argmin(np.where(np.isnan(d), -np.inf, d - least)))
             return f"barrier {barriers.names[worst]!r}: {d[worst]:g} m left while stopping"
