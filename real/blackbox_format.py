@@ -111,11 +111,13 @@ def image_array(data: Any) -> tuple[str, int, np.ndarray]:
     try:
         sec, nanosec = struct.unpack_from("<iI", body)
         camera, at = _read_string(body, 8)
+        at += -at % 4
         height, width = struct.unpack_from("<II", body, at)
         encoding, at = _read_string(body, at + 8)
-        at += 1
-        _, size = struct.unpack_from("<II", body, at + -at % 4)
-        start = at + -at % 4 + 8
+        at += 1  # is_bigendian
+        at += -at % 4
+        _, size = struct.unpack_from("<II", body, at)
+        start = at + 8
         image = np.frombuffer(body[start : start + size], np.uint8).reshape(height, width, 3 if encoding == "rgb8" else 1)
     except (struct.error, ValueError) as error:
         raise InputError(f"not an image: {error}") from error
@@ -139,7 +141,7 @@ def _read_string(body: memoryview, at: int) -> tuple[str, int]:
     at += -at % 4
     (length,) = struct.unpack_from("<I", body, at)
     end = at + 4 + length
-    return str(body[at + 4 : end - 1], "utf-8"), end + -end % 4
+    return str(body[at + 4 : end - 1], "utf-8"), end
 
 
 class Encoder:

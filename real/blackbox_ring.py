@@ -23,6 +23,7 @@ from real.mcap import Channel, McapWriter, time_span
 
 _NAME = re.compile(r"segment-(\d{6,})\.mcap")
 _CHUNK_BYTES = 4 << 20
+_SETTLED = 10  # chunks without a refusal, before it is said that the disk takes again
 _RETRY_S = 1.0  # between two attempts on a disk that refused
 
 
@@ -192,7 +193,7 @@ class Ring:
             self._say(f"black box: {self.folder}: {self.full}; what does not fit is dropped and counted")
 
     def _fits_again(self) -> None:
-        if self.full:
+        if self.full and self._clock() - self._refused_at >= _SETTLED * self.limits.flush_s:
             self._say(f"black box: {self.folder}: recording again, {self.lost - self._lost_before} messages did not fit")
             self.full = ""
 

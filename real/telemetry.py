@@ -279,6 +279,8 @@ class Subscription:
 
     def close(self) -> None:
         """Leave."""
+        if self._socket.closed:
+            return
         self._say("leave")
         self._context.destroy(linger=100)
 
