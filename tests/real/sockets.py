@@ -18,11 +18,13 @@ def observation(policy, rows=1, seed=0):
 
 
 class Raw:
-    """A DEALER socket without the client's care."""
+    """A DEALER socket without the client's care; ``keys`` of real.keys.ClientKeys."""
 
-    def __init__(self, address):
+    def __init__(self, address, keys=None):
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
+        if keys is not None:
+            keys.secure(self.socket)
         self.socket.connect(address)
 
     def send(self, message):

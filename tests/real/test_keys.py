@@ -113,10 +113,10 @@ def test_folders_say_what_they_lack(tmp_path, folders):
     shutil.rmtree(server / "authorized")
     with pytest.raises(InputError, match="no client key, so nobody could connect"):
         ServerKeys(server)
-    with pytest.raises(InputError, match="expected one secret key, NAME.key_secret, found none"):
+    with pytest.raises(InputError, match=r"expected one secret key, NAME.key_secret, found none"):
         ClientKeys(server)
     new_keys(known, "second")
-    with pytest.raises(InputError, match="found arm-known.key_secret, second.key_secret"):
+    with pytest.raises(InputError, match=r"found arm-known.key_secret, second.key_secret"):
         ClientKeys(known)
     assert ClientKeys(known / "second.key_secret").own == read_secret(known / "second.key_secret")
     (known / "server.key").unlink()
@@ -151,7 +151,7 @@ def test_the_server_must_have_the_key_that_the_client_expects(serve, connect, fo
     server_folder, known, unknown = folders
     server = serve(ReachPolicy(), keys=server_folder)
     shutil.copy(unknown / "arm-unknown.key", known / "server.key")
-    with pytest.raises(InputError, match="server.key is not the key of that server") as caught:
+    with pytest.raises(InputError, match=r"server.key is not the key of that server") as caught:
         connect(server.address, keys=known, connect_s=1.0)
     assert "\n" not in str(caught.value) and server.stats.sessions_opened == 0
 

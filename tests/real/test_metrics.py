@@ -151,7 +151,6 @@ def test_who_asks_badly_holds_up_nobody(serve, connect, endpoint):
 def test_only_loopback_listens_and_a_taken_port_is_one_line(endpoint):
     metrics = endpoint(ServerStats())
     assert metrics.address.startswith("http://127.0.0.1:")
-    with pytest.raises(InputError, match="cannot be bound on 127.0.0.1") as caught:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            MetricsServer(ServerStats(), taken.getsockname()[1])
+    with pytest.raises(InputError, match=r"cannot be bound on 127.0.0.1") as caught, socket.create_server(("127.0.0.1", 0)) as taken:
+        MetricsServer(ServerStats(), taken.getsockname()[1])
     assert "\n" not in str(caught.value)
