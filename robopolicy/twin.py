@@ -369,7 +369,7 @@ class TwinServer:
     def _objection(self, command: np.ndarray | None) -> tuple[str, str]:
         """Return why the drive does not take a command, as code and text; empty: it does."""
         if self._stopped:
-            return "stopped", "the robot was stopped; a new session clears that"
+            return "stopped", "the robot was stopped; `clear` or a new session ends that"
         dim = self.world.env.spec.action.dim
         if command is None or command.shape != (dim,) or not np.isfinite(command).all():
             return "command", f"command: expected {dim} finite numbers"

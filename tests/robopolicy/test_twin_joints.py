@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from policies.control import JointInterpolator
+from policies.kinematics import Kinematics
 from policies.motion import joint_columns
 from policies.spec import InputError
 from real.robot import RobotGone
 from real.robots.twin import TwinConfig, TwinRobot
+from real.safety.barriers import Barriers
 from robopolicy.twin import TwinServer, World, open_log
 from robopolicy.twin_log import TwinLog, read_log
 from sim import registry
@@ -143,7 +145,7 @@ def test_ticks_over_the_wire_equal_actions_of_the_world(serve) -> None:
             reading = robot.read()
         result = env.step(action)
         obs, interpolating = result.next_obs, interpolating + 1
-    assert reading.success and result.terminated[0]
+    assert reading.success and result.info["success"][0]
     (record,) = robot.report()
     assert record["length"] == interpolating and record["ticks"] == 5 * interpolating
 
@@ -208,6 +210,23 @@ def test_the_log_survives_kill_nine(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"kind":"wri')
     assert len(read_log(path).kind) == len(log.kind)
+
+
+@pytest.mark.parametrize("task", ["arm/reach", "arm/push", "arm/tour"])
+def test_the_expert_keeps_clear_of_the_barriers_that_the_arm_declares(task: str) -> None:
+    """So that a safety filter lets demonstrations pass as they are, beyond the distance at which it begins to hold off."""
+    env = registry.make(task, 6)
+    barriers = Barriers(env.barriers, Kinematics(env.robot_model))
+    assert {"plane0:tool", "base:tool", "link5:link7"} <= set(barriers.names)
+    env.reset(np.arange(6))
+    for _ in range(env.max_episode_steps):
+        for row in np.flatnonzero(env._running):
+            assert barriers.distances(env._qpos[row, :7]).min() > barriers.config.reserve_m
+        env.retire(env.step(env.expert_action()).info["success"])
+        if not env._running.any():
+            break
+    assert not env._running.any()
+    env.close()
 
 
 def test_what_is_no_log_is_one_line(tmp_path: Path) -> None:
