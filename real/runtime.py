@@ -1,29 +1,29 @@
-"""The control runtime: one visible tick between a robot and a policy, at a fixed rate, with a defined behaviour for everything that is missing.
+"""The control runtime: one visible tick between a robot and a policy, with a defined behaviour for everything that is missing.
 
-States: ``idle`` before and after a run, ``active`` while actions of a plan are sent, ``hold`` while the robot keeps its
-pose because there is no action that may be sent; the cause is counted. Only :meth:`Runtime._enter` changes the state:
-idle -> hold at the start, hold <-> active by whether this tick has a command, any -> idle at the end, after a last hold.
+The drive is the clock: every reading of it is one tick, and the command made from it is for the next. The states of a run
+are in ``real.states``, the policy's part of a tick in ``real.plans``, what makes commands and keeps them safe in ``real.levels``.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
-from policies.base import Plan, State
-from policies.noise import row_keys
-from policies.spec import InputError, SpecMismatch
-from real.chunks import ChunkBuffer
+from real.drive_handle import DriveHandle
+from real.levels import Command, JointLevel, make_level
+from real.plans import PolicyLevel
 from real.policy import AsyncPolicy, RequestFailed
-from real.robot import Observation, Robot, RobotGone
+from real.robot import Observation, RobotGone
+from real.states import States
 from real.summary import EpisodeRecord, Summary
 
-_POLL_S = 0.002  # polling is not finer than this: the rest of the way to a grid point is slept
+_RAMP_PER_S = 0.5  # of the speed upwards; downwards it is at once
+_EARLY_S = 0.002  # before the next reading is due, waiting for plans ends
+_ARRIVED = 0.02  # rad or m from the first action at which the slow approach ends
 
 
 @dataclass(frozen=True)
@@ -31,125 +31,149 @@ class RuntimeOptions:
     """How the loop runs.
 
     Attributes:
-        rate_hz: Control rate; None: the robot's. A lower one runs the same plan slower, a higher one is refused.
         timeout_s: Deadline of a plan that was asked for; afterwards it is not executed.
         lockstep_timeout_s: The same when the world waits for the policy; the run ends when it passes.
         max_age_s: No plan is asked for with a field captured longer ago.
         noise_seed: Seed of the policy's noise.
-        lead: Steps before the end of a plan at which the next is asked for; None: from the measured latency.
+        lead: Policy steps before the end of a plan at which the next is asked for; None: from the measured latency.
         quantile: Of the latency that the lead covers.
+        read_timeout_s: Without a reading for so long the robot is gone.
+        speed: Of the motion of a robot of joints, above 0 to 1.
+        approach: Largest distance, rad or m, from the pose to the first action that is driven at full speed.
+        approach_speed: Of the way to a first action that is farther away.
+        frozen_after: See ``real.observing.ObservationWindow``.
+        slow_on: Number in ``plan.info`` -> (value up to which the speed is full, value from which the robot holds).
+        shadow: Nothing is sent: what would have been is compared with what the robot does.
     """
 
-    rate_hz: float | None = None
     timeout_s: float = 0.5
     lockstep_timeout_s: float = 30.0
     max_age_s: float = 0.5
     noise_seed: int = 0
     lead: int | None = None
     quantile: float = 0.95
+    read_timeout_s: float = 2.0
+    speed: float = 1.0
+    approach: float = 0.2
+    approach_speed: float = 0.2
+    frozen_after: float | None = 0.05
+    slow_on: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    shadow: bool = False
+
+
+class Watcher(Protocol):
+    """What is told of every tick (``real.telemetry``); it never waits."""
+
+    def tick(self, values: Mapping[str, object]) -> None:
+        """Take the numbers of a tick."""
+        ...
+
+    def observation(self, fields: Mapping[str, np.ndarray], capture_ns: Mapping[str, int]) -> None:
+        """Take an observation."""
+        ...
+
+    def event(self, kind: str, cause: str, before: np.ndarray | None = None, after: np.ndarray | None = None) -> None:
+        """Take an intervention or a change of state."""
+        ...
+
+
+class Operator(Protocol):
+    """What a person at the robot wants (``real.operator``)."""
+
+    def poll(self) -> list[tuple[str, float]]:
+        """Return what was asked since the last time: ``hold``, ``resume``, ``stop``, ``deadman`` or ``speed``, with its number."""
+        ...
+
+
+class Goals(Protocol):
+    """The level above the policy (``real.planner``)."""
+
+    def update(self, reading: Observation, now: float) -> Mapping[str, np.ndarray] | None:
+        """Return the goal fields (*shape) that stand now; None: there is no sub-goal, the robot holds. Never waits."""
+        ...
 
 
 class Runtime:
     """Closes the loop between one robot and one policy.
 
     Args:
-        robot: The robot or its twin.
+        robot: Handle of the robot's drive.
         policy: ``real.client.PolicyClient`` or ``real.policy.LocalPolicy``.
         options: See :class:`RuntimeOptions`.
         clock: Monotonic seconds.
-        sleep: Waits for some seconds.
+        watcher: Told of every tick and event.
+        operator: Asked every tick what the operator wants.
+        planner: Gives the goal fields of the observation.
 
     Attributes:
-        state: ``idle``, ``active`` or ``hold``.
-        cause: Why it holds.
+        states: ``idle``, ``active``, ``hold`` or ``stopped``, and the cause.
         summary: Counts so far.
+        speed: Of the motion now.
 
     Raises:
         SpecMismatch: when robot and policy do not fit; nothing has moved.
-        InputError: when the robot says that nobody knows what it does without commands, or for a rate beyond the robot's.
+        InputError: when the robot's declarations do not fit together.
     """
 
     def __init__(
-        self, robot: Robot, policy: AsyncPolicy, options: RuntimeOptions = RuntimeOptions(), *,
-        clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
+        self, robot: DriveHandle, policy: AsyncPolicy, options: RuntimeOptions = RuntimeOptions(), *, clock: Callable[[], float] = time.monotonic,
+        watcher: Watcher | None = None, operator: Operator | None = None, planner: Goals | None = None,
     ) -> None:  # fmt: skip
-        policy.spec.require(robot.spec, "the policy", f"robot {robot.info.name!r}")
-        self.robot, self.policy, self.options = robot, policy, options
-        self.lockstep = robot.info.lockstep
-        self.rate_hz = _checked_rate(robot, options.rate_hz)
+        info = robot.info
+        policy.spec.require(robot.spec, "the policy", f"robot {info.name!r}")
+        self.robot, self.options, self.rate_hz, self.lockstep = robot, options, info.rate_hz, info.lockstep
         self.summary = Summary(self.rate_hz, self.lockstep)
-        self.state, self.cause = "idle", ""
-        self.chunks = ChunkBuffer(
-            policy.n_action_steps, policy.spec.action.dim, self.rate_hz, 0 if self.lockstep else options.lead, options.quantile
-        )
-        self._clock, self._sleep = clock, sleep
-        self._window: deque[Mapping[str, np.ndarray]] = deque(maxlen=policy.n_obs_steps)
-        self._streams: State = policy.initial_state(1)
+        self.states = States(self._changed)
+        self.plans = PolicyLevel(policy, info, options, self.summary, clock)
+        self.level = make_level(robot.spec.observation, robot.spec.action, info)
+        self.speed = self._asked_speed = options.speed
+        self._clock, self._watcher, self._operator, self._planner = clock, watcher, operator, planner
         self._episode: EpisodeRecord | None = None
         self._finished = False  # the present episode has been recorded
-        self._calls = 0  # plans asked for in this episode: names the noise of each
-        self._asked_at = 0.0
-        self._missing = "starting"  # why there is no plan, should there be none
-        self._failed_before = False  # the request before this one brought no plan: its cause stands until one does
+        self._held_by_operator = False
+        self._goal: Mapping[str, np.ndarray] | None = None
+        self._approach: np.ndarray | None = None  # the first action, while it is approached slowly
+        self._intended: np.ndarray | None = None  # shadow: the command that would have been
+        self._tick, self._read_at, self._sent = 0, 0.0, False  # of the tick before
+
+    @property
+    def state(self) -> str:
+        """The present state's name."""
+        return self.states.now
+
+    @property
+    def cause(self) -> str:
+        """Why the run is in hold or stopped."""
+        return self.states.cause
 
     def tick(self) -> None:
-        """One control step: read, plan, splice, check, write. A bad action is never sent; without a good one the robot is held."""
-        reading = self.robot.read()
+        """One control step: read, plan, control, filter, write. A bad action is never sent; without a good one the robot is held."""
+        self._await_plan()
+        reading = self.robot.read(self.options.read_timeout_s)
         self._observe(reading)
-        action = None if self._finished else self._next_action(reading)
-        command = self.check(action)
-        if command is None:
-            self._hold()
-        else:
-            self.robot.write(command)
-            self._enter("active")
-            self.summary.actions += 1
-            self._episode_record().steps += 1
-        self.summary.ticks += 1
-
-    def check(self, action: np.ndarray | None) -> np.ndarray | None:
-        """Return the command (Da,) to send for ``action``: finite, of the right shape, clamped to the limits; else None."""
-        if action is None:
-            return None
-        spec = self.policy.spec.action
-        if np.shape(action) != (spec.dim,) or not np.isfinite(action).all():
-            self.summary.bad_actions += 1
-            self._missing = "bad action"
-            return None
-        command = spec.clip(action)
-        self.summary.clamped += bool((command != np.asarray(action, np.float32)).any())
-        return command
+        if self.options.shadow:
+            reading = self._compare(reading)
+        action = self._next_action(reading)
+        command = self.level.step(action, reading, self._speed())
+        self._send(command, reading)
 
     def run(self, *, seconds: float | None = None, episodes: int | None = None, stopped: Callable[[], bool] = lambda: False) -> Summary:
-        """Tick at the control rate (as fast as the world goes in lock-step) until a limit is reached; the robot is held at the end.
-
-        Ticks are due on an absolute grid. One that is more than half a period behind gives up the grid points it has
-        missed (counted as overruns): they are never caught up, and two commands are never closer than half a period.
+        """Tick until a limit is reached; the robot is held at the end.
 
         Args:
             seconds: Wall time after which to end.
             episodes: Finished episodes after which to end.
             stopped: Asked before every tick; True ends the run.
         """
-        summary, period = self.summary, 1.0 / self.rate_hz
+        summary = self.summary
         limits = [n for n in (episodes, self.robot.info.episodes) if n is not None]
-        origin, due = self._clock(), 0
-        self._enter("hold", "starting")
+        origin = self._clock()
+        self.states.enter("hold", "starting")
         try:
-            while not self._over(seconds, min(limits, default=None), stopped, self._clock() - origin if self.lockstep else due * period):
-                if self.lockstep:
-                    self.tick()
-                    continue
-                self._wait_until(origin + due * period)
-                summary.jitter.add(self._clock() - (origin + due * period))
+            while not self._over(seconds, min(limits, default=None), stopped, self._clock() - origin):
                 self.tick()
-                summary.on_time += self._clock() - (origin + due * period) <= 0.5 * period
-                due += 1
-                missed = max(round((self._clock() - (origin + due * period)) / period), 0)
-                summary.overruns += missed
-                due += missed
         except RobotGone as error:
-            summary.ended, summary.failed = f"robot gone: {error}", True
+            summary.ended, summary.failed = _gone(error), True
         except RequestFailed as error:  # lock-step only: without plans the world would stand still for ever
             summary.ended, summary.failed = f"no plan ({error.cause}): {error}", True
         finally:
@@ -158,7 +182,9 @@ class Runtime:
         return summary
 
     def _over(self, seconds: float | None, episodes: int | None, stopped: Callable[[], bool], elapsed_s: float) -> bool:
-        if episodes is not None and len(self.summary.episodes) >= episodes:
+        if self.state == "stopped":
+            self.summary.ended, self.summary.failed = f"stopped: {self.cause}", True
+        elif episodes is not None and len(self.summary.episodes) >= episodes:
             self.summary.ended = f"{episodes} episodes done"
         elif seconds is not None and elapsed_s >= seconds:
             self.summary.ended = f"{seconds:g} s done"
@@ -166,146 +192,154 @@ class Runtime:
             self.summary.ended = "stopped"
         return bool(self.summary.ended)
 
-    def _wait_until(self, when: float) -> None:
-        """Wait for the next grid point; a plan that comes in the meantime is taken in then, so that its latency is the true one."""
-        left = when - self._clock() - _POLL_S
-        if left > 0 and self.policy.in_flight:
-            self._collect(left)
-        left = when - self._clock()
-        if left > 0:
-            self._sleep(left)
-
     def _end(self) -> None:
         """Hold the robot for the last time."""
-        self._enter("idle")
-        self.policy.abandon()
-        for source in ("late_replies", "sessions"):
-            setattr(self.summary, source, getattr(self.policy, source, 0))
-        self.summary.late_chunks, self.summary.dropped_actions = self.chunks.late_chunks, self.chunks.dropped_actions
-        if not self.summary.ended.startswith("robot gone"):
+        policy, chunks, summary = self.plans.policy, self.plans.chunks, self.summary
+        policy.abandon()
+        self.states.enter("idle")
+        summary.late_replies, summary.sessions = getattr(policy, "late_replies", 0), getattr(policy, "sessions", 0)
+        summary.late_chunks, summary.dropped_actions = chunks.late_chunks, chunks.dropped_actions
+        if not summary.ended.startswith("robot gone"):
             try:
                 self.robot.hold()
+                summary.drive = self.robot.report()
+                summary.overruns += summary.drive["missed_ticks"]
             except RobotGone as error:
-                self.summary.ended += f"; robot gone: {error}"
+                summary.ended += f"; {_gone(error)}"
 
-    def _enter(self, state: str, cause: str = "") -> None:
-        """The one place where the state changes."""
-        self.state, self.cause = state, cause
-
-    def _hold(self) -> None:
-        self.robot.hold()
-        self._enter("hold", self._missing)
-        self.summary.holds[self._missing] += 1
-        if not self._finished:
-            self._episode_record().holds += 1
-
-    def _episode_record(self) -> EpisodeRecord:
-        assert self._episode is not None, "an episode begins with its first reading"
-        return self._episode
+    def _await_plan(self) -> None:
+        """Take a plan in that comes before the next reading is due: its latency is then the true one."""
+        left = self._read_at + 1 / self.rate_hz - self._clock() - _EARLY_S
+        if self._tick and not self.lockstep and left > 0 and self.plans.policy.in_flight:
+            self.plans.collect(left)
 
     def _observe(self, reading: Observation) -> None:
-        """Take the reading into the window; begin a new episode or note the end of one."""
+        """Take the reading in: the drive's state, what the operator wants, the beginning or end of an episode."""
+        now = self._clock()
+        if self._tick and not self.lockstep:
+            self.summary.overruns += max(reading.tick - self._tick - 1, 0)
+            self.summary.jitter.add(abs(now - self._read_at - (reading.tick - self._tick) / self.rate_hz))
+        self.summary.on_time += not self._sent or reading.drive_state == "active"
+        self._tick, self._read_at = reading.tick, now
+        if reading.drive_state == "stopped":
+            self.states.enter("stopped", reading.cause)
+        if self._operator is not None:
+            self._obey(self._operator.poll())
+        self.speed = min(self._asked_speed, self.speed + _RAMP_PER_S / self.rate_hz)
         if self._episode is None or reading.episode != self._episode.index:
-            self._episode = EpisodeRecord(reading.episode)
-            self._finished, self._calls, self._missing, self._failed_before = False, 0, "starting", False
-            self._window.clear()
-            self.chunks.clear()
-            self.policy.abandon()
-            self._streams = self.policy.initial_state(1)
-        self._window.append(reading.fields)
+            self._episode, self._finished, self._approach = EpisodeRecord(reading.episode), False, None
+            self.plans.begin(self._episode)
+            self.level.start(reading)
+        self.plans.window.push(reading)
         self._episode.success |= reading.success
         if reading.ended and not self._finished:
-            self._finished, self._missing = True, "episode over"
-            self.chunks.clear()
-            self.policy.abandon()
+            self._finished = True
+            self.plans.drop()
             self.summary.episodes.append(self._episode)
+        if self._watcher is not None and self.level.due:
+            self._watcher.observation(reading.fields, reading.capture_ns)
+
+    def _compare(self, reading: Observation) -> Observation:
+        """Shadow: count how far the robot is from what would have been commanded; every policy step begins where it really stands."""
+        reading = replace(reading, reference=None)
+        if isinstance(self.level, JointLevel):
+            if self._intended is not None:
+                self.summary.shadow.add(np.abs(self.level.measured(reading) - self._intended))
+            if self.level.due:
+                self.level.start(reading)
+        return reading
+
+    def _obey(self, wishes: list[tuple[str, float]]) -> None:
+        for wish, value in wishes:
+            if wish == "stop":
+                self.robot.stop("operator")
+                self.states.enter("stopped", "operator")
+            elif wish == "hold":
+                self._held_by_operator = True
+                self.plans.drop()  # by the time of the resumption it is old
+            elif wish == "resume":
+                self._held_by_operator = False
+            elif wish == "speed":
+                self._asked_speed = float(np.clip(value, 0.0, 1.0))
+            elif wish == "deadman":
+                self.robot.alive()
 
     def _next_action(self, reading: Observation) -> np.ndarray | None:
-        """Collect the plan that has arrived, ask for the next one when it is time, and return the action of this step."""
-        self._collect(0.0)
-        if self.chunks.wants_plan():
-            self._ask(reading)
-        if self.lockstep and self.policy.in_flight:
-            self._collect(self.options.lockstep_timeout_s)
-        action = self.chunks.take()
-        if action is None and self.chunks.waiting and not self._failed_before:
-            self._missing = "late" if self._episode_record().steps else "starting"
+        """Return the action of this policy step, if one is due and may be taken; else the cause stands in ``plans.missing``."""
+        if self._finished or self._held_by_operator or self.state == "stopped":
+            self.plans.missing = "episode over" if self._finished else "operator"
+            return None
+        if self._planner is not None:
+            self._goal = self._planner.update(reading, self._clock())
+            if self._goal is None:
+                self.plans.missing = "no sub-goal"
+                return None
+        if self._approach is not None:
+            return self._approaching(reading)
+        was_still = self.state != "active"
+        action = self.plans.action(reading, self.level.due, self._goal)
+        if action is not None and was_still and self._distance(action, reading) > self.options.approach:
+            self._approach = action
         return action
 
-    def _ask(self, reading: Observation) -> None:
-        """Ask for a plan from the window that ends with this reading."""
-        now = self._clock()
-        ages = {name: now - 1e-9 * stamp for name, stamp in reading.capture_ns.items()}
-        fields = self.policy.spec.observation.fields
-        if not self.lockstep and any(ages.get(name, math.inf) > self.options.max_age_s for name in fields):
-            self._missing = "stale observation"
-            return
-        try:
-            self.policy.spec.observation.validate(reading.fields)
-        except SpecMismatch:
-            self._missing = "bad observation"
-            return
-        if not all(np.isfinite(reading.fields[name]).all() for name in self.policy.spec.observation.state_names):
-            self._missing = "bad observation"
-            return
-        window = [self._window[0]] * (self.policy.n_obs_steps - len(self._window)) + list(self._window)
-        obs = {name: np.stack([past[name] for past in window])[None] for name in fields}
-        noise = row_keys(self.options.noise_seed, self._episode_record().index, self._calls)
-        budget_s = self.options.lockstep_timeout_s if self.lockstep else self.options.timeout_s
-        try:
-            self.policy.request(obs, self._streams, noise, self.chunks.execution(), budget_s=budget_s, ages_s=ages)
-        except RequestFailed as error:
-            self._failed(error)
-            return
-        self.chunks.asked()
-        self._asked_at = now
-        self._calls += 1
-        self.summary.requests += 1
+    def _approaching(self, reading: Observation) -> np.ndarray | None:
+        """Return the first action until it is reached, slowly; then ask anew, for the plan it came from is old."""
+        assert self._approach is not None
+        if self._distance(self._approach, reading) > _ARRIVED:
+            return self._approach
+        self._approach = None
+        self.plans.drop()
+        return self.plans.action(reading, self.level.due, self._goal)
 
-    def _collect(self, wait_s: float) -> None:
-        """Splice the plan in if it has come."""
-        try:
-            answer = self.policy.poll(wait_s)
-        except RequestFailed as error:
-            self._failed(error)
-            return
-        if answer is None or not self.chunks.waiting:
-            return
-        plan, streams = answer
-        if np.shape(plan.actions) != (1, self.policy.n_action_steps, self.policy.spec.action.dim):
-            self._failed(RequestFailed("error", f"plan of shape {np.shape(plan.actions)}"))
-            return
-        self._streams, self._failed_before = streams, False
-        self._count(plan)
-        self.chunks.splice(np.asarray(plan.actions[0], np.float32), self._clock() - self._asked_at)
+    def _distance(self, action: np.ndarray, reading: Observation) -> float:
+        """Return the largest distance of a joint, rad or m, from where it is sent to ``action``; 0 where commands are no positions."""
+        return 0.0 if reading.reference is None else float(np.abs(action - reading.reference.position).max())
 
-    def _count(self, plan: Plan) -> None:
-        self.summary.latency.add(self._clock() - self._asked_at)
-        if "inference_s" in plan.info:
-            self.summary.inference.add(float(plan.info["inference_s"][0]))
-        calls = float(plan.info["network_calls"][0]) if "network_calls" in plan.info else 0.0
-        self.summary.plans += 1
-        self.summary.network_calls += calls
-        self._episode_record().plans += 1
-        self._episode_record().network_calls += calls
+    def _speed(self) -> float:
+        return self.options.approach_speed * self.speed if self._approach is not None else self.speed * self.plans.certainty
 
-    def _failed(self, error: RequestFailed) -> None:
-        self.chunks.failed()
-        self.summary.failed_requests[error.cause] += 1
-        self._missing, self._failed_before = error.cause, True
-        if self.lockstep:
-            raise error
+    def _send(self, command: Command | None, reading: Observation) -> None:
+        """Let the command go to the drive, count what became of it, and tell the watcher."""
+        self._sent = command is not None and not self.options.shadow
+        self._intended = None if command is None else command.values
+        if command is None or self.options.shadow:
+            self.robot.hold()
+        else:
+            self.robot.write(command.values, command.reference)
+        assert self._episode is not None, "an episode begins with its first reading"
+        if command is not None and not command.braking:
+            self.states.enter("active", "approach" if self._approach is not None else "")
+            self.summary.actions += 1
+            self._episode.steps += 1
+        else:
+            cause = "safety" if command is not None and command.causes else self.plans.missing
+            self.states.enter("hold", cause)
+            self.summary.holds[cause] += 1
+            self._episode.holds += not self._finished
+        self.summary.ticks += 1
+        if command is not None and command.causes:
+            self.summary.interventions.update(command.causes)
+            self.summary.clamped += "range" in command.causes
+            if self._watcher is not None:
+                self._watcher.event("intervention", ", ".join(command.causes), command.before, command.values)
+        if self._watcher is not None:
+            self._watcher.tick(self._numbers(command, reading))
+
+    def _numbers(self, command: Command | None, reading: Observation) -> dict[str, object]:
+        """Return what is worth seeing of this tick."""
+        out: dict[str, object] = {"tick": reading.tick, "state": self.state, "cause": self.cause, "drive": reading.drive_state, "speed": self.speed}
+        out["late_chunks"], out["latency_ms"] = self.plans.chunks.late_chunks, 1e3 * self.summary.latency.quantile(0.5)
+        if reading.reference is not None:
+            out["reference"] = reading.reference.position
+        if command is not None:
+            out["command"] = command.values
+        return out
+
+    def _changed(self, before: str, after: str, cause: str) -> None:
+        if self._watcher is not None:
+            self._watcher.event("state", f"{before} -> {after}" + (f": {cause}" if cause else ""))
 
 
-def _checked_rate(robot: Robot, asked: float | None) -> float:
-    info = robot.info
-    name = f"robot {info.name!r}"
-    if info.on_silence not in ("brakes", "holds"):
-        raise InputError(f"{name}: what it does when commands stop is {info.on_silence!r}; its driver must declare 'brakes' or 'holds'")
-    rate = info.rate_hz if asked is None else asked
-    if not 0 < rate <= info.rate_hz * (1 + 1e-9):
-        raise InputError(f"rate_hz {rate:g}: {name} takes commands at {info.rate_hz:g} Hz at most")
-    if not info.lockstep and rate * info.silence_s <= 1:
-        slowest = 1 / info.silence_s
-        raise InputError(f"rate_hz {rate:g}: {name} {info.on_silence} after {info.silence_s:g} s without a command; expected more than {slowest:.3g} Hz")
-    return rate
+def _gone(error: RobotGone) -> str:
+    text = str(error)
+    return text if text.startswith("robot gone") else f"robot gone: {text}"

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from real.latency import Latency
 
 
@@ -19,6 +21,21 @@ class EpisodeRecord:
     holds: int = 0
     plans: int = 0
     network_calls: float = 0.0
+
+
+@dataclass
+class Shadow:
+    """How far a robot that was not commanded went from what would have been commanded, over all joints and ticks, rad or m."""
+
+    ticks: int = 0
+    mean: float = 0.0
+    largest: float = 0.0
+
+    def add(self, distances: np.ndarray) -> None:
+        """Count one tick's distances (n,)."""
+        self.ticks += 1
+        self.mean += (float(distances.mean()) - self.mean) / self.ticks
+        self.largest = max(self.largest, float(distances.max()))
 
 
 @dataclass
@@ -46,6 +63,7 @@ class Summary:
         network_calls: Of all plans.
         latency: From request to plan; ``inference`` is the part inside the policy.
         jitter: How far readings came from one period after the one before.
+        shadow: What a run in shadow compared.
         drive: What the drive counted (``DriveHandle.report``).
         episodes: Finished episodes.
         ended: Why the run ended.
@@ -74,6 +92,7 @@ class Summary:
     latency: Latency = field(default_factory=Latency)
     inference: Latency = field(default_factory=Latency)
     jitter: Latency = field(default_factory=Latency)
+    shadow: Shadow = field(default_factory=Shadow)
     drive: dict[str, Any] = field(default_factory=dict)
     episodes: list[EpisodeRecord] = field(default_factory=list)
     ended: str = ""
@@ -102,11 +121,17 @@ class Summary:
             "holds": dict(self.holds),
             "interventions": dict(self.interventions),
             "drive": self.drive,
+            "shadow": vars(self.shadow) if self.shadow.ticks else None,
             "ms_per_chunk": self.latency.to_dict(),
             "inference_ms": self.inference.to_dict(),
             "jitter_ms": self.jitter.to_dict(),
             "episodes": [vars(e) for e in self.episodes],
         }
+
+    def shadow_line(self) -> str:
+        """Return what a run in shadow compared, as one line."""
+        found = self.shadow
+        return f"shadow: nothing was sent; intended against measured over {found.ticks} ticks: mean {found.mean:.4f}, largest {found.largest:.4f} rad or m"
 
     def line(self) -> str:
         """Return the main counts as one line."""

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ import pydantic
 from policies.base import Policy
 from policies.config import Config
 from policies.spec import InputError
-from real.policy import AsyncPolicy
+from real.drive import Drive, DriveOptions
+from real.drive_handle import DriveHandle
+from real.first_motion import preflight, require_passed
+from real.policy import AsyncPolicy, trained_ranges
 from real.robot import Robot
 from real.robots import robot_class
 from real.runtime import Runtime, RuntimeOptions
@@ -39,7 +43,15 @@ class RunConfig(Config):
     robot: dict[str, Any]
     policy: str
     method: str | None = None
-    rate_hz: pydantic.PositiveFloat | None = None
+    drive: str | None = None
+    drive_options: DriveOptions = DriveOptions()
+    preflight: bool = True
+    shadow: bool = False
+    speed: float = pydantic.Field(1.0, gt=0, le=1)
+    approach: pydantic.PositiveFloat = 0.2
+    approach_speed: float = pydantic.Field(0.2, gt=0, le=1)
+    frozen_after: pydantic.PositiveFloat | None = 0.05
+    slow_on: dict[str, tuple[float, float]] = pydantic.Field(default_factory=dict)
     seconds: pydantic.PositiveFloat | None = None
     episodes: pydantic.PositiveInt | None = None
     json_file: str | None = pydantic.Field(None, alias="json")
@@ -57,10 +69,18 @@ class RunConfig(Config):
             raise ValueError(f"method {self.method}: {self.policy} is a server, which executes its policy itself; give it to robopolicy serve --method")
         return self
 
+    @pydantic.field_validator("slow_on")
+    @classmethod
+    def _bounds_rise(cls, value: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for name, (full, none) in value.items():
+            if not full < none:
+                raise ValueError(f"slow_on.{name}: expected [full speed up to, hold from], rising, found [{full:g}, {none:g}]")
+        return value
+
     @property
     def options(self) -> RuntimeOptions:
         """What of it the runtime itself takes."""
-        return RuntimeOptions(self.rate_hz, self.timeout_s, self.lockstep_timeout_s, self.max_age_s, self.noise_seed, self.lead, self.quantile)
+        return RuntimeOptions(**{f.name: getattr(self, f.name) for f in fields(RuntimeOptions) if hasattr(self, f.name)})
 
 
 def load_run_config(arguments: Sequence[str]) -> RunConfig:
@@ -79,6 +99,33 @@ def open_robot(robot: dict[str, Any]) -> Robot:
         raise InputError("robot: expected a type, e.g. robot=twin (see: robopolicy list robots)")
     driver: Any = robot_class(kind)
     return driver(validate(driver.Config, {k: v for k, v in robot.items() if k != "type"}, f"robot {kind!r}", "robot."))
+
+
+def open_drive(robot: dict[str, Any], stack: ExitStack, address: str | None = None, options: DriveOptions = DriveOptions()) -> DriveHandle:
+    """Return the handle of a robot's drive; what was opened for it is let go of by ``stack``.
+
+    A world in lock-step is driven in this process, every other robot by a drive process of its own, which brakes, holds and
+    requests the robot's stop when this process ends or dies.
+
+    Args:
+        robot: ``type`` is the driver, the rest its options.
+        stack: Closes what was opened.
+        address: Of a drive that runs already; None: one is started.
+        options: Of the drive that is started.
+
+    Raises:
+        InputError: one line: no robot, no drive, another source commands it.
+    """
+    if address is not None:
+        return stack.enter_context(DriveHandle(address))
+    driver = open_robot(robot)
+    if driver.info.lockstep:
+        return stack.enter_context(DriveHandle(Drive(driver, options)))
+    driver.close()  # the drive process connects anew, and alone
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robopolicy-", ignore_cleanup_errors=True)))
+    words = [f"robot.{key}={value}" for key, value in robot.items()] + [f"{k}={v}" for k, v in options.model_dump(exclude_defaults=True).items()]
+    process = stack.enter_context(Background(["drive", *words, "--linger", "15"], folder, "drive", outlives=True))
+    return stack.enter_context(DriveHandle(process.address()))
 
 
 def open_policy(policy: str, threads: int = 1, method: str | None = None) -> AsyncPolicy:
@@ -146,11 +193,12 @@ def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: C
         InputError: one line, before anything moves: no robot, no policy, or they do not fit.
     """
     with ExitStack() as stack:
-        robot = open_robot(config.robot)
-        stack.callback(robot.close)
+        robot = open_drive(config.robot, stack, config.drive, config.drive_options)
         policy = open_policy(config.policy, config.threads, config.method)
         stack.callback(policy.close)
         runtime = Runtime(robot, policy, config.options)
+        if config.preflight:
+            require_passed(preflight(robot, policy.spec, trained_ranges(policy), max_age_s=config.max_age_s))
         if watch is not None:
             stack.enter_context(watch(runtime))
         gc.freeze()  # what exists now lives on: collections during the run need not walk it
@@ -199,25 +247,30 @@ class Background:
         arguments: Command and options without ``--bind`` and ``--announce``.
         folder: For its log and the announced address.
         name: Of these files.
+        outlives: Whether it goes on when this process dies, and gets no Ctrl-C of its terminal: a drive has a robot to bring to rest.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, name: str) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, name: str, outlives: bool = False) -> None:
         self._file, self.log = folder / f"{name}.address", folder / f"{name}.log"
+        self._patience_s = 15.0 if outlives else 5.0
         root = str(Path(__file__).resolve().parent.parent)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-        command = [sys.executable, "-m", "robopolicy", *arguments, "--bind", "tcp://127.0.0.1:0", "--announce", str(self._file), "--with-parent"]
+        command = [sys.executable, "-m", "robopolicy", *arguments, "--bind", "tcp://127.0.0.1:0", "--announce", str(self._file)]
+        command += [] if outlives else ["--with-parent"]
         with self.log.open("wb") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=environment, stdin=subprocess.DEVNULL, start_new_session=outlives
+            )
 
     def __enter__(self) -> Background:
         """Return this process."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End the process: SIGTERM, and SIGKILL after 5 s."""
+        """End the process: SIGTERM, and SIGKILL after 5 s (a drive: 15 s)."""
         self.process.terminate()
         try:
-            self.process.wait(5)
+            self.process.wait(self._patience_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -282,18 +335,19 @@ def drive(
         world += [option, str(env[key])] if env.get(key) is not None else []
     with tempfile.TemporaryDirectory(prefix="robopolicy-") as name:
         folder = Path(name)
-        with Background(["serve", str(checkpoint), "--threads", str(threads)], folder, "serve") as server, Background(world, folder, "twin") as twin:
-            robot: Any = open_robot({"type": "twin", "address": twin.address()})
-            with ExitStack() as stack:
-                stack.callback(robot.close)
-                policy = open_policy(server.address())
-                stack.callback(policy.close)
-                runtime = Runtime(robot, policy, RuntimeOptions(noise_seed=noise_seed))
-                if progress:
-                    from robopolicy.commands.run import status
+        with ExitStack() as stack:
+            server = stack.enter_context(Background(["serve", str(checkpoint), "--threads", str(threads)], folder, "serve"))
+            twin = stack.enter_context(Background(world, folder, "twin"))
+            address = twin.address()
+            policy = open_policy(server.address())
+            stack.callback(policy.close)
+            robot = open_drive({"type": "twin", "address": address}, stack)
+            runtime = Runtime(robot, policy, RuntimeOptions(noise_seed=noise_seed))
+            if progress:
+                from robopolicy.commands.run import status
 
-                    stack.enter_context(status(runtime))
-                summary = runtime.run(episodes=episodes)
-                if summary.ended != f"{episodes} episodes done":
-                    raise InputError(f"the run ended early: {summary.ended}")
-                return {**summary.to_dict(), "world": robot.report()}
+                stack.enter_context(status(runtime))
+            summary = runtime.run(episodes=episodes)
+            if summary.ended != f"{episodes} episodes done":
+                raise InputError(f"the run ended early: {summary.ended}")
+            return {**summary.to_dict(), "world": summary.drive["robot"]}

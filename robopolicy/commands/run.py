@@ -19,22 +19,27 @@ def register(app: typer.Typer) -> None:
             typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="Recipe (runtime/default) and overrides."),
         ] = None,
         json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="What the run counted; the same as json=FILE.")] = None,
+        shadow: Annotated[bool, typer.Option("--shadow", help="The whole loop, nothing sent: what would be, against what the robot does.")] = False,
+        speed: Annotated[float | None, typer.Option(min=0.01, max=1.0, help="Of the motion of a robot of joints, e.g. 0.1 for the first time.")] = None,
     ) -> None:
-        """Drive a robot: read, plan, check, write, at a fixed rate, holding whenever there is no command that may be sent.
+        """Drive a robot: read, plan, control, filter, write, holding whenever there is no command that may be sent.
 
         Keys: robot (driver, e.g. robot=twin) and its options (robot.address=tcp://127.0.0.1:5556), policy (address of
-        `robopolicy serve`, or a checkpoint folder), method (how a checkpoint is executed, e.g. rti:steps=3),
-        rate_hz, seconds, episodes, json, timeout_s, max_age_s, lead, quantile, noise_seed. Ctrl-C holds the robot and ends the run.
+        `robopolicy serve`, or a checkpoint folder), method (how a checkpoint is executed, e.g. rti:steps=3), drive (address of
+        a running `robopolicy drive`), and all others of configs/runtime/default.yaml. Ctrl-C holds the robot and ends the run.
 
         Example: robopolicy run robot=twin policy=tcp://127.0.0.1:5555 episodes=10 json=run.json
         """
         from robopolicy.deployment import load_run_config, stop_signals
         from robopolicy.deployment import run as run_robot
 
-        config = load_run_config([*(arguments or []), *([f"json={json_file}"] if json_file else [])])
+        given = {"json": json_file, "shadow": "true" if shadow else None, "speed": speed}
+        config = load_run_config([*(arguments or []), *(f"{key}={value}" for key, value in given.items() if value is not None)])
         with stop_signals() as stopped:
             summary = run_robot(config, stopped, status)
         typer.echo(summary.line())
+        if config.shadow:
+            typer.echo(summary.shadow_line())
         if config.json_file:
             typer.echo(f"counts: {config.json_file}")
         if summary.failed:
@@ -54,7 +59,7 @@ def status(runtime: Any) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    colours = {"active": "green", "hold": "yellow", "idle": "dim"}
+    colours = {"active": "green", "hold": "yellow", "idle": "dim", "stopped": "red"}
 
     class Line:
         def __rich__(self) -> Text:

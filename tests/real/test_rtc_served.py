@@ -14,6 +14,8 @@ from policies.realtime.rtc import Rtc, RtcConfig
 from policies.spec import Spec
 from real.batching import ROWS
 from real.chunks import ChunkBuffer
+from real.drive import Drive
+from real.drive_handle import DriveHandle
 from real.policy import LocalPolicy, RequestFailed, act_numpy
 from real.robot import Observation, Robot, RobotInfo
 from real.runtime import Runtime, RuntimeOptions
@@ -239,20 +241,21 @@ def run(policy, episodes, rate_hz=25.0, lead=None):
     """Return the jumps of commands at changes of plan (m/s^2), the robot, the summary."""
     robot = Catcher(episodes, rate_hz)
     assert isinstance(robot, Robot)
-    runtime = Runtime(robot, policy, RuntimeOptions(timeout_s=5.0, max_age_s=5.0, lead=lead))
-    switches, splice, begun = [], runtime.chunks.splice, runtime.chunks.clear
+    runtime = Runtime(DriveHandle(Drive(robot)), policy, RuntimeOptions(timeout_s=5.0, max_age_s=5.0, lead=lead))
+    chunks = runtime.plans.chunks
+    switches, splice, begun = [], chunks.splice, chunks.clear
     first = [0]
 
     def spliced(actions, latency_s):
-        if runtime.chunks.remaining:  # else the robot holds, or an episode begins
-            switches.append((len(robot.sent) - 1, runtime.chunks._switch_at - first[0]))
+        if chunks.remaining:  # else the robot holds, or an episode begins
+            switches.append((len(robot.sent) - 1, chunks._switch_at - first[0]))
         splice(actions, latency_s)
 
     def cleared():
-        first[0] = runtime.chunks.step
+        first[0] = chunks.step
         begun()
 
-    runtime.chunks.splice, runtime.chunks.clear = spliced, cleared
+    chunks.splice, chunks.clear = spliced, cleared
     summary = runtime.run(seconds=60)
     sent = [np.concatenate(s) for s in robot.sent if len(s)]
     jumps = [abs(sent[e][k] - sent[e][k - 1]) for e, k in switches if 0 < k < len(sent[e])]

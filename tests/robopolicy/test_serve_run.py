@@ -12,6 +12,8 @@ import pytest
 
 from policies.spec import InputError
 from real.client import PolicyClient
+from real.drive import Drive
+from real.drive_handle import DriveHandle
 from real.robots.twin import TwinConfig, TwinRobot
 from real.runtime import Runtime, RuntimeOptions
 from robopolicy.deployment import drive, load_run_config
@@ -26,7 +28,8 @@ class Loop:
         self.bind, self.serve = f"ipc://{folder}/serve", serve
         self.server = Process(folder, "serve", *serve, bind=self.bind)
         self.twin = Process(folder, "twin", "--log", self.log, "--max-steps", 100000, *twin)
-        self.robot = TwinRobot(TwinConfig(address=self.twin.address, timeout_s=20))
+        self.driver = TwinRobot(TwinConfig(address=self.twin.address, timeout_s=20))
+        self.robot = DriveHandle(Drive(self.driver))
         self.client = PolicyClient(self.server.address, connect_s=30)
         self.returned = []  # (seconds from request to plan)
         self._watch_client()
@@ -156,7 +159,7 @@ def test_the_twin_holds_when_the_runtime_is_gone(tmp_path):
 
 def test_a_run_ends_when_the_twin_is_killed(tmp_path):
     with Loop(tmp_path) as loop:
-        loop.robot.config = TwinConfig(address=loop.twin.address, timeout_s=0.5)
+        loop.driver.config = TwinConfig(address=loop.twin.address, timeout_s=0.5)
         loop.until(lambda: loop.runtime.summary.actions >= 5)
         loop.twin.signal(signal.SIGKILL)
         loop.thread.join(20)
@@ -172,9 +175,9 @@ def test_lockstep_run_reproduces_the_evaluation(tmp_path):
 
     expected = evaluate(ReachPolicy(), reach_world, episodes=6, seed0=2_000_000, block=3, noise_seed=4, latency_calls=0, progress=False)
     with Process(tmp_path, "serve") as server, Process(tmp_path, "twin", "--lockstep", "--episodes", 6, "--seed0", 2_000_000) as twin:
-        robot, client = TwinRobot(TwinConfig(address=twin.address)), PolicyClient(server.address)
+        robot, client = DriveHandle(Drive(TwinRobot(TwinConfig(address=twin.address)))), PolicyClient(server.address)
         summary = Runtime(robot, client, RuntimeOptions(noise_seed=4)).run()
-        records = robot.report()
+        records = robot.report()["robot"]
         robot.close()
         client.close()
     assert [(e.seed, e.success, e.length, e.network_calls) for e in expected.episodes] == [
@@ -291,8 +294,9 @@ def test_serve_twin_run_from_the_command_line(checkpoint, tmp_path):
         (["serve", "nowhere"], "nowhere"),
         (["twin", "two-rout"], "did you mean 'two-route'"),
         (["twin", "two-route", "--bind", "tcp://*:5556"], "only loopback is served"),
-        (["run", "ratehz=3"], "unknown key 'ratehz'; did you mean 'rate_hz'?"),
-        (["run", "rate_hz=fast"], "rate_hz"),
+        (["run", "spead=0.3"], "unknown key 'spead'; did you mean 'speed'?"),
+        (["run", "speed=fast"], "speed"),
+        (["run", "speed=1.5"], "speed"),
         (["run", "robot=twn"], "did you mean 'twin'"),
         (["run", "robot.adress=tcp://127.0.0.1:1"], "did you mean 'address'"),
         (["run", "robot.address=tcp://127.0.0.1:9", "robot.connect_s=0.1"], "start one with: robopolicy twin"),
@@ -333,7 +337,7 @@ def test_bench_serve_measures():
 
 
 def test_run_config_reads_recipe_and_overrides():
-    config = load_run_config(["runtime/default", "rate_hz=12.5", "robot.timeout_s=1", "json=out.json", "policy=runs/x"])
-    assert config.rate_hz == 12.5 and config.robot == {"type": "twin", "timeout_s": 1} and config.json_file == "out.json" and config.policy == "runs/x"
+    config = load_run_config(["runtime/default", "speed=0.5", "robot.timeout_s=1", "json=out.json", "policy=runs/x"])
+    assert config.speed == 0.5 and config.robot == {"type": "twin", "timeout_s": 1} and config.json_file == "out.json" and config.policy == "runs/x"
 
 
