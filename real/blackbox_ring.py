@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import re
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _NAME = re.compile(r"segment-(\d{6,})\.mcap")
 _CHUNK_BYTES = 4 << 20
 _SETTLED = 10  # chunks without a refusal, before it is said that the disk takes again
 _RETRY_S = 1.0  # between two attempts on a disk that refused
+
+_Waiting = tuple[Channel, int, list[Any], int]  # what McapWriter.add takes
 
 
 @dataclass
@@ -82,6 +85,10 @@ class Ring:
         self.full = ""
         self._lock = _locked(folder)
         self._writer: McapWriter | None = None
+        self._waiting: list[_Waiting] = []
+        self._waiting_bytes = 0
+        soft = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        self._segment_bytes = min(limits.max_bytes // 8, soft // 2 if soft != resource.RLIM_INFINITY else limits.max_bytes)
         self._opened_at = self._flushed_at = clock()
         self._refused_at = -_RETRY_S
         self._lost_before = 0  # when the disk began to refuse
@@ -91,16 +98,13 @@ class Ring:
     @property
     def segment_begins(self) -> bool:
         """Whether the next message begins a segment: what explains the others belongs at its start."""
-        return self._writer is None
+        return self._writer is None and not self._waiting
 
     def add(self, channel: Channel, log_time: int, data: list[Any], sequence: int = 0) -> None:
         """Take a message; it is on the disk within ``flush_s`` of :meth:`due` being called."""
-        writer = self._writer or self._open()
-        if writer is None:
-            self.lost += 1
-            return
-        writer.add(channel, log_time, data, sequence)
-        if writer.pending_bytes >= min(_CHUNK_BYTES, self.limits.max_bytes // 16):
+        self._waiting.append((channel, log_time, data, sequence))
+        self._waiting_bytes += sum(memoryview(part).nbytes for part in data)
+        if self._waiting_bytes >= min(_CHUNK_BYTES, self._segment_bytes // 2):
             self.flush()
 
     def due(self) -> None:
@@ -109,32 +113,22 @@ class Ring:
             self.flush()
 
     def flush(self) -> None:
-        """Write the open chunk, begin a new segment when this one is done, and delete what is over the limits."""
+        """Write what waits as one chunk, end the segment when it is long enough, and delete what is over the limits."""
         self._flushed_at = self._clock()
-        writer = self._writer
-        if writer is None:
-            return
-        waiting = writer.pending_messages
-        if waiting and not self._attempt(writer):
-            self.lost += waiting
-            writer.discard()
-        elif waiting:
-            self.written += waiting
+        messages, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        if messages and self._write(messages):
+            self.written += len(messages)
             self._fits_again()
-        if self._clock() - self._opened_at >= self.limits.segment_s or writer.size >= self.limits.max_bytes // 8:
-            self.end_segment()
+        else:
+            self.lost += len(messages)
+        if self._writer is not None and (self._clock() - self._opened_at >= self.limits.segment_s or self._writer.size >= self._segment_bytes):
+            self._finish_segment()
         self._prune()
 
     def end_segment(self) -> None:
         """Finish the open segment, so that any reader opens it; the next message begins another."""
-        writer, self._writer = self._writer, None
-        if writer is None:
-            return
-        self._flush_last(writer)
-        if writer.messages:
-            self._old.append((writer.path, writer.path.stat().st_size, (writer.end_ns - writer.start_ns) * 1e-9))
-        else:
-            writer.path.unlink(missing_ok=True)
+        self.flush()
+        self._finish_segment()
 
     def close(self) -> None:
         """Finish the open segment and let go of the folder."""
@@ -142,17 +136,28 @@ class Ring:
         self._prune()
         os.close(self._lock)
 
-    def _flush_last(self, writer: McapWriter) -> None:
-        waiting = writer.pending_messages
-        if waiting and not self._attempt(writer):
-            self.lost += waiting
-            writer.discard()
-        elif waiting:
-            self.written += waiting
-        try:
-            writer.finish()
-        except OSError as error:  # without its end the segment is still read record by record
-            self._refuses(error)
+    def _write(self, messages: list[_Waiting]) -> bool:
+        """Write one chunk. A file that may not grow is ended, and a full disk gets the oldest segment back, before it is given up."""
+        while True:
+            writer = self._writer or self._open()
+            if writer is None:
+                return False
+            for message in messages:
+                writer.add(*message)
+            try:
+                writer.flush()
+                writer.sync()
+                return True
+            except OSError as error:
+                if not writer.pending_messages:  # written, though not known to be on the disk itself
+                    self._refuses(error)
+                    return True
+                writer.discard()
+                if error.errno == errno.EFBIG and writer.messages:
+                    self._finish_segment()
+                elif error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._drop_oldest():
+                    self._refuses(error)
+                    return False
 
     def _open(self) -> McapWriter | None:
         """Begin a segment, unless the disk has refused a moment ago."""
@@ -168,23 +173,19 @@ class Ring:
         self._opened_at = self._clock()
         return self._writer
 
-    def _attempt(self, writer: McapWriter) -> bool:
-        """Write the open chunk; when the disk is full the oldest segment goes and it is tried once more."""
-        for attempt in (0, 1):
-            try:
-                writer.flush()
-                writer.sync()
-                return True
-            except OSError as error:
-                if not writer.pending_messages:  # written, though not known to be on the disk itself
-                    self._refuses(error)
-                    return True
-                if error.errno == errno.EFBIG and writer.messages:  # the file is as large as it may be, not the disk
-                    self._opened_at = -1e18
-                if attempt or error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._drop_oldest():
-                    self._refuses(error)
-                    return False
-        return False
+    def _finish_segment(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        try:
+            writer.finish()
+        except OSError as error:  # without its end the segment is still read record by record
+            if error.errno != errno.EFBIG:
+                self._refuses(error)
+        if writer.messages:
+            self._old.append((writer.path, writer.path.stat().st_size, (writer.end_ns - writer.start_ns) * 1e-9))
+        else:
+            writer.path.unlink(missing_ok=True)
 
     def _refuses(self, error: OSError) -> None:
         self._refused_at = self._clock()
