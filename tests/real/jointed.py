@@ -18,12 +18,15 @@ import numpy as np
 
 from policies.motion import MotionLimits, Reference
 from policies.spec import ActionSpec, Field, ObservationSpec, Spec
+from real.drive import Drive, DriveOptions
 from real.robot import Observation, RobotGone, RobotInfo
 from real.safety.brake import Brake
 from sim.env import StepResult
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 100.0
+TICK = 1 / RATE
+GOAL = np.array([1.0, -0.8, 0.5])
 NAMES = ("a", "b", "c")
 
 
@@ -142,6 +145,29 @@ def worst(commands: np.ndarray, motion: MotionLimits, tick_s: float = 1 / RATE) 
         found = np.abs(np.diff(q, order, axis=0)) - 2**order * noise
         out[name] = float((found / tick_s**order / limit).max())
     return out
+
+
+def begin(latch, robot=None, **options):
+    """A drive that has read its robot once, and its robot."""
+    robot = robot or Joints()
+    drive = Drive(robot, DriveOptions(**options), latch, clock=lambda: 0.0)
+    assert drive.tick(0.0).state == "holding"
+    return drive, robot
+
+
+def follow(drive, ticks=10**6, goal=GOAL):
+    """Offer a motion to ``goal``, one command a tick, for at most so many ticks."""
+    for reference in itertools.islice(moves(drive.reading.reference.position, goal), ticks):
+        assert drive.offer(reference.position, reference, drive.reading.tick + 1) == ""
+        assert drive.tick(drive.reading.tick * TICK).state == "active"
+
+
+def run_out(drive, ticks=200):
+    """Tick without commands until it holds; returns how many ticks it braked."""
+    for braked in range(ticks):
+        if drive.tick(drive.reading.tick * TICK).state != "braking":
+            return braked
+    raise AssertionError("it brakes for ever")
 
 
 class JointWorld:

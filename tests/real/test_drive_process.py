@@ -6,12 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import zmq
 
 from policies.motion import Reference
 from policies.spec import InputError
@@ -20,97 +18,15 @@ from real.drive_handle import DriveHandle
 from real.drive_process import DriveProcess
 from real.latch import Latch, robot_folder
 from real.robot import RobotGone
-from real.wire import Limits, Message, configure, decode, encode, receive, send
+from real.wire import Message, encode
 from robopolicy.cli import main
 from robopolicy.twin_log import read_log
-from tests.real.jointed import RATE, ROOT, Running, limits, moves, worst
+from tests.real.driven import Outsider, placed
+from tests.real.jointed import RATE, ROOT, Running, moves
 
 #: Ticks within which the fastest joint comes to rest, and how far it may go meanwhile, rad: velocity, then acceleration, then jerk.
 STOP_TICKS = RATE * (2.0 / 12.0 + 2 * 12.0 / 400.0 + 8.0 / 400.0) + 2
 STOP_RAD = 2.0 * STOP_TICKS / RATE
-
-
-class Outsider:
-    """Somebody without a lease, who may know the address."""
-
-    def __init__(self, address: str) -> None:
-        self.context, self.sequence = zmq.Context(), 0
-        self.socket = self.context.socket(zmq.DEALER)
-        configure(self.socket, Limits(frame_bytes=1 << 22))
-        self.socket.connect(address)
-        assert self.socket.poll(5000, zmq.POLLOUT)
-
-    def ask(self, kind: str, meta=None, session: int = 0, arrays=None, wait_s: float = 10.0) -> Message:
-        self.sequence += 1
-        assert send(self.socket, Message(kind, session, self.sequence, meta=meta or {}, arrays=arrays or {}))
-        until = time.monotonic() + wait_s
-        while time.monotonic() < until:
-            self.socket.poll(100)
-            frames = receive(self.socket, Limits(frame_bytes=1 << 22))
-            if frames is not None and (reply := decode(frames, Limits())).sequence == self.sequence:
-                return reply
-        raise AssertionError(f"no answer to {kind}")
-
-    def status(self) -> dict:
-        found = self.ask("status").meta
-        return {**found, "counts": json.loads(found["counts"])}
-
-    def wait(self, condition, what: str, wait_s: float = 30.0) -> dict:
-        until = time.monotonic() + wait_s
-        while not condition(status := self.status()):
-            assert time.monotonic() < until, f"never {what}: {status}"
-            time.sleep(0.01)
-        return status
-
-    def close(self) -> None:
-        self.context.destroy(linger=0)
-
-
-class Place:
-    """A twin of three joints, its drive and an outsider."""
-
-    def __init__(self, folder: Path, stack: ExitStack, max_steps: int = 10**6, **options) -> None:
-        self.folder, self.options, self._stack, self._started = folder, DriveOptions(**options), stack, 0
-        self.log = folder / "twin.jsonl"
-        self.twin = stack.enter_context(Running(folder, "twin", "twin", "--log", self.log, "--max-steps", max_steps))
-        self.start()
-
-    def start(self, **options) -> None:
-        self.drive = DriveProcess({"type": "twin", "address": self.twin.ready(), "timeout_s": 1.0}, self.folder, self.options, **options)
-        self._stack.callback(self.kill)
-        self.address = self.drive.address()
-        self.outsider = Outsider(self.address)
-        self._stack.callback(self.outsider.close)
-
-    def kill(self) -> None:
-        if self.drive.process.poll() is None:
-            self.drive.process.kill()
-        self.drive.process.wait()
-
-    def source(self, *arguments: str) -> Running:
-        self._started += 1
-        return self._stack.enter_context(Running(self.folder, f"source{self._started}", "source", "--address", self.address, *arguments))
-
-    def events(self):
-        return read_log(self.log)
-
-    def check_log(self) -> np.ndarray:
-        """Return every command that reached the robot, which took them all and of which none was beyond any limit."""
-        events = self.events()
-        commands = events.command[events.kind == "write"]
-        assert np.isfinite(commands).all() and not set(events.refused) - {""}, set(events.refused)
-        for start, motion in events.motions():
-            motion = np.concatenate([start[None], motion]) if len(motion) and np.abs(motion[0] - start).max() < 1e-6 else motion
-            excess = worst(motion, limits()) if len(motion) else {}
-            assert np.abs(motion).max(initial=0) <= 2.0 + 1e-6 and max(excess.values(), default=0) <= 1 + 1e-6, excess
-        return commands
-
-
-@contextmanager
-def placed(folder: Path, **options):
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
-        patch.setenv("ROBOPOLICY_STATE", str(folder / "state"))
-        yield Place(folder, stack, **options)
 
 
 @pytest.fixture
