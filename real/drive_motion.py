@@ -18,6 +18,7 @@ from real.safety.brake import Brake
 from real.safety.check import check_command
 
 _UNKNOWN = "measured joints are not finite"
+_SAMPLES = 12  # of a stop at which the barriers are asked, as the check of a command does
 _ROUNDING = 1e-6  # relative: a command crosses in float32, the reference that it stands for in float64
 
 
@@ -162,15 +163,30 @@ class JointMotion:
     def brake(self) -> np.ndarray | None:
         """Go on one tick along the brake from the last command and return its joints (n,) float64; None: at rest.
 
-        The brake is the fastest that the limits of a stop allow: that is the one which was found to stay inside every limit.
+        A command that is late by a tick need not cost an emergency stop: the stop of normal motion is taken where it stays
+        inside every limit, else the emergency stop, which was found to do so when the last command was checked.
         """
         if self.at_rest or self.reference is None:
             return None
         if self._plan is None:
-            self._plan, self._played = Brake.of(self.reference, self.limits), 0
+            gentle = Brake.of(self.reference, self.limits, stop=False)
+            self._plan, self._played = gentle if self._stays_inside(gentle) else Brake.of(self.reference, self.limits), 0
         self._played += 1
         self.reference = self._plan.reference(self._played * self._tick_s)
         return self.reference.position
+
+    def _stays_inside(self, plan: Brake) -> bool:
+        """Whether a stop keeps the range of the joints and, at samples of its way, every barrier."""
+        assert self.reference is not None
+        position, limits = self.reference.position, self.limits
+        if (position + plan.low < limits.low).any() or (position + plan.high > limits.high).any():
+            return False
+        if (np.abs(self.reference.acceleration) > limits.acceleration * (1 + 1e-9)).any():  # in an emergency stop already
+            return False
+        if self._barriers is None:
+            return True
+        way = plan.sample(np.linspace(0, 1, _SAMPLES)[:, None] * plan.duration.max())[0]
+        return bool((self._barriers.path(position + way) >= 0).all())
 
     def halt(self) -> None:
         """Take it that the robot has come to rest at the last command."""

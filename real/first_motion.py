@@ -18,6 +18,7 @@ from real.robot import Observation
 _RATE_TOLERANCE = 0.1
 _FLAT = 2.0  # grey levels: a camera whose picture varies less shows nothing
 _BEYOND = 0.1  # of the training range: farther outside is named
+_QUEUED = 10  # readings that may have waited while nobody read: they say nothing of the rate
 _STILL = 1e-3  # rad/s or m/s
 
 
@@ -61,6 +62,8 @@ def preflight(robot: DriveHandle, spec: Spec, ranges: Ranges | None = None, *, s
 
 def _look(robot: DriveHandle, seconds: float) -> tuple[list[Observation], list[float]]:
     """Return readings and the monotonic second at which each arrived; a world in lock-step is looked at once."""
+    for _ in range(1 if robot.info.lockstep else _QUEUED):
+        robot.read(2.0)
     readings, arrived = [robot.read(2.0)], [time.monotonic()]
     while not robot.info.lockstep and arrived[-1] - arrived[0] < seconds:
         readings.append(robot.read(2.0))

@@ -23,6 +23,8 @@ def register(app: typer.Typer) -> None:
         """
         from contextlib import ExitStack
 
+        import numpy as np
+
         from policies.spec import InputError
         from real.first_motion import go_to
         from robopolicy.config import apply_overrides
@@ -36,7 +38,7 @@ def register(app: typer.Typer) -> None:
             target = _numbers(pose) if pose is not None else list(robot.info.home)
             if not target:
                 raise InputError(f"robot {robot.info.name!r} declares no home pose: give --pose")
-            left = go_to(robot, target, speed=speed, timeout_s=timeout, stopped=stopped)
+            left = go_to(robot, np.array(target), speed=speed, timeout_s=timeout, stopped=stopped)
         typer.echo(f"{'stopped on the way' if stopped() else 'at the pose'}: at most {left:.4f} rad or m away; the robot holds")
 
 
