@@ -36,6 +36,7 @@ COMMANDS = (
     "run",
     "drive",
     "estop",
+    "operator",
     "twin",
     "data",
     "bench",

@@ -1,0 +1,64 @@
+"""``robopolicy stop``, ``hold``, ``resume`` and ``speed``: the operator's requests to a runtime of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_Address = Annotated[str | None, typer.Option("--operator", metavar="ADDRESS", help="Of the runtime's operator channel; found by --file if not given.")]
+_File = Annotated[Path | None, typer.Option("--file", help="operator.json of the run; the last run of this user if not given.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    app.command()(stop)
+    app.command()(hold)
+    app.command()(resume)
+    app.command()(speed)
+
+
+def stop(address: _Address = None, file: _File = None) -> None:
+    """Emergency stop of the running robot: it brakes, and stays stopped until `robopolicy estop --clear`."""
+    _ask("stop", address, file)
+
+
+def hold(address: _Address = None, file: _File = None) -> None:
+    """Brake the running robot and keep its pose until `robopolicy resume`."""
+    _ask("hold", address, file)
+
+
+def resume(address: _Address = None, file: _File = None) -> None:
+    """Go on after a hold. Needs the run's token, which only this user can read."""
+    _ask("resume", address, file)
+
+
+def speed(
+    value: Annotated[float, typer.Argument(min=0, max=1, help="Share of full speed, 0 to 1; the runtime ramps to it.")],
+    address: _Address = None,
+    file: _File = None,
+) -> None:
+    """Change the speed of the running robot; to raise it needs the run's token."""
+    _ask("speed", address, file, value)
+
+
+def _ask(kind: str, address: str | None, file: Path | None, value: float | None = None) -> None:
+    """Send one request. The file is read even where an address is given: it may hold that run's token."""
+    from policies.spec import InputError
+    from real.latch import state_folder
+    from real.operator import FILE_NAME, OperatorClient, read_file
+
+    try:
+        found = read_file(file or state_folder() / FILE_NAME)
+    except InputError:
+        if address is None or file is not None:
+            raise
+        found = {"address": address, "token": ""}
+    token = found["token"] if address in (None, found["address"]) else ""
+    client = OperatorClient(address or found["address"], token)
+    try:
+        client.request(kind, value)
+    finally:
+        client.close()
+    typer.echo(f"{kind}: the runtime at {client.address} has taken it")
