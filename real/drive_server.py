@@ -27,6 +27,7 @@ from policies.motion import Reference
 from policies.spec import InputError
 from real.drive import Drive, DriveOptions, DriveReading, kind_of
 from real.drive_wire import info_to_dict, reading_message
+from real.latency import Latency
 from real.robots import robot_class
 from real.ticks import Grid
 from real.wire import Limits, Message, WireError, checked_bind, configure, decode, receive, send
@@ -48,9 +49,15 @@ class DriveServer:
 
     Args:
         drive: The drive of the robot.
-        bind: Loopback address; port 0 takes any free one. See :attr:`address`.
+        bind: Loopback address; port 0 takes any free one.
         linger_s: End by itself when no source has spoken for this long; None: never.
         log: Where lines go.
+
+    Attributes:
+        address: Where it listens.
+        counts: Messages refused, by kind of refusal; ``unread`` readings; ``leases``.
+        lateness: How long after their point of the grid ticks began.
+        work: What ticks took.
 
     Raises:
         InputError: if the robot only moves in lock-step, or ``bind`` is not loopback or cannot be bound.
@@ -65,6 +72,7 @@ class DriveServer:
         self._heard = time.monotonic()
         self._spoken = self._heard  # when any source last spoke
         self.counts: Counter[str] = Counter()
+        self.lateness, self.work = Latency(), Latency()
         self._told = ("", "")
         self._ticker = _Ticker(drive)
         self._context = zmq.Context()
@@ -99,7 +107,10 @@ class DriveServer:
             time.sleep(left)
         self._answer_all()
         now = time.monotonic()
-        self._publish(self._ticker.tick(now, grid.begin(now)))
+        self.lateness.add(now - grid.due)
+        reading = self._ticker.tick(now, grid.begin(now))
+        self.work.add(time.monotonic() - now)
+        self._publish(reading)
 
     def close(self) -> None:
         """Let go of address and robot; may be called twice."""
@@ -191,7 +202,8 @@ class DriveServer:
                 raise Refused("reset", str(error)) from error
             return Message("done")
         elif kind == "report":
-            return Message("report", meta={"report": json.dumps({**drive.report(), **self.counts})})
+            timing = {"lateness_ms": self.lateness.to_dict(), "work_ms": self.work.to_dict()}
+            return Message("report", meta={"report": json.dumps({**drive.report(), **self.counts, **timing})})
         else:
             raise Refused("kind", f"kind {kind!r}: a drive answers hello, command, hold, stop, resume, alive, reset, report, status and bye")
         return None
