@@ -24,8 +24,6 @@ from policies.spec import InputError, ObservationSpec, Spec, suggest
 KINDS = ("state", "latent", "path", "skill", "text")
 META = "goal:"
 
-NO_SUBGOAL = "no subgoal"
-
 
 @dataclass(frozen=True)
 class Subgoal:
@@ -167,7 +165,7 @@ class Hierarchy:
         state = self._planned(obs, dict(state), seconds)
         window = {name: np.asarray(obs[name]) for name in self.policy.spec.observation.fields if name != self.field}
         window[self.field] = np.repeat(state["goal"][:, None], self.n_obs_steps, axis=1)
-        plan, below = _act(self.policy, window, _of("policy.", state), noise, execution)
+        plan, below = act_below(self.policy, window, _of("policy.", state), noise, execution)
         held = ~(state["step"] * seconds < state["until"])
         actions = np.where(held[:, None, None], self.spec.action.hold(state["last"])[:, None], plan.actions)
         steps = np.broadcast_to(np.asarray(self.n_action_steps if execution.elapsed is None else execution.elapsed), held.shape)
@@ -257,8 +255,8 @@ def _of(prefix: str, state: State) -> State:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _act(policy: Policy, obs: dict[str, np.ndarray], state: State, noise: Any, execution: Execution) -> tuple[Plan, State]:
-    """Call a policy that computes with numpy or with torch; its plan comes back in numpy, its state as it is."""
+def act_below(policy: Policy, obs: dict[str, np.ndarray], state: State, noise: Any, execution: Execution) -> tuple[Plan, State]:
+    """Call a policy that computes with numpy or with torch on obs, field -> (B, To, *shape); its plan comes back in numpy, its state as it is."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not isinstance(policy, torch.nn.Module):
         return policy.act(obs, state, noise, execution)

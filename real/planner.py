@@ -1,7 +1,7 @@
 """The level above the policy in the control loop: a planner that names sub-goals in a thread of its own and is never waited for.
 
 One request is in flight; an answer after its deadline is thrown away. The last sub-goal stands for as long as the planner
-said when it was made; after that the policy gets no observation and the robot is held, with the cause ``no subgoal``.
+said when it was made; after that the policy gets no observation and the robot is held.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from policies.hierarchy import NO_SUBGOAL, Planner, Subgoal, goal_field
+from policies.hierarchy import Planner, Subgoal, goal_field
 from policies.spec import InputError, ObservationSpec, Spec
+from real.robot import Observation
 
 
 class PlannerLevel:
-    """Fills the goal field of a policy's observations with the sub-goal that stands.
+    """Names the sub-goal that stands, for the goal field of a policy's observations; what ``real.runtime`` takes as its planner.
 
     Args:
         planner: Asked at its own rate with the newest reading, in a thread.
         spec: Of the policy: one goal field takes what the planner names.
         deadline_s: Seconds from a request after which its answer is not used.
         clock: Monotonic seconds, for deadlines.
+        lockstep_hz: Rate of a robot in lock-step: time is then counted in its ticks, and an answer is waited for; None: neither.
 
     Attributes:
         field: The goal field.
@@ -38,13 +40,16 @@ class PlannerLevel:
         InputError: if the policy takes no such sub-goals.
     """
 
-    def __init__(self, planner: Planner, spec: Spec, *, deadline_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, planner: Planner, spec: Spec, *, deadline_s: float = 1.0, clock: Callable[[], float] = time.monotonic, lockstep_hz: float | None = None
+    ) -> None:
         if not (planner.rate_hz > 0 and deadline_s > 0):
             raise InputError(f"planner: expected a rate and a deadline above 0, found {planner.rate_hz:g} Hz and {deadline_s:g} s")
         self.planner, self.field = planner, goal_field(spec, planner.kind)
         self.reads: ObservationSpec = planner.reads
         self.deadline_s, self.counts, self.error = deadline_s, Counter[str](), ""
         self._goal, self._clock, self._every = spec.observation.fields[self.field], clock, 1.0 / planner.rate_hz
+        self._lockstep_hz, self._episode = lockstep_hz, None
         self._wake = threading.Condition()
         self._job: tuple[int, dict[str, np.ndarray], Any, float] | None = None
         self._result: tuple[int, Any] | None = None
@@ -59,28 +64,35 @@ class PlannerLevel:
         self._state, self._value, self._until, self._due = self.planner.initial_state(1), None, -np.inf, -np.inf
         self._forget()
 
-    def fill(self, fields: Mapping[str, np.ndarray], now: float, wait_s: float = 0.0) -> dict[str, np.ndarray] | None:
-        """Return ``fields`` with the sub-goal in the goal field, or None when none stands: then the policy is held.
+    def update(self, reading: Observation, now: float) -> dict[str, np.ndarray] | None:
+        """Return the goal field (*shape) with the sub-goal that stands; None when none does: then the policy is held.
 
-        Takes in an answer that has come and asks for the next sub-goal when it is time.
+        A new episode begins anew. Waits for nothing, except in lock-step.
 
         Args:
-            fields: name -> (*shape), one reading; what is in the goal field already is replaced.
-            now: Seconds of the robot's time (of the world's in lock-step), at which the reading was made.
-            wait_s: How long to wait for an answer that was asked for now (lock-step); 0: not at all.
+            reading: The newest one.
+            now: Seconds on the runtime's clock.
+        """
+        if reading.episode != self._episode:
+            self.begin()
+            self._episode = reading.episode
+        if self._lockstep_hz is None:
+            return self.goal(reading.fields, now)
+        return self.goal(reading.fields, reading.tick / self._lockstep_hz, self.deadline_s)
+
+    def goal(self, fields: Mapping[str, np.ndarray], now: float, wait_s: float = 0.0) -> dict[str, np.ndarray] | None:
+        """Take in an answer that has come, ask for the next sub-goal when it is time, and return the one that stands (*shape).
+
+        Args:
+            fields: name -> (*shape), one reading.
+            now: Seconds of the robot's time at which it was made.
+            wait_s: How long to wait for an answer that is asked for now; 0: not at all.
         """
         self._collect(0.0)
         if now >= self._due and self._ask(fields, now):
-            self._due = now + self._every
+            self._due = now + self._every - 1e-9
             self._collect(wait_s)
-        if self._value is None or now >= self._until:
-            return None
-        return {**fields, self.field: self._value}
-
-    @property
-    def cause(self) -> str:
-        """Why no sub-goal stands, should none do so: the cause of the hold."""
-        return NO_SUBGOAL
+        return None if self._value is None or now >= self._until else {self.field: self._value}
 
     def close(self) -> None:
         """End the thread; a planner that hangs is left behind (it dies with the process)."""

@@ -15,6 +15,7 @@ from policies.base import State
 from policies.hierarchy import Subgoal
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from real.planner import PlannerLevel
+from real.robot import Observation
 
 STATE, GOAL = "observation.state", "observation.goal"
 SPEC = Spec(
@@ -74,33 +75,33 @@ def settle(condition: Any) -> None:
 def test_a_subgoal_is_asked_for_at_the_planners_rate_and_stands_in_between() -> None:
     planner = Gated()
     with level(planner, deadline_s=20) as planning:
-        seen = [planning.fill(READING, 0.1 * k, wait_s=20) for k in range(25)]
+        seen = [planning.goal(READING, 0.1 * k, wait_s=20) for k in range(25)]
     goals = [None if filled is None else filled[GOAL].tolist() for filled in seen]
     expected = [[0, 0]] * 10 + [[1, 1]] * 10 + [[2, 2]] * 5
     np.testing.assert_allclose(goals, expected, atol=1e-6)  # type: ignore[arg-type]
-    assert seen[0] is not None and seen[0][GOAL].dtype == np.float32 and (seen[0][STATE] == READING[STATE]).all()
+    assert seen[0] is not None and seen[0][GOAL].dtype == np.float32 and list(seen[0]) == [GOAL]
     assert planning.counts == {"asked": 3, "answered": 3}
 
 
 def test_the_loop_never_waits_for_a_planner_that_hangs() -> None:
     planner, clock = Gated(), Time()
     with level(planner, deadline_s=1.0, clock=clock) as planning:
-        assert planning.fill(READING, 0.0, wait_s=0) is None or planner.calls == 1
-        settle(lambda: planning.fill(READING, 0.0) is not None)
+        assert planning.goal(READING, 0.0, wait_s=0) is None or planner.calls == 1
+        settle(lambda: planning.goal(READING, 0.0) is not None)
         planner.gate.clear()
         held = []
         for k in range(1, 60):
             clock.now = 0.1 * k
-            held.append(planning.fill(READING, 0.1 * k) is None)
+            held.append(planning.goal(READING, 0.1 * k) is None)
             if k == 10:
                 settle(lambda: planner.calls == 2)
         # the sub-goal of 0 s stands for 2.5 s; the request of 1 s is late at 2 s and keeps the planner busy
         assert held == [False] * 24 + [True] * 35
-        assert planning.counts == {"asked": 2, "answered": 1, "late": 1} and planning.cause == "no subgoal"
+        assert planning.counts == {"asked": 2, "answered": 1, "late": 1}
         planner.gate.set()
         settle(lambda: not planning._busy)  # its late answer came, and is not used
-        assert planning.fill(READING, 6.0) is None
-        settle(lambda: planning.fill(READING, 6.0) is not None)
+        assert planning.goal(READING, 6.0) is None
+        settle(lambda: planning.goal(READING, 6.0) is not None)
         assert planner.calls == 3
 
 
@@ -108,14 +109,14 @@ def test_an_answer_for_the_last_episode_is_not_used_in_this_one() -> None:
     planner = Gated()
     planner.gate.clear()
     with level(planner, deadline_s=20) as planning:
-        assert planning.fill(READING, 0.0) is None
+        assert planning.goal(READING, 0.0) is None
         settle(lambda: planner.calls == 1)
         planning.begin()
         planner.gate.set()
         settle(lambda: not planning._busy)
-        assert planning.fill(READING, 50.0) is None
-        settle(lambda: planning.fill(READING, 50.0) is not None)
-        filled = planning.fill(READING, 50.0)
+        assert planning.goal(READING, 50.0) is None
+        settle(lambda: planning.goal(READING, 50.0) is not None)
+        filled = planning.goal(READING, 50.0)
         assert filled is not None and filled[GOAL].tolist() == [50.0, 0.0]  # with the state of a stream that has just begun
 
 
@@ -134,7 +135,7 @@ def test_bad_subgoals_never_reach_the_policy(answer: Any, message: str) -> None:
     planner = Gated()
     planner.answer = answer
     with level(planner, deadline_s=20) as planning:
-        assert planning.fill(READING, 0.0, wait_s=20) is None
+        assert planning.goal(READING, 0.0, wait_s=20) is None
         assert planning.counts == {"asked": 1, "failed": 1}
         with pytest.raises(AssertionError, match=message):
             raise AssertionError(planning.error)
@@ -144,14 +145,14 @@ def test_a_planner_with_nothing_to_say_is_counted() -> None:
     planner = Gated()
     planner.answer = lambda now, times: Subgoal("state", np.zeros((1, 2)), now, np.zeros(1))
     with level(planner, deadline_s=20) as planning:
-        assert planning.fill(READING, 0.0, wait_s=20) is None and planning.counts == {"asked": 1, "empty": 1}
+        assert planning.goal(READING, 0.0, wait_s=20) is None and planning.counts == {"asked": 1, "empty": 1}
 
 
 def test_bad_readings_are_not_planned_on() -> None:
     planner = Gated()
     with level(planner, deadline_s=20) as planning:
         for bad in ({}, {STATE: np.zeros(3, np.float32)}, {STATE: np.array([np.nan, 0], np.float32)}):
-            assert planning.fill(bad, 0.0, wait_s=20) is None
+            assert planning.goal(bad, 0.0, wait_s=20) is None
     assert planner.calls == 0 and planning.error
 
 
@@ -159,3 +160,15 @@ def test_a_policy_without_such_goals_is_refused() -> None:
     flat = Spec(ObservationSpec({STATE: Field((2,))}, 10.0), SPEC.action)
     with pytest.raises(InputError, match="takes no goals at all"):
         PlannerLevel(Gated(), flat)
+
+
+def test_lock_step_counts_time_in_ticks_and_every_episode_begins_anew() -> None:
+    planner = Gated()
+    with level(planner, deadline_s=20, lockstep_hz=20.0) as planning:
+        seen = []
+        for episode in (7, 8):
+            for tick in range(45):
+                goal = planning.update(Observation(dict(READING), {}, episode=episode, tick=tick), now=1e6)
+                assert goal is not None
+                seen.append(goal[GOAL].tolist())
+    np.testing.assert_allclose(seen, ([[0, 0]] * 20 + [[1, 1]] * 20 + [[2, 2]] * 5) * 2)
