@@ -14,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from policies.kinematics import Kinematics
 from policies.spec import InputError, suggest
-from real.robot import RobotInfo
-from real.safety.capsules import Capsules, Screws, nearest
+from real.safety.capsules import Capsules, Screws, Segments
 
 
 class Plane(BaseModel):
@@ -106,11 +105,10 @@ class Barriers:
         self.n = kinematics.n
         moved = self._screws.moves  # (bodies, n): which joints move a body
         self.names, self.excluded = (), ()
+        self._vectors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._choose_pairs(kinematics, moved)
-        self._margins = np.full(len(self.names), self.config.margin_m)
         self._drop_what_touches(kinematics.home)
         self.lever_arms = self._lever_arms(moved)
-        self._scratch = np.zeros((1, self.n))
 
     def _choose_pairs(self, kinematics: Kinematics, moved: np.ndarray) -> None:
         """List planes x parts, spheres x parts and pairs of parts as index arrays."""
@@ -132,7 +130,7 @@ class Barriers:
         self._normals = np.array([p.normal for p in self.config.planes], np.float64).reshape(-1, 3)
         self._points = np.array([p.point for p in self.config.planes], np.float64).reshape(-1, 3)
         centers = np.array([s.center for s in self.config.spheres], np.float64).reshape(-1, 3)
-        self._fixed = np.stack([centers, centers], axis=-1)  # (S, 3, 2) both ends
+        self._centers = centers
         self._radii = np.concatenate([parts.radius, [s.radius for s in self.config.spheres]])
         self._settle(moved)
 
@@ -141,20 +139,23 @@ class Barriers:
         signs = np.concatenate([moved[self._capsules.body], np.zeros((len(self.config.spheres), self.n))])  # (parts, n)
         self._mask = np.concatenate([signs[self._plane_part], signs[self._first] - signs[self._second]])
         self._normal = self._normals[self._plane]
-        self._offset = (self._normal * self._points[self._plane]).sum(axis=1) + self._radii[self._plane_part]
-        self._reach = self._radii[self._first] + self._radii[self._second]
+        planes = (self._normal * self._points[self._plane]).sum(axis=1) + self._radii[self._plane_part]
+        self._offset = np.concatenate([planes, self._radii[self._first] + self._radii[self._second]]) + self.config.margin_m
+        parts, count = self._capsules.count, len(self._radii)
+        lengths = np.concatenate([np.linalg.norm(self._capsules.local[..., 1] - self._capsules.local[..., 0], axis=1), np.zeros(count - parts)])
+        self._segments = Segments(count, len(self._normals), self._first, self._second, self._plane, self._plane_part, lengths)
+        self._vectors.clear()
 
     def _drop_what_touches(self, home: np.ndarray) -> None:
         """Leave out what is nearer than the margin at the home pose: it could never move."""
         h = self.path(home[None])[0]
         keep = h >= 0
-        d = h + self._margins
+        d = h + self.config.margin_m
         self.excluded = (*self._capsules.neighbours(), *(f"{self.names[k]}: {d[k]:.4f} m apart at the home pose" for k in np.flatnonzero(~keep)))
         planes = len(self._plane)
         self._plane, self._plane_part = self._plane[keep[:planes]], self._plane_part[keep[:planes]]
         self._first, self._second = self._first[keep[planes:]], self._second[keep[planes:]]
         self.names = tuple(name for name, kept in zip(self.names, keep, strict=True) if kept)
-        self._margins = self._margins[keep]
         self._settle(self._screws.moves)
 
     def _lever_arms(self, moved: np.ndarray) -> np.ndarray:
@@ -167,13 +168,8 @@ class Barriers:
 
     def path(self, q: np.ndarray) -> np.ndarray:
         """Return distances less margin (T, K), m, at configurations ``q`` (T, n)."""
-        ends = self._ends(q)
-        planes = np.empty((len(q), 0))
-        if len(self._plane):
-            chosen = ends[:, self._plane_part]
-            planes = np.matmul(self._normal[:, None, :], chosen)[:, :, 0].min(axis=-1) - self._offset
-        pairs = nearest(ends[:, self._first], ends[:, self._second])[0] - self._reach
-        return np.concatenate([planes, pairs], axis=1) - self._margins
+        distance, _, _, height = self._segments.solve(self._placed(q))
+        return np.concatenate([height, distance], axis=1) - self._offset
 
     def distances(self, q: np.ndarray) -> np.ndarray:
         """Return distances less margin (K,), m, at joint positions ``q`` (n,)."""
@@ -181,32 +177,26 @@ class Barriers:
 
     def rows(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return distances less margin (K,), m, and their gradients (K, n) at joint positions ``q`` (n,)."""
-        ends = self._ends(np.reshape(q, (1, self.n)))[0]
-        chosen = ends[self._plane_part]
-        heights = np.matmul(self._normal[:, None, :], chosen)[:, 0]  # (P, 2)
-        lower = heights.argmin(axis=1)
-        points = chosen[np.arange(len(lower)), :, lower]
-        distance, x, normal = nearest(ends[self._first], ends[self._second])
-        h = np.concatenate([heights.min(axis=1) - self._offset, distance - self._reach]) - self._margins
-        gradient = self._screws.along(np.concatenate([points, x]), np.concatenate([self._normal, normal]))
-        return h, gradient * self._mask
+        vectors = self._placed(np.reshape(q, (1, self.n)))
+        distance, s, t, height = self._segments.solve(vectors)
+        vectors, count = vectors[0], len(self._radii)
+        along = vectors[self._plane_part + count]
+        lower = (along * self._normal).sum(axis=1) < 0  # whether the end of a part is nearer to the plane than its start
+        on_plane = vectors[self._plane_part] + along * lower[:, None]
+        x = vectors[self._first] + s[:, None] * vectors[self._first + count]
+        gap = x - vectors[self._second] - t[:, None] * vectors[self._second + count]
+        away = gap / np.maximum(distance[0], 1e-12)[:, None]
+        gradient = self._screws.along(np.concatenate([on_plane, x]), np.concatenate([self._normal, away]))
+        return np.concatenate([height[0], distance[0]]) - self._offset, gradient * self._mask
 
-    def _ends(self, q: np.ndarray) -> np.ndarray:
-        """Return the ends of all parts and keep-out spheres (T, parts, 3, 2)."""
-        ends = self._capsules.ends(q)
-        if not len(self._fixed):
-            return ends
-        return np.concatenate([ends, np.broadcast_to(self._fixed, (len(q), *self._fixed.shape))], axis=1)
-
-
-def robot_barriers(info: RobotInfo) -> Barriers | None:
-    """Return the barriers of a robot of joints; None: it declares none.
-
-    Raises:
-        InputError: if they need a model and there is none, or are not well formed.
-    """
-    if not info.barriers or info.motion is None:
-        return None
-    if not info.model:
-        raise InputError(f"robot {info.name!r} declares barriers and no model: nobody knows where its parts are")
-    return Barriers(info.barriers, Kinematics(info.model, list(info.motion.names)))
+    def _placed(self, q: np.ndarray) -> np.ndarray:
+        """Return starts and directions of all parts and keep-out spheres, and the planes' normals, (T, rows, 3); valid until the next call."""
+        count, parts, every = len(q), self._capsules.count, len(self._radii)
+        if count not in self._vectors:
+            whole = np.zeros((count, 2 * every + len(self._normals), 3))
+            whole[:, parts:every], whole[:, 2 * every :] = self._centers, self._normals
+            self._vectors[count] = whole, np.empty((count, 2 * parts, 3))
+        whole, own = self._vectors[count]
+        self._capsules.place(q, own)
+        whole[:, :parts], whole[:, every : every + parts] = own[:, :parts], own[:, parts:]
+        return whole

@@ -12,6 +12,10 @@ import numpy as np
 
 from policies.motion import MotionLimits, Reference
 
+# numpy takes arrays of no dimension, and operands of equal shapes, faster than numbers and broadcasting.
+_ZERO, _SIXTH, _THIRD, _HALF, _ONE, _TINY = (np.array(x) for x in (0.0, 1 / 6, 1 / 3, 0.5, 1.0, 1e-300))
+_ROOT_TWO = np.sqrt(np.array(2.0))
+
 
 class Brake:
     """Stops from states of any shape (...); limits broadcast against them.
@@ -21,38 +25,54 @@ class Brake:
         limit, jerk: Largest acceleration and jerk (...), above 0.
 
     Attributes:
-        duration: Time until rest (...), s.
         displacement: Where the joint comes to rest, relative to where it is (...), rad or m.
         low, high: Largest excursion to either side on the way (...); low <= 0 <= high.
-        travel: Length of the way, both directions added (...), at least ``abs(displacement)``.
+
+    Indexing gives the stops of one row, if the limits have the shape of the states.
     """
 
     def __init__(self, velocity: np.ndarray, acceleration: np.ndarray, limit: np.ndarray, jerk: np.ndarray) -> None:
-        ends = velocity + acceleration * np.abs(acceleration) / (2 * jerk)  # the velocity left when a has been ramped to zero
-        self._sign = np.where(ends >= 0, 1.0, -1.0)
-        v, a = self._sign * velocity, self._sign * acceleration  # mirrored: the peak is -p
-        self._v, self._a, self._jerk = v, a, jerk
-        p = np.minimum(np.sqrt(np.maximum(jerk * v + a * a / 2, 0)), limit)
-        self._peak = p
-        t1 = np.abs(a + p) / jerk
-        self._jerk1 = np.where(a + p >= 0, -jerk, jerk)
-        self._v2 = p * p / (2 * jerk)  # velocity when the last ramp begins
-        t2 = np.maximum(v + (a - p) * t1 / 2 - self._v2, 0) / np.maximum(p, 1e-300)
-        t2 = np.where(p < limit, 0.0, t2)
-        t3 = p / jerk
-        self._times = t1, t2, t3
-        self.duration = t1 + t2 + t3
-        end = t1 * (v + t1 * (a / 2 + self._jerk1 * t1 / 6)) + t2 * (self._v2 + p * t2 / 2) + p * t3 * t3 / 6
+        pace = 1 / jerk
+        half = pace * _HALF
+        ends = velocity + acceleration * np.abs(acceleration) * half  # the velocity left when a has been ramped to zero
+        self._sign = sign = np.copysign(_ONE, ends)
+        v, a = sign * velocity, sign * acceleration  # mirrored: the peak is -p
+        root = np.sqrt(np.maximum(jerk * v + a * a * _HALF, _ZERO))
+        p = np.minimum(root, limit)
+        rise, twice = a + p, a + a
+        t1 = np.abs(rise) * pace  # the ramp to the peak, of jerk * t1 = -rise
+        v1, v2 = v + t1 * (a - p) * _HALF, p * p * half  # velocities when the peak begins and ends
+        t2 = np.maximum(v1 - v2, _ZERO) / np.maximum(p, _TINY)
+        t3 = p * pace
+        end = t1 * (v + t1 * (twice - p) * _SIXTH) + t2 * (v1 + v2) * _HALF + v2 * t3 * _THIRD
         # Only a joint that moves against the mirrored direction turns on its way, in the first ramp.
-        turn = (a - np.sqrt(np.maximum(a * a + 2 * jerk * v, 0))) / jerk
-        back = np.where(v < 0, np.minimum(turn * (v + turn * (a / 2 - jerk * turn / 6)), 0.0), 0.0)
-        self._back, self._turn = back, np.where(v < 0, turn, 0.0)
-        self.displacement = self._sign * end
-        ahead = np.maximum(end, 0.0)
-        positive = self._sign > 0
-        self.low, self.high = np.where(positive, back, -ahead), np.where(positive, ahead, -back)
-        self.travel = np.abs(end - back) - back
+        across = root * _ROOT_TWO
+        turn = np.maximum((a - across) * pace, _ZERO)
+        back = turn * (v + turn * (twice + across) * _SIXTH)
+        ahead = np.maximum(end, _ZERO)
+        both, middle = ahead - back, sign * (ahead + back)
+        self.displacement = sign * end
+        self.low, self.high = (middle - both) * _HALF, (middle + both) * _HALF
+        self._phases = v, a, p, v1, v2, jerk, t1, t2, t3, rise
+        self._turn, self._back, self._end = turn, back, end
         self._start: np.ndarray | None = None
+
+    def __getitem__(self, row: int) -> Brake:
+        one: Brake = object.__new__(Brake)
+        one._sign, one._phases = self._sign[row], tuple(part[row] for part in self._phases)
+        one._turn, one._back, one._end = self._turn[row], self._back[row], self._end[row]
+        one.displacement, one.low, one.high, one._start = self.displacement[row], self.low[row], self.high[row], None
+        return one
+
+    @property
+    def duration(self) -> np.ndarray:
+        """Time until rest (...), s."""
+        return self._phases[6] + self._phases[7] + self._phases[8]
+
+    @property
+    def travel(self) -> np.ndarray:
+        """Length of the way (...), both directions added; at least ``abs(displacement)``."""
+        return self._end - 2 * self._back
 
     @classmethod
     def of(cls, reference: Reference, limits: MotionLimits, *, stop: bool = True) -> Brake:
@@ -64,24 +84,29 @@ class Brake:
 
     def sample(self, t: float | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return displacement, velocity and acceleration (...) at ``t`` s after the start; ``t`` broadcasts against the states."""
-        t1, t2, t3 = self._times
-        s1 = np.clip(t, 0, t1)
-        s2 = np.clip(t - t1, 0, t2)
-        s3 = np.clip(t - t1 - t2, 0, t3)
-        v, a, j1, p, v2 = self._v, self._a, self._jerk1, self._peak, self._v2
-        v1 = v2 + p * t2
-        last = s3 * (v2 + s3 * (-p / 2 + self._jerk * s3 / 6))
-        q = s1 * (v + s1 * (a / 2 + j1 * s1 / 6)) + s2 * (v1 - p * s2 / 2) + last
-        velocity = v + s1 * (a + j1 * s1 / 2) - p * s2 - s3 * (p - self._jerk * s3 / 2)
-        acceleration = np.where(s1 < t1, a + j1 * s1, -p + self._jerk * s3)
-        rest = t >= self.duration
+        v, a, p, _, _, jerk, t1, t2, t3, rise = self._phases
+        q, (s1, s2, s3) = self._along(t)
+        down = np.copysign(jerk, rise)  # the size of the first ramp's jerk, positive where it points against the motion
+        velocity = v + s1 * (a - down * s1 / 2) - p * s2 - s3 * (p - jerk * s3 / 2)
+        acceleration = np.where(s1 < t1, a - down * s1, -p + jerk * s3)
+        rest = t >= t1 + t2 + t3
         return self._sign * q, np.where(rest, 0.0, self._sign * velocity), np.where(rest, 0.0, self._sign * acceleration)
 
     def way(self, t: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return displacement and the length of the way made (...) at ``t`` s after the start; ``t`` broadcasts."""
-        q = self.sample(t)[0]
-        along = self._sign * q
-        return q, np.where(np.asarray(t) < self._turn, -along, along - 2 * self._back)
+        along, _ = self._along(t)
+        return self._sign * along, np.where(np.asarray(t) < self._turn, -along, along - 2 * self._back)
+
+    def _along(self, t: float | np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Return the mirrored displacement (...) and the times spent in each phase."""
+        v, a, p, v1, v2, jerk, t1, t2, t3, rise = self._phases
+        s1 = np.minimum(t, t1)
+        left = t - t1
+        s2 = np.minimum(np.maximum(left, _ZERO), t2)
+        s3 = np.minimum(np.maximum(left - t2, _ZERO), t3)
+        first = s1 * (v + s1 * (a * _HALF - np.copysign(jerk, rise) * s1 * _SIXTH))
+        last = s3 * (v2 - s3 * (p * _HALF - jerk * s3 * _SIXTH))
+        return first + s2 * (v1 - p * s2 * _HALF) + last, (s1, s2, s3)
 
     def reference(self, t: float) -> Reference:
         """Return the state (n,) at ``t`` s after the start of a stop made by :meth:`of`; at rest once it is over."""

@@ -45,6 +45,9 @@ class Capsules:
         shapes = [self._enclose(int(g)) for g in self._geoms]
         self.local = np.array([ends for ends, _ in shapes], np.float64).reshape(-1, 3, 2)
         self.radius = np.array([radius for _, radius in shapes], np.float64)
+        self._local = np.zeros((model.ngeom, 3, 2))  # start and direction of every geom's segment in its own frame
+        self._local[self._geoms] = np.stack([self.local[..., 0], self.local[..., 1] - self.local[..., 0]], axis=-1)
+        self._poses: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._position, self._rotation = self.data.geom_xpos, self.data.geom_xmat
         self._qpos, self._places = self.data.qpos, kinematics.places
 
@@ -66,15 +69,22 @@ class Capsules:
             radius, half, along = float(np.hypot(*box[3:][order[:2]])), box[3:][order[2]], np.eye(3)[order[2]]
         return np.stack([center - half * along, center + half * along], axis=-1), float(radius)
 
-    def ends(self, q: np.ndarray) -> np.ndarray:
-        """Return both ends of all segments (T, G, 3, 2) in the world, m, at configurations ``q`` (T, n)."""
-        positions, rotations = np.empty((len(q), self.count, 3, 1)), np.empty((len(q), self.count, 3, 3))
-        for k in range(len(q)):
+    def place(self, q: np.ndarray, out: np.ndarray) -> None:
+        """Write, for configurations ``q`` (T, n), the starts and then the directions of all segments into ``out`` (T, 2 G, 3), m."""
+        count = len(q)
+        if count not in self._poses:
+            shapes = (count, self._model.ngeom)
+            self._poses[count] = np.empty((*shapes, 3)), np.empty((*shapes, 9))
+        positions, rotations = self._poses[count]
+        for k in range(count):
             self._qpos[self._places] = q[k]
             self._mj.mj_kinematics(self._model, self.data)
-            positions[k, :, :, 0] = self._position[self._geoms]
-            rotations[k] = self._rotation[self._geoms].reshape(-1, 3, 3)
-        return positions + np.matmul(rotations, self.local)
+            positions[k], rotations[k] = self._position, self._rotation
+        turned = np.matmul(rotations.reshape(count, -1, 3, 3), self._local).swapaxes(-1, -2)
+        if self.count < self._model.ngeom:
+            turned, positions = turned[:, self._geoms], positions[:, self._geoms]
+        np.add(turned[:, :, 0], positions, out=out[:, : self.count])
+        out[:, self.count : 2 * self.count] = turned[:, :, 1]
 
     def separate_pairs(self) -> Iterator[tuple[int, int]]:
         """Yield the pairs of shapes on bodies that are neither one, nor neighbours, nor excluded by the model."""
@@ -125,6 +135,7 @@ class Screws:
         self._joints = kinematics.joints
         self._axis, self._anchor = data.xaxis, data.xanchor
         self._slides = (self._model.jnt_type[self._joints] == 2)[:, None]  # mjJNT_SLIDE
+        self._sliding = bool(self._slides.any())
         self.moves = np.zeros((self._model.nbody, self.n))
         for body in range(self._model.nbody):
             above = {body, *self._ancestors(body)}
@@ -143,10 +154,10 @@ class Screws:
     def along(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
         """Return the speed (K, n) of ``points`` (K, 3) along ``normals`` (K, 3) per unit speed of each joint, if it moves them."""
         axis, anchor = self._axis[self._joints], self._anchor[self._joints]
-        turning = np.concatenate([axis, _cross(anchor, axis)], axis=1)
-        sliding = np.concatenate([np.zeros_like(axis), axis], axis=1)
-        wrench = np.concatenate([_cross(points, normals), normals], axis=1)
-        return wrench @ np.where(self._slides, sliding, turning).T
+        screws = np.concatenate([axis, _cross(anchor, axis)], axis=1)
+        if self._sliding:
+            screws = np.where(self._slides, np.concatenate([np.zeros_like(axis), axis], axis=1), screws)
+        return np.concatenate([_cross(points, normals), normals], axis=1) @ screws.T
 
     def inclination(self, normals: np.ndarray) -> np.ndarray:
         """Return (K, n): the sine between ``normals`` (K, 3) and each joint's axis if that never moves, else 1."""
@@ -187,6 +198,7 @@ class Screws:
         return out
 
 
+_ZERO, _ONE, _TWO = np.array(0.0), np.array(1.0), np.array(2.0)
 _NEXT, _LAST = np.array([1, 2, 0]), np.array([2, 0, 1])
 
 
@@ -195,20 +207,57 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a[..., _NEXT] * b[..., _LAST] - a[..., _LAST] * b[..., _NEXT]
 
 
-def nearest(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return distance (...), nearest point on ``first`` (..., 3) and direction away from ``second`` (..., 3), of segments (..., 3, 2)."""
-    p, o = first[..., 0], second[..., 0]
-    vectors = np.stack([first[..., 1] - p, second[..., 1] - o, p - o], axis=-2)  # d1, d2, r
-    gram = np.matmul(vectors, np.swapaxes(vectors, -1, -2))
-    a, b, c = gram[..., 0, 0], gram[..., 0, 1], gram[..., 0, 2]
-    e, f = gram[..., 1, 1], gram[..., 1, 2]
-    flat = 1e-300
-    cross = np.maximum(a * e - b * b, 1e-12 * a * e + flat)  # parallel segments: any point will do to begin with
-    s = np.minimum(np.maximum((b * f - c * e) / cross, 0), 1)
-    t = np.minimum(np.maximum((b * s + f) / (e + flat), 0), 1)
-    s = np.minimum(np.maximum((b * t - c) / (a + flat), 0), 1)
-    t = np.minimum(np.maximum((b * s + f) / (e + flat), 0), 1)
-    along = s[..., None] * vectors[..., 0, :]
-    gap = vectors[..., 2, :] + along - t[..., None] * vectors[..., 1, :]
-    distance = np.sqrt((gap * gap).sum(axis=-1))
-    return distance, p + along, gap / np.maximum(distance, 1e-12)[..., None]
+class Segments:
+    """Distances between pairs of segments, and of segments to planes, from the inner products of all their vectors.
+
+    Vectors are stacked as rows: starts of the segments, their directions, the normals of the planes. The lengths of the
+    segments never change.
+
+    Args:
+        segments: How many segments there are, S; vectors are their starts, then their directions, then the normals.
+        normals: How many planes.
+        first: Segments (P,) that are compared with ``second``.
+        second: Segments (P,).
+        plane: Planes (Q,) that are compared with ``part``.
+        part: Segments (Q,).
+        lengths: (S,) m.
+    """
+
+    def __init__(self, segments: int, normals: int, first: np.ndarray, second: np.ndarray, plane: np.ndarray, part: np.ndarray, lengths: np.ndarray) -> None:
+        self._rows, self.first, self.second, self.part = 2 * segments + normals, first, second, part
+        p1, p2, d1, d2 = first, second, first + segments, second + segments
+        products = [(p1, d1), (p2, d1), (p1, d2), (p2, d2), (d1, d2), (p1, p1), (p2, p2), (p1, p2)]
+        self._pairs = np.array([x * self._rows + y for x, y in products]).reshape(8, -1)
+        normal = 2 * segments + plane
+        self._planes = np.array([part * self._rows + normal, (part + segments) * self._rows + normal]).reshape(2, -1)
+        a, e = lengths[first] ** 2, lengths[second] ** 2
+        flat = 1e-300
+        self._squares = np.stack([a, e, 1 / (a + flat), 1 / (e + flat), a * e, 1e-12 * a * e + flat]).reshape(6, -1)
+        self._sized: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def _size(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if count not in self._sized:
+            shift = (np.arange(count) * self._rows**2)[:, None]
+            pairs, planes = (np.ascontiguousarray((index[:, None] + shift).reshape(len(index), -1)) for index in (self._pairs, self._planes))
+            self._sized[count] = pairs, planes, np.ascontiguousarray(np.tile(self._squares, (1, count)))
+        return self._sized[count]
+
+    def solve(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Solve for ``vectors`` (T, rows, 3).
+
+        Returns:
+            Distances of the pairs (T, P); the shares (T * P,) of both segments at which they are nearest; the least product
+            of each part with its plane's normal (T, Q).
+        """
+        count = len(vectors)
+        pairs, planes, squares = self._size(count)
+        gram = np.matmul(vectors, vectors.swapaxes(-1, -2)).ravel()
+        g, (a, e, per_a, per_e, both, flat) = gram[pairs], squares
+        b, c, f = g[4], g[0] - g[1], g[2] - g[3]
+        s = np.minimum(np.maximum((b * f - c * e) / np.maximum(both - b * b, flat), _ZERO), _ONE)
+        t = np.minimum(np.maximum((b * s + f) * per_e, _ZERO), _ONE)
+        s = np.minimum(np.maximum((b * t - c) * per_a, _ZERO), _ONE)
+        square = g[5] + g[6] - _TWO * g[7] + s * (s * a + _TWO * (c - t * b)) + t * (t * e - _TWO * f)
+        heights = gram[planes]
+        lowest = heights[0] + np.minimum(heights[1], _ZERO)
+        return np.sqrt(np.maximum(square, _ZERO)).reshape(count, -1), s, t, lowest.reshape(count, -1)

@@ -19,7 +19,7 @@ from real.safety.barriers import Barriers
 from real.safety.brake import Brake
 from real.safety.certify import Certifier
 from real.safety.program import Program, Solver, SolverFailed
-from real.safety.reach import Reach
+from real.safety.reach import Interval, Reach
 from real.safety.targets import TargetStream
 
 _UNCHANGED = 1e-6  # rad or m: a command this close to its target is no intervention
@@ -55,6 +55,7 @@ class _Verified:
     inside: bool  # the stop of normal motion ends inside the range
     distances: np.ndarray  # (K,) now
     at_rest: np.ndarray  # (K,) where normal motion would come to rest
+    rest: np.ndarray  # (n,) there
     low: np.ndarray  # (n,) extremes of the emergency stop
     high: np.ndarray
 
@@ -149,7 +150,7 @@ class SafetyFilter:
         if not (0 <= scale <= 1):  # nor is a NaN
             causes.append("scale")
         gentle = not causes and (goal is None or scale == 0)  # asked to stop, not forced to
-        if (np.abs(now.acceleration) > self.limits.acceleration * (1 + 1e-9)).any():
+        if np.count_nonzero(np.abs(now.acceleration) > self.limits.acceleration * (1 + 1e-9)):
             causes.append("stopping")  # an emergency stop is left once normal motion can go on from it
         after = None
         if not causes:
@@ -213,14 +214,14 @@ class SafetyFilter:
         now, fastest = self._state(), self.limits.velocity * scale
         if smooth and self._reach.admits(now.state, goal, fastest):
             after = self._verify(goal)
-            if after.clear and after.inside and (after.at_rest >= self._needed(now) - _ROUND_OFF).all():
+            if after.clear and after.inside and not np.count_nonzero(after.at_rest < self._needed(now) - _ROUND_OFF):
                 return after
         try:
             after, reasons = self._solved(now, goal, fastest)
         except SolverFailed:
             causes.append("solver")
             return None
-        if (np.abs(after.state.position - goal.position) > _UNCHANGED).any():
+        if np.count_nonzero(np.abs(after.state.position - goal.position) > _UNCHANGED):
             causes += [("scale" if r == "velocity" and scale < 1 else r) for r in reasons] or ["motion"]
         if not after.clear:
             causes.append("brake")
@@ -238,42 +239,51 @@ class SafetyFilter:
         """Solve for the motion nearest to the one that heads for ``goal``, and verify its stop. Raises SolverFailed."""
         state, limits = now.state, self.limits
         interval = self._reach.interval(state, goal, fastest, self._low, self._high)
-        reasons = [name for name, cut in (("velocity", interval.by_velocity), ("position", interval.by_position)) if cut.any()]
-        wanted, low, high, empty = interval.wanted, interval.low, interval.high, interval.empty
-        stop = Brake.of(state, limits, stop=False).reference(self.tick_s) if empty.any() else None
-        if stop is not None:
-            wanted, low, high = (np.where(empty, stop.acceleration, a) for a in (wanted, low, high))
+        reasons = ["velocity"] * bool(np.count_nonzero(interval.by_velocity)) + ["position"] * bool(np.count_nonzero(interval.by_position))
+        fixed, instead = interval.empty, None
+        if np.count_nonzero(fixed):
+            stop = Brake.of(state, limits, stop=False)
+            instead = stop.reference(self.tick_s)
+            values = (interval.wanted, interval.low, interval.high)
+            interval.wanted, interval.low, interval.high = (np.where(fixed, instead.acceleration, a) for a in values)
+            interval.rest, interval.slope = np.where(fixed, state.position + stop.displacement, interval.rest), np.where(fixed, 0.0, interval.slope)
         if self._barriers is not None:
-            choices = np.stack([wanted, low, high])
-            ends = self._reach.next(state, choices)
-            rest = ends.position + Brake(ends.velocity, choices, limits.acceleration, limits.jerk).displacement
-            if stop is not None:
-                rest = np.where(empty, state.position + Brake.of(state, limits, stop=False).displacement, rest)
-            h, gradient = self._barriers.rows(rest[0])
-            needed = self._needed(now)
-            if not (h >= needed).all():
-                half = (high - low) / 2
-                unit = np.where(half > 0, half, 1.0)
-                slope = np.where(half > 0, (rest[2] - rest[1]) / 2, 0.0)  # of where it comes to rest, per unit of the interval
-                found = self._program.nearest((low - wanted) / unit, (high - wanted) / unit, gradient * (1e3 * slope), 1e3 * (needed - h))
-                wanted = wanted + unit * found.x
-                reasons += [f"barrier:{self._barriers.names[k]}" for k in np.flatnonzero(found.active)]
-                reasons += ["slack"] * bool(found.eased.any())
-        after = self._reach.next(state, wanted)
-        if stop is not None:
-            pairs = ((stop.position, after.position), (stop.velocity, after.velocity), (stop.acceleration, after.acceleration))
-            after = Reference(*(np.where(empty, a, b) for a, b in pairs))
+            reasons += self._keep_clear(self._barriers, now, interval)
+        after = self._reach.next(state, interval.wanted)
+        if instead is not None:
+            pairs = zip((instead.position, instead.velocity, instead.acceleration), (after.position, after.velocity, after.acceleration), strict=True)
+            after = Reference(*(np.where(fixed, a, b) for a, b in pairs))
         return self._verify(after), reasons
+
+    def _keep_clear(self, barriers: Barriers, now: _Verified, interval: Interval) -> list[str]:
+        """Change what is wanted to the nearest that keeps clear of the barriers; return which of them decided. Raises SolverFailed."""
+        needed = self._needed(now)
+        if not np.count_nonzero(now.at_rest - barriers.lever_arms @ np.abs(interval.rest - now.rest) < needed):
+            return []  # no barrier is so near that one tick could matter
+        h, gradient = barriers.rows(interval.rest)
+        if not np.count_nonzero(h < needed):
+            return []
+        half = (interval.high - interval.low) * 0.5
+        free = half > 0
+        unit = np.where(free, half, 1.0)
+        slope = np.where(free, interval.slope * half / np.maximum(interval.width, 1e-300), 0.0)  # of the place of rest, per unit
+        wanted = interval.wanted
+        # In millimetres, so that tolerances are small beside what a tick can do.
+        found = self._program.nearest((interval.low - wanted) / unit, (interval.high - wanted) / unit, gradient * (1e3 * slope), 1e3 * (needed - h))
+        interval.wanted = wanted + unit * found.x
+        return [f"barrier:{barriers.names[k]}" for k in np.flatnonzero(found.active)] + ["slack"] * bool(np.count_nonzero(found.eased))
 
     def _verify(self, state: Reference) -> _Verified:
         """Examine the stops from ``state``: that of normal motion, row 0, and the emergency stop, row 1."""
-        stops = Brake(state.velocity, state.acceleration, self._most_acceleration, self._most_jerk)
-        low, high = state.position + stops.low, state.position + stops.high
-        within = ((low >= self._low - _ROUND_OFF) & (high <= self._high + _ROUND_OFF)).all(axis=1).tolist()
-        if self._certifier is None:
-            return _Verified(state, within[1], within[0], self._least, self._least, low[1], high[1])
-        clear, here, there = self._certifier.clear(state.position, stops, 1, self._least, state.position + stops.displacement[0])
-        return _Verified(state, clear and within[1], within[0], here, there, low[1], high[1])
+        q, n = state.position, self.limits.n
+        v, a = (np.concatenate([part, part]).reshape(2, n) for part in (state.velocity, state.acceleration))
+        stops = Brake(v, a, self._most_acceleration, self._most_jerk)
+        low, high = q + stops.low, q + stops.high
+        beyond = (low < self._low - _ROUND_OFF) | (high > self._high + _ROUND_OFF)
+        within, inside = not np.count_nonzero(beyond[1]), not np.count_nonzero(beyond[0])
+        rest, none = q + stops.displacement[0], self._least
+        clear, here, there = self._certifier.clear(q, stops[1], self._least, rest) if self._certifier is not None else (True, none, none)
+        return _Verified(state, clear and within, inside, here, there, rest, low[1], high[1])
 
     def _commit(self, after: _Verified) -> None:
         """Go on from ``after``; what was outside and has come nearer may not go back."""

@@ -14,9 +14,12 @@ import numpy as np
 from policies.motion import MotionLimits, Reference
 from real.safety.brake import Brake
 
-_COARSE = np.linspace(0.0, 1.0, 5)[:, None]
-_NEAR = np.array([0.9, 0.98, 1.0])[:, None]  # shares of the way to where the secant says a limit is met
-_CLOSE = 1e-9  # rad or m: round-off of where a stop ends
+_POINTS = 9  # of the grid
+_UP = np.linspace(0.0, 1.0, _POINTS)
+_GRID = np.stack([1 - _UP, _UP], axis=1)  # (G, 2): from the values at both ends to those on the grid
+_BOTH_FRAMES, _THREE_WAYS = np.kron(np.eye(2), _GRID), np.kron(np.eye(3), _GRID)
+_CLOSE = np.array(1e-9)  # rad or m: round-off of where a stop ends
+_ZERO, _ONE, _TINY = np.array(0.0), np.array(1.0), np.array(1e-300)
 
 
 @dataclass
@@ -27,6 +30,9 @@ class Interval:
         low, high: (n,); where nothing is allowed, both are that of the stop.
         wanted: (n,) inside them.
         empty: (n,) bool: nothing is allowed but the stop itself.
+        rest: (n,) where the joints would come to rest after ``wanted``.
+        slope: (n,) by how much that changes over what the tick can reach.
+        width: (n,) of what the tick can reach.
         by_velocity, by_position: (n,) bool: whether ``wanted`` was cut by that limit.
     """
 
@@ -34,6 +40,9 @@ class Interval:
     high: np.ndarray
     wanted: np.ndarray
     empty: np.ndarray
+    rest: np.ndarray
+    slope: np.ndarray
+    width: np.ndarray
     by_velocity: np.ndarray
     by_position: np.ndarray
 
@@ -49,7 +58,13 @@ class Reach:
     def __init__(self, limits: MotionLimits, tick_s: float) -> None:
         self.limits, self.tick_s = limits, tick_s
         self._step = limits.jerk * tick_s
-        self._sides = np.array([1.0, -1.0])[:, None]
+        self._least = -limits.acceleration
+        self._limit, self._jerk = (np.tile(row, (2 * _POINTS, 1)) for row in (limits.acceleration, limits.jerk))
+        self._jerk2 = np.tile(limits.jerk, 2)
+        self._column = np.arange(3)[:, None] * (_POINTS * limits.n) + np.arange(limits.n)
+        self._half_tick, self._third_square, self._sixth_square = (np.array(x) for x in (tick_s / 2, tick_s**2 / 3, tick_s**2 / 6))
+        self._quarter_square, self._twice_pace = np.array(tick_s**2 / 4), 2 / self._jerk2
+        self._hair = 1e-6 * np.tile(limits.velocity, 2)
         # Gains that place the three poles of the sampled triple integrator at one half.
         d = 0.5
         self._gains = d**3 / tick_s**2, (3 * d**2 - d**3) / tick_s, 3 * d - (3 * d**2 - d**3) / 2 - d**3 / 6
@@ -79,14 +94,13 @@ class Reach:
 
     def admits(self, state: Reference, after: Reference, fastest: np.ndarray, tolerance: float = 1e-6) -> bool:
         """Whether ``after`` can be reached from ``state`` within jerk, acceleration and velocity (n,), and the velocity be kept."""
-        limits = self.limits
-        if not (np.abs(self.jerks(state, after)) <= limits.jerk * (1 + tolerance)).all():
+        if np.count_nonzero(np.abs(self.jerks(state, after)) > self.limits.jerk * (1 + tolerance)):
             return False
-        if not (np.abs(after.acceleration) <= limits.acceleration * (1 + 1e-9)).all():
-            return False
+        rise = np.abs(after.acceleration)
         # The largest velocity ahead: that of the next zero of the acceleration, if it is ramped to zero at full jerk.
-        ahead = after.velocity + after.acceleration * np.abs(after.acceleration) / (2 * limits.jerk)
-        return bool((np.maximum(np.abs(ahead), np.abs(after.velocity)) <= fastest * (1 + 1e-9)).all())
+        ahead = np.abs(after.velocity + after.acceleration * rise / (2 * self.limits.jerk))
+        beyond = (rise > self.limits.acceleration * (1 + 1e-9)) | (np.maximum(ahead, np.abs(after.velocity)) > fastest * (1 + 1e-9))
+        return not np.count_nonzero(beyond)
 
     def interval(self, state: Reference, target: Reference, fastest: np.ndarray, low: np.ndarray, high: np.ndarray) -> Interval:
         """Return what a tick from ``state`` may end with, and what heads for ``target``.
@@ -98,44 +112,61 @@ class Reach:
             low: Lower end of the range (n,).
             high: Upper end of the range (n,).
         """
-        limits = self.limits
-        reach_low = np.maximum(state.acceleration - self._step, -limits.acceleration)
-        reach_high = np.minimum(state.acceleration + self._step, limits.acceleration)
+        limits, n, t = self.limits, self.limits.n, self.tick_s
+        a = state.acceleration
+        reach_low, reach_high = np.maximum(a - self._step, self._least), np.minimum(a + self._step, limits.acceleration)
         bounds = self._keeping_velocity(state, fastest)
-        up = np.minimum(np.maximum(bounds[0], reach_low), reach_high)
-        down = np.minimum(np.maximum(-bounds[1], reach_low), up)  # where both cannot be, the upper bound decides
-        grid = down + (up - down) * _COARSE
-        over, under, behind = self._ends(state, target, grid, low, high)
-        top, bottom, root = _Crossing(grid, over - _CLOSE), _Crossing(grid[::-1], -under[::-1] - _CLOSE), _Crossing(grid, behind)
-        points = np.concatenate([top.near, bottom.near, root.near[2:]])
-        over, under, behind = self._ends(state, target, points, low, high)
-        highest, lowest = top.last_inside(over[:3] - _CLOSE), bottom.last_inside(-under[3:6] - _CLOSE)
-        empty = top.none | bottom.none | (lowest > highest)
-        wanted = self._linear(state, target, root.refined(behind[6]))
+        up = np.minimum(np.maximum(bounds[:n], reach_low), reach_high)
+        down = np.minimum(np.maximum(-bounds[n:], reach_low), up)  # where both cannot be, the upper bound decides
+        # Ends of the tick for both bounds, absolute and in the target's frame; between them everything is affine.
+        halfway = state.velocity + a * self._half_tick
+        v_down, v_up = halfway + down * self._half_tick, halfway + up * self._half_tick
+        q = state.position + t * state.velocity + a * self._third_square
+        q_down, q_up = q + down * self._sixth_square, q + up * self._sixth_square
+        ends = np.concatenate([down, up, down - target.acceleration, up - target.acceleration]).reshape(4, n)
+        speeds = np.concatenate([v_down, v_up, v_down - target.velocity, v_up - target.velocity]).reshape(4, n)
+        stops = Brake(_BOTH_FRAMES @ speeds, _BOTH_FRAMES @ ends, self._limit, self._jerk)
+        relative = np.concatenate([q_down - high, q_up - high, low - q_up, low - q_down, q_down - target.position, q_up - target.position])
+        reached = np.concatenate([stops.high[:_POINTS], -stops.low[_POINTS - 1 :: -1], stops.displacement[_POINTS:]])
+        share = self._crossings((_THREE_WAYS @ relative.reshape(6, n) + reached).reshape(3, _POINTS, n))
+        span = up - down
+        empty = (share[0] < 0) | (share[1] < 0) | (share[0] + share[1] < 1 - 1e-9)
+        highest, lowest = down + span * share[0], up - span * share[1]
+        wanted = self._linear(state, target, down + span * np.maximum(share[2], _ZERO))
         cut = np.minimum(np.maximum(wanted, lowest), highest)
-        by_position = cut != wanted
-        by_velocity = ((wanted >= up) & (up < reach_high)) | ((wanted <= down) & (down > reach_low))
-        return Interval(lowest, highest, cut, empty, by_velocity & ~by_position, by_position | empty)
+        velocity = ((wanted >= up) & (up < reach_high)) | ((wanted <= down) & (down > reach_low))
+        rest = self._at_rest((_BOTH_FRAMES[:_POINTS, :2] @ np.stack([q_down, q_up])) + stops.displacement[:_POINTS], (cut - down) / np.maximum(span, _TINY))
+        return Interval(lowest, highest, cut, empty, *rest, span, velocity, (cut != wanted) | empty)
+
+    def _crossings(self, values: np.ndarray) -> np.ndarray:
+        """Return the share (3, n) of the grid at which increasing ``values`` (3, G, n) cross zero: 1 if nowhere, below 0 if before it."""
+        count = (values <= _CLOSE).sum(axis=1)
+        below = np.minimum(np.maximum(count - 1, 0), _POINTS - 2)
+        flat, place = values.ravel(), self._column + below * self.limits.n
+        first, last = flat[place], flat[place + self.limits.n]
+        # The stop's end is convex where a limit is near, so that the secant stays on the safe side.
+        share = (below - first / np.maximum(last - first, _TINY)) * (1 / (_POINTS - 1))
+        return np.where(count == 0, -1.0, np.where(count == _POINTS, 1.0, np.minimum(np.maximum(share, _ZERO), _ONE)))
+
+    def _at_rest(self, rest: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where normal motion comes to rest (n,), and its slope over the interval (n,), from ``rest`` (G, n) on the grid."""
+        place = share * (_POINTS - 1)
+        cell = np.minimum(np.maximum(place.astype(np.intp), 0), _POINTS - 2)
+        flat, at = rest.ravel(), self._column[0] + cell * self.limits.n
+        first, last = flat[at], flat[at + self.limits.n]
+        return first + (last - first) * (place - cell), rest[-1] - rest[0]
 
     def _keeping_velocity(self, state: Reference, fastest: np.ndarray) -> np.ndarray:
-        """Return the largest a+ (2, n) to either side (mirrored) after which the velocity need not exceed ``fastest``."""
-        t, jerk = self.tick_s, self.limits.jerk
-        v, a = self._sides * state.velocity, self._sides * state.acceleration
-        room = fastest - v - a * (t / 2)
-        root = np.sqrt(t * t / 4 + 2 * np.abs(room) / jerk)
-        left = np.maximum(fastest - v, 1e-300)
+        """Return the largest a+ (2 n,) to either side (mirrored) after which the velocity need not exceed ``fastest``."""
+        t, jerk = self.tick_s, self._jerk2
+        v, a = (np.concatenate([part, -part]) for part in (state.velocity, state.acceleration))
+        left = np.concatenate([fastest, fastest]) - v
+        room = left - a * self._half_tick
+        root = np.sqrt(self._quarter_square + np.abs(room) * self._twice_pace)
         # Within a tick of the limit the acceleration turns negative in time; beyond the limit it goes back at full jerk.
-        turning = np.maximum(a - t * a * a / (2 * left), a - jerk * t)
-        viable = (v <= fastest) & (a * a <= 2 * jerk * (left + 1e-6 * fastest))
-        return np.where(room >= 0, jerk * (root - t / 2), np.where(viable, turning, jerk * (t / 2 - root)))
-
-    def _ends(self, state: Reference, target: Reference, a: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return by how much the stop after ``a`` (G, n) passes either end of the range, and the target in its own frame."""
-        after, count = self.next(state, a), len(a)
-        velocity = np.concatenate([after.velocity, after.velocity - target.velocity])
-        brake = Brake(velocity, np.concatenate([a, a - target.acceleration]), self.limits.acceleration, self.limits.jerk)
-        q = after.position
-        return q + brake.high[:count] - high, q + brake.low[:count] - low, q + brake.displacement[count:] - target.position
+        turning = np.maximum(a - a * a * self._half_tick / np.maximum(left, _TINY), a - jerk * t)
+        viable = (left >= _ZERO) & (a * a <= (jerk + jerk) * (left * (1 + 1e-6) + self._hair))
+        return np.where(room >= _ZERO, jerk * (root - self._half_tick), np.where(viable, turning, jerk * (self._half_tick - root)))
 
     def _linear(self, state: Reference, target: Reference, otherwise: np.ndarray) -> np.ndarray:
         """Return a+ (n,) of the linear law in the target's frame where its jerk is allowed, else ``otherwise`` (n,)."""
@@ -145,40 +176,3 @@ class Reach:
         gains = self._gains
         jerk_t = -gains[0] * error / t - gains[1] * (state.velocity - before) / t - gains[2] * (state.acceleration - target.acceleration) / t
         return np.where(np.abs(jerk_t) <= self.limits.jerk, state.acceleration + t * jerk_t, otherwise)
-
-
-class _Crossing:
-    """Where each column of increasing ``values`` (G, n) on ``grid`` (G, n) crosses zero, by one secant.
-
-    Attributes:
-        none: (n,) all values are above zero.
-        near: (3, n) points of the grid's unit up to the crossing, the last being the secant's; the grid's end without one.
-    """
-
-    def __init__(self, grid: np.ndarray, values: np.ndarray) -> None:
-        count = (values <= 0).sum(axis=0)
-        self.none = count == 0
-        self._whole = count == len(grid)
-        columns = np.arange(grid.shape[1])
-        below = np.maximum(count, 1) - 1
-        above = np.minimum(below + 1, len(grid) - 1)
-        self._low, self._high = grid[below, columns], grid[above, columns]
-        low, high = values[below, columns], values[above, columns]
-        share = np.where(self._whole | self.none, 0.0, -low / np.where(high > low, high - low, 1.0))
-        self._share, self._below, self._above = share, low, high
-        self.near = self._low + (self._high - self._low) * (share * _NEAR)
-
-    def last_inside(self, values: np.ndarray) -> np.ndarray:
-        """Return the furthest point (n,) that is inside, given the ``values`` (3, n) at ``near``."""
-        out = self._low
-        for point, value in zip(self.near, values, strict=True):
-            out = np.where(value <= 0, point, out)
-        return np.where(self._whole | self.none, self._low, out)
-
-    def refined(self, value: np.ndarray) -> np.ndarray:
-        """Return the crossing (n,) by a second secant, given the ``value`` (n,) at the first; an end of the grid without one."""
-        middle = self.near[2]
-        start, end = np.where(value <= 0, middle, self._low), np.where(value <= 0, self._high, middle)
-        first, last = np.where(value <= 0, value, self._below), np.where(value <= 0, self._above, value)
-        root = start + (end - start) * (-first / np.where(last > first, last - first, 1.0))
-        return np.where(self._whole | self.none, self._low, root)
