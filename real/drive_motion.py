@@ -13,9 +13,9 @@ import numpy as np
 from policies.motion import MotionLimits, Reference, joint_columns
 from policies.spec import ActionSpec, InputError, Spec
 from real.robot import Observation, RobotInfo
-from real.safety.barriers import robot_barriers
 from real.safety.brake import Brake
 from real.safety.check import check_command
+from real.safety.declared import robot_barriers
 
 _UNKNOWN = "measured joints are not finite"
 _SAMPLES = 12  # of a stop at which the barriers are asked, as the check of a command does

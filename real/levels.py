@@ -16,7 +16,7 @@ from policies.control import JointInterpolator, MotionState
 from policies.motion import MotionLimits, Reference, joint_columns
 from policies.spec import ActionSpec, InputError, ObservationSpec
 from real.robot import Observation, RobotInfo
-from real.safety.barriers import robot_barriers
+from real.safety.declared import robot_barriers
 from real.safety.filter import SafetyFilter
 
 
