@@ -1,12 +1,19 @@
-"""Serving: round trips of small and camera observations beside a raw ZeroMQ echo, many robots on one server, control rate.
+"""Serving: round trips of small and camera observations beside a raw ZeroMQ echo, and many robots on one server.
 
-The policy answers a constant chunk of 8 actions at once, so that what is measured is the way there and back: stacking
-is not included, checking, encoding, decoding and the policy call are. The peer sends and echoes the same bytes as
-raw multipart frames between two processes. Servers run in processes of their own, over TCP on loopback.
+The policy of the round trips answers a constant chunk of 8 actions at once, so that what is measured is the way there
+and back: stacking is not included, checking, encoding, decoding and the policy call are. The peer sends and echoes the
+same bytes as raw multipart frames between two processes, in turns with ours. Camera images cross in shared memory, as
+they do by default on one host; the same in messages, and behind keys (CURVE, the peer in the clear), are rows without a
+target. Many robots ask a denoiser of ten network calls as fast as they are answered, with their requests computed
+together and each by itself. Servers run in processes of their own, over TCP on loopback.
 """
 
 from __future__ import annotations
 
+import gc
+import itertools
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,8 +30,10 @@ import zmq
 from policies.base import Execution, Plan
 from policies.spec import ActionSpec, Field, ObservationSpec, Spec
 from robopolicy.bench.harness import Result, Row, measured
+from robopolicy.data.atomic import write_bytes
 
 RATE_HZ, CHUNK, ACTION = 20.0, 8, 7
+CALLS, WIDTH = 10, 512  # of the denoiser
 SMALL, IMAGE = "100-byte observation", "640x480x3 observation"
 
 
@@ -57,24 +66,65 @@ class ConstantPolicy:
         return Plan(np.zeros((rows, CHUNK, ACTION), np.float32), {"network_calls": np.zeros(rows)}), state
 
 
-def serve_constant(file: str, image: bool) -> None:
-    """Serve the constant policy until killed; its address goes to ``file``. The body of a server process."""
-    from real.server import PolicyServer
-    from robopolicy.deployment import announce
+def denoiser() -> Any:
+    """Return a policy that costs something: ten calls of a perceptron with random weights, from 25 numbers and noise to a chunk."""
+    import torch
 
-    server = PolicyServer(ConstantPolicy(image), "tcp://127.0.0.1:0", stats_s=0)
+    constant = ConstantPolicy(False)
+
+    class Denoiser(torch.nn.Module):
+        n_obs_steps, horizon, n_action_steps = 1, 16, CHUNK
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            sizes = [25 + CHUNK * ACTION, WIDTH, WIDTH, WIDTH, CHUNK * ACTION]
+            layers = [torch.nn.Sequential(torch.nn.Linear(m, n), torch.nn.SiLU()) for m, n in itertools.pairwise(sizes)]
+            self.spec, self.network = constant.spec, torch.nn.Sequential(*layers)
+
+        def initial_state(self, batch: int) -> dict[str, Any]:
+            return {}
+
+        def reset(self, state: dict[str, Any], mask: Any) -> dict[str, Any]:
+            return state
+
+        def act(self, obs: Mapping[str, Any], state: dict[str, Any], noise: Any, execution: Execution = Execution()) -> tuple[Plan, dict[str, Any]]:
+            x, seen = noise.normal(CHUNK * ACTION), obs["observation.state"].flatten(1)
+            for _ in range(CALLS):
+                x = x - 0.1 * self.network(torch.cat([seen, x], 1))
+            return Plan(x.reshape(-1, CHUNK, ACTION), {"network_calls": torch.full((len(x),), float(CALLS))}), state
+
+    return Denoiser()
+
+
+def serve_policy(file: str, policy: str, keys: str, max_batch: int) -> None:
+    """Serve until killed; the address goes to ``file``. The body of a server process.
+
+    Args:
+        file: That gets the address.
+        policy: ``small`` or ``image`` (constant plans), or ``denoiser``.
+        keys: Folder of the server's keys; empty: none.
+        max_batch: As ``real.server.PolicyServer``.
+    """
+    from real.server import PolicyServer
+
+    if policy == "denoiser":
+        import torch
+
+        torch.set_num_threads(1)
+    served = denoiser() if policy == "denoiser" else ConstantPolicy(policy == "image")
+    server = PolicyServer(served, "tcp://127.0.0.1:0", stats_s=0, keys=keys or None, max_batch=max_batch)
     server.warm_up()
-    announce(file, server.address)
+    gc.freeze()
+    write_bytes(Path(file), server.address.encode())
     server.serve()
 
 
-def serve_echo(file: str, image: bool) -> None:
+def serve_echo(file: str) -> None:
     """Answer every message with its first frame and a chunk of raw bytes until killed. The body of the peer's process."""
-    from robopolicy.deployment import announce
-
     socket = zmq.Context.instance().socket(zmq.ROUTER)
     socket.bind("tcp://127.0.0.1:*")
-    announce(file, socket.getsockopt_string(zmq.LAST_ENDPOINT))
+    write_bytes(Path(file), socket.getsockopt_string(zmq.LAST_ENDPOINT).encode())
     chunk = bytes(4 * CHUNK * ACTION)
     while True:
         identity, header, *_ = socket.recv_multipart(copy=False)
@@ -82,12 +132,12 @@ def serve_echo(file: str, image: bool) -> None:
 
 
 @contextmanager
-def process(body: Callable[[str, bool], None], image: bool) -> Iterator[str]:
-    """Run ``body`` in a process of its own and yield its address."""
+def process(body: Callable[..., None], *arguments: str | int) -> Iterator[str]:
+    """Run ``body(file, *arguments)`` in a process of its own and yield its address."""
     with tempfile.TemporaryDirectory(prefix="robopolicy-bench-") as folder:
         file = Path(folder) / "address"
         root = str(Path(__file__).resolve().parents[2])
-        code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import {body.__name__}; {body.__name__}({str(file)!r}, {image})"
+        code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import {body.__name__}; {body.__name__}(*{(str(file), *arguments)!r})"
         child = subprocess.Popen([sys.executable, "-c", code])
         try:
             until = time.monotonic() + 60
@@ -108,16 +158,23 @@ def observation(image: bool) -> dict[str, np.ndarray]:
     return {n: generator.integers(0, 256, s, np.uint8) if image else generator.normal(size=s).astype(np.float32) for n, s in shapes.items()}
 
 
-def round_trips(image: bool, seconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return durations in seconds (N,) of served calls and (N,) of echoes, taken in turn so that both see the same machine."""
+def round_trips(image: bool, seconds: float, shared: bool = True, keys: tuple[str, str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return durations in seconds (N,) of served calls and (N,) of echoes, taken in turn so that both see the same machine.
+
+    Args:
+        image: Which observation.
+        seconds: For how long.
+        shared: Whether images cross in shared memory.
+        keys: Folders of the server's and of the client's keys.
+    """
     from real.client import PolicyClient
 
     obs, noise = observation(image), np.zeros(1, np.int64)
     frames = [bytes(200), np.ascontiguousarray(next(iter(obs.values()))).reshape(-1).view(np.uint8).data]
     served: list[float] = []
     echoed: list[float] = []
-    with process(serve_constant, image) as ours, process(serve_echo, image) as theirs:
-        client = PolicyClient(ours)
+    with process(serve_policy, "image" if image else "small", keys[0] if keys else "", 64) as ours, process(serve_echo) as theirs:
+        client = PolicyClient(ours, keys=keys[1] if keys else None, shared_memory=shared)
         socket = zmq.Context.instance().socket(zmq.DEALER)
         socket.connect(theirs)
         state = client.initial_state(1)
@@ -132,17 +189,19 @@ def round_trips(image: bool, seconds: float) -> tuple[np.ndarray, np.ndarray]:
                 socket.send_multipart(frames, copy=False)
                 socket.recv_multipart(copy=False)
                 echoed.append(time.perf_counter() - began)
+        if image and shared != (client.shared > client.sent):
+            raise RuntimeError(f"images crossed in shared memory {client.shared} times, in messages {client.sent} times")
         client.close()
         socket.close(linger=0)
     return np.array(served[40:]), np.array(echoed[40:])
 
 
-def many_robots(robots: int, seconds: float) -> tuple[float, float]:
+def many_robots(robots: int, seconds: float, max_batch: int) -> tuple[float, float]:
     """Return plans a second and p99 in seconds of ``robots`` clients, one thread each, that ask as fast as they are answered."""
     from real.client import PolicyClient
 
     obs, noise, durations = observation(False), np.zeros(1, np.int64), [[] for _ in range(robots)]
-    with process(serve_constant, False) as address:
+    with process(serve_policy, "denoiser", "", max_batch) as address:
         clients = [PolicyClient(address) for _ in range(robots)]
         until = time.perf_counter() + seconds
 
@@ -166,26 +225,48 @@ def many_robots(robots: int, seconds: float) -> tuple[float, float]:
     return len(every) / elapsed, float(np.quantile(every, 0.99))
 
 
+@contextmanager
+def key_folders() -> Iterator[tuple[str, str]]:
+    """Yield folders with the keys of a server and of a client that know each other."""
+    from real.keys import authorize, new_keys
+
+    with tempfile.TemporaryDirectory(prefix="robopolicy-bench-") as folder:
+        server, client = Path(folder) / "server", Path(folder) / "client"
+        public, _ = new_keys(server, "server")
+        authorize(server, new_keys(client, "client")[0])
+        shutil.copy(public, client)
+        yield str(server), str(client)
+
+
 def run(quick: bool) -> Result:
     """Measure; ``quick`` takes under two minutes."""
-    return measure(4.0 if quick else 30.0)
+    return measure(3.0 if quick else 30.0)
 
 
 def measure(seconds: float) -> Result:
     """Measure with about ``seconds`` a figure."""
     result = Result()
-    for image, name in ((False, SMALL), (True, IMAGE)):
-        with measured() as took:
-            served, echoed = round_trips(image, 2 * seconds)
-        for q, target in ((0.5, 1.3), (0.99, 2.0)):
-            values = [1e6 * float(np.quantile(v, q)) for v in (served, echoed)]
-            goal = target if image else None
-            label = f"round trip, {name}, p{int(100 * q)}"
-            result.rows.append(Row(label, values[0], "us", "raw ZeroMQ multipart echo", values[1], goal, "lower", took.wall_s, took.cpu_s))
+    with key_folders() as keys:
+        for name, image, shared, secured in (
+            (SMALL, False, False, False),
+            (IMAGE, True, True, False),
+            (f"{IMAGE} in messages", True, False, False),
+            (f"{SMALL} behind keys", False, False, True),
+            (f"{IMAGE} in messages behind keys", True, False, True),
+        ):
+            with measured() as took:
+                served, echoed = round_trips(image, 2 * seconds, shared, keys if secured else None)
+            for q, target in ((0.5, 1.3), (0.99, 2.0)):
+                values = [1e6 * float(np.quantile(v, q)) for v in (served, echoed)]
+                goal = target if shared else None
+                label = f"round trip, {name}, p{int(100 * q)}"
+                result.rows.append(Row(label, values[0], "us", "raw ZeroMQ multipart echo", values[1], goal, "lower", took.wall_s, took.cpu_s))
     for robots in (1, 4, 16):
         with measured() as took:
-            rate, p99 = many_robots(robots, seconds)
-        result.rows.append(Row(f"{robots} robots on one server, plans", rate, "1/s", wall_s=took.wall_s, cpu_s=took.cpu_s))
-        result.rows.append(Row(f"{robots} robots on one server, p99", 1e3 * p99, "ms", better="lower", wall_s=took.wall_s, cpu_s=took.cpu_s))
-    result.notes.append("the robots are threads of one Python process; the server answers one request after the other, without batching")
+            (rate, p99), (alone_rate, alone_p99) = many_robots(robots, seconds, 64), many_robots(robots, seconds, 1)
+        peer, label = "each request by itself", f"{robots} robot{'s' * (robots > 1)} on one server"
+        result.rows.append(Row(f"{label}, plans", rate, "1/s", peer, alone_rate, wall_s=took.wall_s, cpu_s=took.cpu_s))
+        result.rows.append(Row(f"{label}, p99", 1e3 * p99, "ms", peer, 1e3 * alone_p99, better="lower", wall_s=took.wall_s, cpu_s=took.cpu_s))
+    result.notes.append("the robots are threads of one Python process; they ask a denoiser of 10 calls for their next plan as soon as they have the last")
+    result.notes.append(f"load average after the run: {os.getloadavg()[0]:.1f}")
     return result
