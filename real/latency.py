@@ -34,6 +34,11 @@ class Latency:
         self._bins[min(index, _BINS - 1)] += 1
         self._recent.append(seconds)
 
+    @property
+    def last_s(self) -> float:
+        """The newest duration; 0 when empty."""
+        return self._recent[-1] if self._recent else 0.0
+
     def quantile(self, q: float) -> float:
         """Return the ``q`` quantile over everything, in seconds, at most 10 % too high; 0 when empty."""
         if not self.count:

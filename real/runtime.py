@@ -7,7 +7,7 @@ are in ``real.states``, the policy's part of a tick in ``real.plans``, what make
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -80,7 +80,9 @@ class Watcher(Protocol):
 class Operator(Protocol):
     """What a person at the robot wants (``real.operator``)."""
 
-    def poll(self) -> list[tuple[str, float]]:
+    speed: float
+
+    def poll(self) -> Sequence[tuple[str, float]]:
         """Return what was asked since the last time: ``hold``, ``resume``, ``stop``, ``deadman`` or ``speed``, with its number."""
         ...
 
@@ -89,7 +91,7 @@ class Goals(Protocol):
     """The level above the policy (``real.planner``)."""
 
     def update(self, reading: Observation, now: float) -> Mapping[str, np.ndarray] | None:
-        """Return the goal fields (*shape) that stand now; None: there is no sub-goal, the robot holds. Never waits."""
+        """Return the goal fields (*shape) that stand now; None: there is no sub-goal, the robot holds. Never waits, but in lock-step."""
         ...
 
 
@@ -224,6 +226,7 @@ class Runtime:
         if reading.drive_state == "stopped":
             self.states.enter("stopped", reading.cause)
         if self._operator is not None:
+            self._operator.speed = self._asked_speed
             self._obey(self._operator.poll())
         self.speed = min(self._asked_speed, self.speed + _RAMP_PER_S / self.rate_hz)
         if self._episode is None or reading.episode != self._episode.index:
@@ -249,7 +252,7 @@ class Runtime:
                 self.level.start(reading)
         return reading
 
-    def _obey(self, wishes: list[tuple[str, float]]) -> None:
+    def _obey(self, wishes: Sequence[tuple[str, float]]) -> None:
         for wish, value in wishes:
             if wish == "stop":
                 self.robot.stop("operator")
@@ -327,10 +330,14 @@ class Runtime:
 
     def _numbers(self, command: Command | None, reading: Observation) -> dict[str, object]:
         """Return what is worth seeing of this tick."""
+        summary = self.summary
         out: dict[str, object] = {"tick": reading.tick, "state": self.state, "cause": self.cause, "drive": reading.drive_state, "speed": self.speed}
-        out["late_chunks"], out["latency_ms"] = self.plans.chunks.late_chunks, 1e3 * self.summary.latency.quantile(0.5)
-        if reading.reference is not None:
-            out["reference"] = reading.reference.position
+        out["tick_ms"] = 1e3 * (self._clock() - self._read_at)
+        if summary.plans:
+            out["plan_ms"] = 1e3 * summary.latency.last_s
+        out["counts"] = {"overruns": summary.overruns, "late plans": self.plans.chunks.late_chunks, **summary.interventions}
+        if reading.reference is not None and isinstance(self.level, JointLevel):
+            out["reference"], out["measured"] = reading.reference.position, self.level.measured(reading)
         if command is not None:
             out["command"] = command.values
         return out

@@ -6,33 +6,35 @@ Nothing here imports torch unless the policy runs in this process: ``robopolicy 
 from __future__ import annotations
 
 import gc
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydantic
 
 from policies.base import Policy
 from policies.config import Config
-from policies.spec import InputError
+from policies.hierarchy import WaypointPlanner
+from policies.spec import InputError, Spec, suggest
 from real.drive import Drive, DriveOptions
 from real.drive_handle import DriveHandle
 from real.first_motion import preflight, require_passed
+from real.latch import robot_folder
+from real.operator import OperatorChannel
+from real.planner import PlannerLevel
 from real.policy import AsyncPolicy, trained_ranges
 from real.robot import Robot
 from real.robots import robot_class
 from real.runtime import Runtime, RuntimeOptions
 from real.summary import Summary
+from real.telemetry import Telemetry
 from robopolicy.config import apply_overrides, find_recipe, read_yaml, validate
 from robopolicy.json_output import emit_json
+from robopolicy.processes import Background, end
 
 DEFAULT = "runtime/default"
 
@@ -51,6 +53,9 @@ class RunConfig(Config):
     approach: pydantic.PositiveFloat = 0.2
     approach_speed: float = pydantic.Field(0.2, gt=0, le=1)
     frozen_after: pydantic.PositiveFloat | None = 0.05
+    planner: dict[str, Any] | None = None
+    telemetry: str = "tcp://127.0.0.1:0"
+    blackbox: str | None = None
     slow_on: dict[str, tuple[float, float]] = pydantic.Field(default_factory=dict)
     seconds: pydantic.PositiveFloat | None = None
     episodes: pydantic.PositiveInt | None = None
@@ -81,6 +86,25 @@ class RunConfig(Config):
     def options(self) -> RuntimeOptions:
         """What of it the runtime itself takes."""
         return RuntimeOptions(**{f.name: getattr(self, f.name) for f in fields(RuntimeOptions) if hasattr(self, f.name)})
+
+
+class WaypointsConfig(Config):
+    """Goals in their order; see ``policies.hierarchy.WaypointPlanner``.
+
+    Attributes:
+        field: Observed field with what is brought to the goals, at ``indices`` of it.
+        goals: The goals; None: they are read from ``goals_field``, ``count`` of them.
+        reach: Distance at which a goal counts as reached.
+        rate_hz: How often the planner is asked.
+    """
+
+    field: str
+    indices: list[pydantic.NonNegativeInt]
+    reach: pydantic.PositiveFloat
+    goals: list[list[float]] | None = None
+    goals_field: str = "observation.goals"
+    count: pydantic.NonNegativeInt = 0
+    rate_hz: pydantic.PositiveFloat = 1.0
 
 
 def load_run_config(arguments: Sequence[str]) -> RunConfig:
@@ -126,6 +150,48 @@ def open_drive(robot: dict[str, Any], stack: ExitStack, address: str | None = No
     words = [f"robot.{key}={value}" for key, value in robot.items()] + [f"{k}={v}" for k, v in options.model_dump(exclude_defaults=True).items()]
     process = stack.enter_context(Background(["drive", *words, "--linger", "15"], folder, "drive", outlives=True))
     return stack.enter_context(DriveHandle(process.address()))
+
+
+def watch_over(robot: DriveHandle, config: RunConfig, stack: ExitStack) -> tuple[Telemetry, OperatorChannel]:
+    """Return what a run in real time is watched and stopped by; the recorder of a black box is started if one is asked for.
+
+    Raises:
+        InputError: for an address or a folder that cannot be used.
+    """
+    info = robot.info
+    telemetry = Telemetry(config.telemetry, image_rate_hz=10.0)
+    stack.callback(telemetry.close)
+    limits = {} if info.motion is None else {"joints": list(info.motion.names), "limits": info.motion.to_dict()}
+    telemetry.info(robot=info.name, rate_hz=info.rate_hz, model=info.model, policy=config.policy, **limits)
+    operator = OperatorChannel(folder=robot_folder(info.name, config.drive_options.state_dir), telemetry=telemetry.address)
+    stack.callback(operator.close)
+    if config.blackbox is not None:
+        from real import blackbox
+
+        recorder = blackbox.start(telemetry.address, Path(config.blackbox))
+        stack.callback(end, recorder)
+    return telemetry, operator
+
+
+def open_planner(planner: dict[str, Any], robot: DriveHandle, policy: Spec) -> PlannerLevel:
+    """Return the planner of a run: ``type: waypoints`` and its options (``robopolicy.deployment.WaypointsConfig``).
+
+    Raises:
+        InputError: for an unknown type, or goals that do not fit robot and policy.
+    """
+    kind = planner.get("type")
+    if kind != "waypoints":
+        raise InputError(f"planner.type: {kind!r} is unknown{suggest(str(kind), ['waypoints'])}")
+    config = validate(WaypointsConfig, {k: v for k, v in planner.items() if k != "type"}, "planner 'waypoints'", "planner.")
+    goals = None if config.goals is None else np.array(config.goals, np.float64)
+    return PlannerLevel(
+        WaypointPlanner(
+            robot.spec.observation, (config.field, tuple(config.indices)), config.reach, goals,
+            goals_field=config.goals_field, count=config.count, rate_hz=config.rate_hz,
+        ),
+        policy,
+        lockstep_hz=robot.info.rate_hz if robot.info.lockstep else None,
+    )  # fmt: skip
 
 
 def open_policy(policy: str, threads: int = 1, method: str | None = None) -> AsyncPolicy:
@@ -196,7 +262,9 @@ def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: C
         robot = open_drive(config.robot, stack, config.drive, config.drive_options)
         policy = open_policy(config.policy, config.threads, config.method)
         stack.callback(policy.close)
-        runtime = Runtime(robot, policy, config.options)
+        watcher, operator = (None, None) if robot.info.lockstep else watch_over(robot, config, stack)
+        planner = None if config.planner is None else stack.enter_context(closing(open_planner(config.planner, robot, policy.spec)))
+        runtime = Runtime(robot, policy, config.options, watcher=watcher, operator=operator, planner=planner)
         if config.preflight:
             require_passed(preflight(robot, policy.spec, trained_ranges(policy), max_age_s=config.max_age_s))
         if watch is not None:
@@ -207,85 +275,6 @@ def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: C
     if config.json_file:
         emit_json(summary.to_dict(), Path(config.json_file))
     return summary
-
-
-@contextmanager
-def stop_signals(with_parent: bool = False) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGINT or SIGTERM has come (a second one interrupts).
-
-    Args:
-        with_parent: Also stop when the process that started this one has gone.
-    """
-    caught: list[int] = []
-    parent = os.getppid()
-
-    def note(number: int, frame: Any) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(caught) or (with_parent and os.getppid() != parent)
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-
-def announce(path: str | None, address: str) -> None:
-    """Write ``address`` to the file ``path``, whole or not at all: who waits for it knows that it is served."""
-    if path:
-        part = Path(f"{path}.part")
-        part.write_text(address)
-        part.replace(path)
-
-
-class Background:
-    """A ``robopolicy`` command that serves an address, in a process of its own; a context manager.
-
-    Args:
-        arguments: Command and options without ``--bind`` and ``--announce``.
-        folder: For its log and the announced address.
-        name: Of these files.
-        outlives: Whether it goes on when this process dies, and gets no Ctrl-C of its terminal: a drive has a robot to bring to rest.
-    """
-
-    def __init__(self, arguments: Sequence[str], folder: Path, name: str, outlives: bool = False) -> None:
-        self._file, self.log = folder / f"{name}.address", folder / f"{name}.log"
-        self._patience_s = 15.0 if outlives else 5.0
-        root = str(Path(__file__).resolve().parent.parent)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-        command = [sys.executable, "-m", "robopolicy", *arguments, "--bind", "tcp://127.0.0.1:0", "--announce", str(self._file)]
-        command += [] if outlives else ["--with-parent"]
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env=environment, stdin=subprocess.DEVNULL, start_new_session=outlives
-            )
-
-    def __enter__(self) -> Background:
-        """Return this process."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """End the process: SIGTERM, and SIGKILL after 5 s (a drive: 15 s)."""
-        self.process.terminate()
-        try:
-            self.process.wait(self._patience_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def address(self, timeout_s: float = 120.0) -> str:
-        """Return the address once it is served. Raises InputError with the last line of its log if that never happens."""
-        until = time.monotonic() + timeout_s
-        while not self._file.exists():
-            if self.process.poll() is not None or time.monotonic() > until:
-                why = "ended" if self.process.poll() is not None else f"is not ready after {timeout_s:g} s"
-                lines = self.log.read_text(errors="replace").split("\n")
-                last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-                raise InputError(f"{' '.join(self.process.args[2:5])} {why}: {last.strip()}")  # type: ignore[index]
-            time.sleep(0.02)
-        return self._file.read_text()
 
 
 def drive(

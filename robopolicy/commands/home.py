@@ -28,7 +28,8 @@ def register(app: typer.Typer) -> None:
         from policies.spec import InputError
         from real.first_motion import go_to
         from robopolicy.config import apply_overrides
-        from robopolicy.deployment import open_drive, stop_signals
+        from robopolicy.deployment import open_drive
+        from robopolicy.processes import stop_signals
 
         given = apply_overrides({"robot": {"type": None}, "drive": None}, arguments)
         if given["drive"] is None and not (isinstance(given["robot"], dict) and given["robot"].get("type")):

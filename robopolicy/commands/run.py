@@ -30,8 +30,9 @@ def register(app: typer.Typer) -> None:
 
         Example: robopolicy run robot=twin policy=tcp://127.0.0.1:5555 episodes=10 json=run.json
         """
-        from robopolicy.deployment import load_run_config, stop_signals
+        from robopolicy.deployment import load_run_config
         from robopolicy.deployment import run as run_robot
+        from robopolicy.processes import stop_signals
 
         given = {"json": json_file, "shadow": "true" if shadow else None, "speed": speed}
         config = load_run_config([*(arguments or []), *(f"{key}={value}" for key, value in given.items() if value is not None)])

@@ -49,8 +49,9 @@ def register(app: typer.Typer) -> None:
         require_loopback(bind, keys is not None)  # said at once, not after torch has been loaded
         from real.metrics import MetricsServer
         from real.server import PolicyServer
-        from robopolicy.deployment import announce as tell
-        from robopolicy.deployment import load_local, stop_signals
+        from robopolicy.deployment import load_local
+        from robopolicy.processes import announce as tell
+        from robopolicy.processes import stop_signals
 
         policy, name = load_local(checkpoint, threads, method, device, weights)
         with stop_signals(with_parent) as stopped, ExitStack() as stack:

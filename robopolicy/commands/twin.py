@@ -30,9 +30,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Simulate a robot: a task's world behind the same interface as a real one, for `robopolicy run robot=twin`."""
         from real.wire import require_loopback
-        from robopolicy.deployment import announce as tell
-        from robopolicy.deployment import stop_signals
         from robopolicy.json_output import emit_json
+        from robopolicy.processes import announce as tell
+        from robopolicy.processes import stop_signals
         from robopolicy.twin import TwinServer, World, open_log, records_json
         from sim.registry import make
 

@@ -129,7 +129,7 @@ def _listen(policy: TourPolicy, address: str) -> None:
 
 def main() -> None:
     from real.server import PolicyServer
-    from robopolicy.deployment import announce, stop_signals
+    from robopolicy.processes import announce, stop_signals
     from sim.registry import make
 
     parser = argparse.ArgumentParser()

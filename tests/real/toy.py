@@ -175,7 +175,7 @@ class Process:
 
 def main() -> None:
     from real.server import PolicyServer
-    from robopolicy.deployment import announce, stop_signals
+    from robopolicy.processes import announce, stop_signals
     from robopolicy.twin import TwinServer, World
 
     parser = argparse.ArgumentParser()

@@ -1,0 +1,99 @@
+"""Processes of a run: commands that serve an address in the background, the signals that end one, and how an address is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from policies.spec import InputError
+
+
+def end(process: subprocess.Popen[bytes], patience_s: float = 5.0) -> None:
+    """End a process: SIGTERM, and SIGKILL after ``patience_s``."""
+    process.terminate()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def stop_signals(with_parent: bool = False) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGINT or SIGTERM has come (a second one interrupts).
+
+    Args:
+        with_parent: Also stop when the process that started this one has gone.
+    """
+    caught: list[int] = []
+    parent = os.getppid()
+
+    def note(number: int, frame: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught) or (with_parent and os.getppid() != parent)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def announce(path: str | None, address: str) -> None:
+    """Write ``address`` to the file ``path``, whole or not at all: who waits for it knows that it is served."""
+    if path:
+        part = Path(f"{path}.part")
+        part.write_text(address)
+        part.replace(path)
+
+
+class Background:
+    """A ``robopolicy`` command that serves an address, in a process of its own; a context manager.
+
+    Args:
+        arguments: Command and options without ``--bind`` and ``--announce``.
+        folder: For its log and the announced address.
+        name: Of these files.
+        outlives: Whether it goes on when this process dies, and gets no Ctrl-C of its terminal: a drive has a robot to bring to rest.
+    """
+
+    def __init__(self, arguments: Sequence[str], folder: Path, name: str, outlives: bool = False) -> None:
+        self._file, self.log = folder / f"{name}.address", folder / f"{name}.log"
+        self._patience_s = 15.0 if outlives else 5.0
+        root = str(Path(__file__).resolve().parent.parent)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+        command = [sys.executable, "-m", "robopolicy", *arguments, "--bind", "tcp://127.0.0.1:0", "--announce", str(self._file)]
+        command += [] if outlives else ["--with-parent"]
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=environment, stdin=subprocess.DEVNULL, start_new_session=outlives
+            )
+
+    def __enter__(self) -> Background:
+        """Return this process."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the process: SIGTERM, and SIGKILL after 5 s (a drive: 15 s)."""
+        end(self.process, self._patience_s)
+
+    def address(self, timeout_s: float = 120.0) -> str:
+        """Return the address once it is served. Raises InputError with the last line of its log if that never happens."""
+        until = time.monotonic() + timeout_s
+        while not self._file.exists():
+            if self.process.poll() is not None or time.monotonic() > until:
+                why = "ended" if self.process.poll() is not None else f"is not ready after {timeout_s:g} s"
+                lines = self.log.read_text(errors="replace").split("\n")
+                last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+                raise InputError(f"{' '.join(self.process.args[2:5])} {why}: {last.strip()}")  # type: ignore[index]
+            time.sleep(0.02)
+        return self._file.read_text()
