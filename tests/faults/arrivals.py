@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,18 @@ class Arrivals:
                 assert not len(wrong), (
                     f"{name} of {limits.names[joint]} at row {row} of {len(self)} (from {start}): up to {worst:.6g}, {limit[joint]:g} allowed"
                 )
+
+    def without_freeze(self, ns: int) -> Arrivals:
+        """Return this for a robot that was itself frozen at monotonic ``ns``, until which its commands went unread.
+
+        Its world knows nothing of the time that passed. The drive does, and takes it to have come to rest: motion begins anew
+        where the one command that was on its way has led.
+        """
+        row = self.row(ns)
+        anew, before = self.anew.copy(), self.before.copy()
+        anew[row : row + 2] = True
+        before[row : row + 2] = self.position[row : row + 2]
+        return dataclasses.replace(self, anew=anew, before=before)
 
     def most_in(self, ticks: int) -> int:
         """Return the largest number of messages that arrived within ``ticks`` periods of each other."""

@@ -89,6 +89,7 @@ class Stack:
     def start_runtime(self) -> None:
         """Start the runtime (again)."""
         keys = [f"drive=ipc://{self.folder}/drive", f"policy={self._served}", f"json={self.summary}"]
+        keys += ["preflight=false"]  # it measures the rate, which a busy machine does not keep
         if (before := getattr(self, "runtime", None)) is not None:
             self._processes.remove(before)
         self.runtime = self.start("runtime", ["-m", "robopolicy", "run", *keys, *self._run])
@@ -130,14 +131,19 @@ class Stack:
         return float((np.diff(position, axis=0) != 0).any(axis=1).mean())
 
     def until_still(self) -> int:
-        """Wait until the robot is told to stand; return the first row that arrived since now."""
+        """Wait until the robot is told to stand, or is told nothing for half a second; return the first row that arrived since now."""
         row = self.arrived().row(time.monotonic_ns())
-        wait_until(lambda: self.arrived().still_from(row) is not None, lambda: f"the robot does not stand still\n{self.said()}", self.healthy)
+
+        def still() -> bool:
+            found = self.arrived()
+            return found.still_from(row) is not None or time.monotonic_ns() - int(found.arrived_ns[-1]) > 500_000_000
+
+        wait_until(still, lambda: f"the robot does not stand still\n{self.said()}", self.healthy)
         return row
 
-    def judge(self) -> Arrivals:
-        """Fail unless everything that reached the robot was safe, see :meth:`Arrivals.require_safe`; returns it."""
-        found = self.arrived()
+    def judge(self, frozen_ns: int | None = None) -> Arrivals:
+        """Fail unless everything that reached the robot (which was frozen itself at ``frozen_ns``) was safe, and return it."""
+        found = self.arrived() if frozen_ns is None else self.arrived().without_freeze(frozen_ns)
         found.require_safe()
         assert found.most_in(20) <= 20 + 5, "commands were caught up in a burst"
         return found

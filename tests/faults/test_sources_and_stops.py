@@ -26,12 +26,12 @@ def test_a_second_source_is_refused_while_there_is_a_first(tmp_path):
         wait_until(lambda: "another source commands" in source.said and "forging" in forger.said, stack.said)
         stack.pass_ticks(200)
         assert stack.share_moving(100) > 0.3, "the others keep the runtime from its work"
-        assert stack.drive_status()["counts"]["lease"] > 100 and "commands" not in source.said.split()
+        assert stack.drive_status()["counts"]["lease"] > 100 and "commands" not in source.said.splitlines()
         assert_nothing_stale(stack.judge())
         forger.kill()
         stack.runtime.kill()  # the lease of a source that is silent runs out; then, and not before, another may have it
         killed = time.monotonic_ns()
-        wait_until(lambda: "commands" in source.said.split(), stack.said)
+        wait_until(lambda: "commands" in source.said.splitlines(), stack.said)
         stack.until_moving()
         found = stack.judge()
     assert_stood_before_the_next(found, killed)
@@ -48,14 +48,16 @@ def assert_stood_before_the_next(found, since):
 def test_a_stop_outlives_every_process(tmp_path):
     with Stack(tmp_path) as stack:
         stack.pass_ticks(60)
+        stack.runtime.killed = True  # it ends by itself
         assert estop(stack) == 0
         stopped = time.monotonic_ns()
         stack.until_still()
         assert_stopped_within_the_bound(stack, stopped)
-        assert not stack.runtime.alive or "stopped" in stack.drive_status()["state"]
+        assert stack.drive_status()["state"] == "stopped"
         for process in (stack.drive, stack.twin):
             process.kill()
         wait_until(lambda: not stack.runtime.alive, stack.said)
+        assert stack.runtime.process.returncode == 1 and "stopped" in stack.runtime.said
         stack.judge()
         stack.twin.start()
         stack.twin.ready()
@@ -63,8 +65,12 @@ def test_a_stop_outlives_every_process(tmp_path):
         stack.drive.ready()
         row = len(stack.arrived())
         stack.start_runtime()
-        stack.start_source()
-        stack.pass_ticks(200)
+        stack.runtime.killed = True
+        wait_until(lambda: not stack.runtime.alive, stack.said)
+        assert stack.runtime.process.returncode in (1, 2) and "stopped" in stack.runtime.said
+        source = stack.start_source()
+        wait_until(lambda: "commands" in source.said.splitlines(), stack.said)
+        time.sleep(1.0)
         assert not stack.arrived().written[row:].any() and estop(stack, "--status") == 1
         assert estop(stack, "--clear") == 0
         stack.until_moving()
