@@ -135,10 +135,11 @@ class MpcPolicy:
             guesses = [np.repeat(q[None], self.horizon, axis=0)]
             if state["planned"][row]:
                 guesses.append(self._extended(state["plan"][row][min(int(done[row]), self.horizon - 1) :]))
-            if proposals is not None and np.isfinite(proposals[row]).all():
+            usable = proposals is not None and bool(np.isfinite(proposals[row]).all())
+            if proposals is not None and usable:
                 guesses.append(proposals[row])
             plans[row], costs[row], best = self.optimise(q, v, newest[self.goal][row], guesses)
-            advised[row] = proposals is not None and best == len(guesses) - 1
+            advised[row] = usable and best == len(guesses) - 1
         actions = plans[:, : self.n_action_steps].astype(np.float32)
         info = {"network_calls": calls, "cost": costs, "advised": advised}
         return Plan(actions, info), {"plan": plans, "planned": np.ones(batch, bool), **below}
