@@ -1,0 +1,100 @@
+"""Before the first motion: what is found out while the robot stands still, and the slow way home."""
+
+import numpy as np
+import pytest
+
+from policies.spec import Field, InputError, ObservationSpec, Spec
+from real.drive import Drive, DriveOptions
+from real.drive_handle import DriveHandle
+from real.first_motion import go_to, preflight, require_passed
+from real.latch import Latch
+from real.robot import RobotInfo
+from tests.real.jointed import RATE, Joints, limits, spec, worst
+
+
+def handle(tmp_path, robot):
+    return DriveHandle(Drive(robot, DriveOptions(), Latch(tmp_path)))
+
+
+def failed(findings):
+    return {f.what: f.line for f in findings if not f.passed}
+
+
+def test_a_sound_robot_passes_and_nothing_is_commanded(tmp_path):
+    robot = Joints(lockstep=True)
+    ranges = {"observation.state": (np.full(3, -0.5), np.full(3, 0.5))}
+    findings = preflight(handle(tmp_path, robot), spec(), ranges, max_age_s=1e9)
+    assert not failed(findings) and not len(robot.commands)
+    assert {f.what for f in findings} == {"spec", "rate", "observation.state", "start pose", "position limits"}
+    require_passed(findings)
+
+
+def test_every_fault_is_named(tmp_path):
+    robot = Joints(lockstep=True)
+    robot.position[:] = (0.0, 2.3, 0.0)
+    ranges = {"observation.state": (np.full(3, -0.5), np.full(3, 0.5))}
+    found = failed(preflight(handle(tmp_path / "a", robot), spec(), ranges, max_age_s=1e9))
+    assert found["position limits"] == "outside: b"
+    assert found["start pose"] == "observation.state[1] is 180 % of its range outside of the training data"
+    found = failed(preflight(handle(tmp_path / "b", Joints(lockstep=True)), spec(), max_age_s=1.0))  # stamps of long ago
+    assert "s are allowed" in found["observation.state"]
+    with pytest.raises(InputError, match=r"pre-flight: observation\.state"):
+        require_passed(preflight(handle(tmp_path / "c", Joints(lockstep=True)), spec(), max_age_s=1.0))
+
+
+def test_a_robot_that_does_not_fit_is_told_at_once(tmp_path):
+    wanted = Spec(ObservationSpec({"observation.tactile": Field((4,))}, 20), spec().action)
+    (finding,) = preflight(handle(tmp_path, Joints(lockstep=True)), wanted)
+    assert not finding.passed and finding.what == "spec" and "observation.tactile" in finding.line
+
+
+@pytest.mark.parametrize(("picture", "passed"), [(0, False), (128, False), (None, True)])
+def test_a_camera_that_shows_nothing_is_found(tmp_path, picture, passed):
+    image = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8) if picture is None else np.full((24, 24, 3), picture, np.uint8)
+    robot, camera = Joints(lockstep=True), "observation.images.front"
+    robot.spec = Spec(ObservationSpec({**spec().observation.fields, camera: Field((24, 24, 3), "uint8", "px", kind="image")}, 20), spec().action)
+    read = robot.read
+
+    def with_camera():
+        reading = read()
+        reading.fields[camera], reading.capture_ns[camera] = image, 0
+        return reading
+
+    robot.read = with_camera
+    findings = preflight(handle(tmp_path, robot), robot.spec, max_age_s=1e9)
+    assert (camera not in failed(findings)) is passed
+
+
+def test_a_rate_that_is_not_held_is_found(tmp_path):
+    robot = Joints()
+    slow = RobotInfo("joints", RATE, "holds", 0.25, substeps=5, motion=limits())
+    drive = Drive(robot, DriveOptions(), Latch(tmp_path))
+    held = DriveHandle(drive)
+    held.info = RobotInfo(**{**vars(slow), "rate_hz": 3 * RATE})  # declares more than the drive does
+    assert "300 Hz declared" in failed(preflight(held, spec(), seconds=0.3, max_age_s=1e9))["rate"]
+
+
+@pytest.mark.parametrize("speed", [0.1, 1.0])
+def test_home_is_reached_slowly_and_inside_all_limits(tmp_path, speed):
+    robot = Joints(lockstep=True)
+    left = go_to(handle(tmp_path, robot), np.array([0.4, -0.3, 1.2]), speed=speed)
+    assert left < 1e-3 and max(worst(robot.commands, limits()).values()) <= 1 + 1e-6
+    assert np.abs(np.diff(robot.commands, axis=0)).max() * RATE <= speed * 2.0 * (1 + 1e-6)
+
+
+def test_a_pose_out_of_reach_or_of_another_size_moves_nothing(tmp_path):
+    robot = Joints(lockstep=True)
+    held = handle(tmp_path, robot)
+    with pytest.raises(InputError, match=r"pose: b 3 is outside of \[-2, 2\]"):
+        go_to(held, np.array([0, 3.0, 0]))
+    with pytest.raises(InputError, match="expected 3 finite numbers for a, b, c"):
+        go_to(held, np.zeros(2))
+    with pytest.raises(InputError, match="expected 3 finite numbers"):
+        go_to(held, np.array([0, np.nan, 0]))
+    assert not len(robot.commands)
+
+
+def test_what_is_held_back_is_said(tmp_path):
+    robot = Joints(lockstep=True)
+    with pytest.raises(InputError, match="from the pose after"):
+        go_to(handle(tmp_path, robot), np.array([1.9, 0, 0]), speed=0.05, timeout_s=1.0)
