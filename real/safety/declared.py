@@ -14,7 +14,7 @@ def robot_barriers(info: RobotInfo) -> Barriers | None:
     Raises:
         InputError: if they need a model and there is none, or are not well formed.
     """
-    if info.barriers is None or info.motion is None:
+    if not info.barriers or info.motion is None:
         return None
     if not info.model:
         raise InputError(f"robot {info.name!r} declares barriers and no model: nobody knows where its parts are")
