@@ -12,13 +12,16 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from policies.base import Array, Execution, Plan, Policy, State
 from real.policy import act_numpy
 from real.wire import WireError
+
+if TYPE_CHECKING:
+    from real.shm import Mapped
 
 #: The array of a request that holds what it asks of each stream, see :func:`pack`.
 ROWS = "#rows"
@@ -73,6 +76,7 @@ class Request:
         since: When it was there at the earliest, monotonic s.
         deadline: When its client stops waiting, at the earliest.
         alone: Whether it is computed in a call of its own, as its session's last one failed.
+        memory: What some of ``obs`` lie in.
         state: The policy's state that it goes on from; set before it is computed.
         streams: B.
         bytes: Of its observations.
@@ -85,6 +89,7 @@ class Request:
     since: float
     deadline: float
     alone: bool = False
+    memory: Mapped | None = None
     state: State = field(default_factory=dict)
     streams: int = field(init=False)
     bytes: int = field(init=False)

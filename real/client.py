@@ -24,11 +24,11 @@ import zmq
 from policies.base import Execution, Plan, State
 from policies.spec import InputError, Spec, SpecMismatch
 from real.batching import ROWS, pack
+from real.keys import ClientKeys, handshake_failure
 from real.policy import Observations, Ranges, RequestFailed, ranges_from_json
 from real.wire import Limits, Message, WireError, checked_connect, configure, decode, is_loopback, receive, send
 
 if TYPE_CHECKING:
-    from real.keys import ClientKeys
     from real.shm import Segment
 
 _GREETING = Limits()
@@ -79,7 +79,7 @@ class PolicyClient:
     ) -> None:  # fmt: skip
         self.address, self.streams, self.timeout_s = address, streams, timeout_s
         self.sessions = self.late_replies = self.shared = self.sent = 0
-        self._keys = _keys(keys)
+        self._keys = None if keys is None else ClientKeys(keys)
         self._memory: Segment | None = None  # offered to the server of this session
         self._share = shared_memory and is_loopback(address)
         self._clock = clock
@@ -184,9 +184,9 @@ class PolicyClient:
             RequestFailed: once, when the request in flight has failed or its deadline has passed.
             SpecMismatch: when the server came back with another policy.
         """
-        until = self._clock() + wait_s
+        until, waiting = self._clock() + wait_s, False
         while True:
-            answer = self._read()
+            answer = self._read(waiting)
             if answer is not None:
                 return answer
             now = self._clock()
@@ -199,7 +199,7 @@ class PolicyClient:
                 return None
             next_event = min(until, self._pending.deadline if self._pending else math.inf, math.inf if self._session else self._retry_at)
             if self._session or self._greeting:
-                self._poller.poll(math.ceil(1e3 * max(next_event - now, 0)))
+                waiting = bool(self._poller.poll(math.ceil(1e3 * max(next_event - now, 0))))
             else:
                 self._socket.poll(math.ceil(1e3 * max(next_event - now, 0)), zmq.POLLIN | zmq.POLLOUT)
 
@@ -252,16 +252,15 @@ class PolicyClient:
     def _note_handshake(self) -> None:
         """Note why the server does not let this client in, if that is so."""
         if self._monitor is not None:
-            from real.keys import handshake_failure
-
             self._refusal = handshake_failure(self._monitor, self._keys) or self._refusal
 
-    def _read(self) -> tuple[Plan, State] | None:
+    def _read(self, waiting: bool = False) -> tuple[Plan, State] | None:
         """Handle what has arrived, up to the plan that is waited for."""
         while self._socket is not None:
-            frames = receive(self._socket, self._limits)
+            frames = receive(self._socket, self._limits, waiting)
             if frames is None:
                 return None
+            waiting = False
             try:
                 message = decode(frames, self._limits)
                 if self._memory is not None and message.session == self._session and self._memory.heard(message):
@@ -347,11 +346,3 @@ class PolicyClient:
             "restart": np.zeros(rows, bool),
             "after": np.full(rows, sequence),
         }
-
-
-def _keys(keys: str | Path | None) -> ClientKeys | None:
-    if keys is None:
-        return None
-    from real.keys import ClientKeys
-
-    return ClientKeys(keys)

@@ -3,9 +3,8 @@
 A session holds the policy's state rows of one client: those after its last plan and those that this plan was made from,
 for the client may never have got it. Every request names the plan that it goes on from.
 
-Requests that wait are computed together (``real.batching``), sessions in turn; one that is past its time budget when its
-turn comes is dropped and counted, for its client has stopped waiting. Mistakes of a client and exceptions of the policy
-are answered as error messages. There is no pickle and no message that ends the server.
+Requests that wait are computed together (``real.batching``); one that is past its time budget when its turn comes is
+dropped and counted. Mistakes of a client and exceptions of the policy are answered as error messages.
 """
 
 from __future__ import annotations
@@ -128,13 +127,10 @@ class PolicyServer:
         """Take in what has arrived (waiting up to ``wait_s`` for it), make one policy call, do the housekeeping."""
         self._take_in(self._looked_at)  # what came while the policy was busy may have come at the beginning of that
         if not self._queue and self._poller.poll(int(1e3 * wait_s)):
-            self._take_in(time.monotonic())
-        if self._queue:
-            self._gather()
-            self._looked_at = time.monotonic()
-            self._answer()
-        else:
-            self._looked_at = time.monotonic()
+            self._take_in(time.monotonic(), waiting=True)
+        self._gather()
+        self._looked_at = time.monotonic()
+        self._answer()
         self._keep_house(time.monotonic())
 
     def close(self) -> None:
@@ -145,24 +141,25 @@ class PolicyServer:
             self._keys.close()
         self._context.destroy(linger=0)
 
-    def _take_in(self, since: float) -> None:
+    def _take_in(self, since: float, waiting: bool = False) -> None:
         """Handle waiting messages and queue requests; their budgets count from ``since``, the last moment without them."""
         for _ in range(2 * self._max_sessions):  # a flood of messages never keeps the policy from its work
-            frames = receive(self._socket, self._limits)
+            frames = receive(self._socket, self._limits, waiting)
             if frames is None:
                 return
+            waiting = False
             self._handle(frames[0].bytes, frames[1:], since)
 
     def _gather(self) -> None:
         """Wait a moment for the requests of other sessions, where that costs no one their budget."""
-        while self._batch_s and self._max_batch > 1:
+        while self._batch_s and self._max_batch > 1 and 0 < len(self._queue) < len(self._sessions):
             now = time.monotonic()
             if sum(now - session.heard < _ACTIVE_S for session in self._sessions.values()) <= len(self._queue):
                 return
             wait_s = self._queue.wait_s(now, self._batch_s, self.stats.inference.recent_quantile(0.95))
             if not wait_s or not self._poller.poll(math.ceil(1e3 * wait_s)):
                 return
-            self._take_in(time.monotonic())
+            self._take_in(time.monotonic(), waiting=True)
 
     def _handle(self, identity: bytes, frames: list[zmq.Frame], since: float) -> None:
         """Handle one message: whatever it is, its sender gets an answer or is dropped, and nothing is raised."""
@@ -201,6 +198,8 @@ class PolicyServer:
         if not 1 <= streams <= self._max_streams:
             raise Refusal("streams", f"{streams} streams: expected 1 to {self._max_streams}")
         before = self._sessions.get(resume)  # it stays until it is idle: this greeting's answer may be lost, too
+        if before is not None:
+            before.memory = None
         for old in [s for s, row in self._sessions.items() if row.identity == identity]:
             self._end(old)
         if len(self._sessions) >= self._max_sessions:
@@ -248,11 +247,12 @@ class PolicyServer:
         session = self._session(identity, message)
         if message.fingerprint != self._fingerprint:
             raise Refusal("spec", f"spec fingerprint: expected {self._fingerprint}, found {message.fingerprint or 'none'}")
-        if message.shared:
+        for name, placed in message.shared.items():
             if session.memory is None:
                 raise SharedMemoryRefused("shared memory: there is none in this session")
-            message.arrays.update({name: session.memory.array(name, placed) for name, placed in message.shared.items()})
-            self.stats.shared_arrays += len(message.shared)
+            message.arrays[name] = session.memory.array(name, placed)
+        memory = session.memory if message.shared else None
+        self.stats.shared_arrays += len(message.shared)
         lead = (session.streams, self.policy.n_obs_steps)
         for name, (dtype, shape) in self._expected.items():
             found = message.arrays.get(name)
@@ -260,7 +260,7 @@ class PolicyServer:
                 self.policy.spec.observation.validate(message.arrays, lead)  # says what is wrong
         obs = {name: message.arrays[name] for name in self._expected}
         rows = unpack(message.arrays.get(ROWS), session.streams)
-        request = Request(message.session, message.sequence, obs, rows, since, since + message.budget_s, session.failed)
+        request = Request(message.session, message.sequence, obs, rows, since, since + message.budget_s, session.failed, memory)
         if self._queue.bytes + request.bytes > _MAX_WAITING_BYTES:
             raise Refusal("full", f"{self._queue.bytes} bytes of observations wait already")
         self.stats.dropped_surplus += self._queue.add(request) is not None
@@ -294,8 +294,8 @@ class PolicyServer:
             raise outcome.error or RuntimeError("no plan")
         session, plan, new = self._sessions[request.session], outcome.plan, outcome.state
         actions = {"actions": np.asarray(plan.actions, np.float32)}
-        if session.memory is not None:  # what the policy returns may view what it was given
-            new, actions = session.memory.own(new), session.memory.own(actions)
+        if request.memory is not None:  # what the policy returns may view what it was given
+            new, actions = request.memory.own(new), request.memory.own(actions)
         info = np.empty((len(plan.info) + 1, request.streams))  # one array for all numbers
         for row, values in enumerate(plan.info.values()):
             info[row] = values
@@ -306,8 +306,8 @@ class PolicyServer:
         session.failed = False
         self.stats.plans += 1
         self.stats.answered.add(time.monotonic() - request.since)
-        meta = {"info": [*plan.info, "inference_s"]}
-        return Message("plan", request.session, request.sequence, fingerprint=self._fingerprint, meta=meta, arrays={**actions, "info": info})
+        arrays, meta = {**actions, "info": info}, {"info": [*plan.info, "inference_s"]}
+        return Message("plan", request.session, request.sequence, fingerprint=self._fingerprint, meta=meta, arrays=arrays)
 
     def _fail(self, request: Request, error: Exception) -> None:
         """Say what the policy raised; the session's next request is computed by itself."""
@@ -323,11 +323,10 @@ class PolicyServer:
         if len(named := set(after.tolist())) == 1 and (only := named.pop()) in session.kept:
             return session.kept[only]
         state = self.policy.initial_state(session.streams)
-        if not after.any():
-            return state
         for sequence, kept in session.kept.items():
             state = select_rows(state, after == sequence, kept)
-        self.stats.forgotten += int((~np.isin(after, [0, *session.kept])).sum())
+        if after.any():
+            self.stats.forgotten += int((~np.isin(after, [0, *session.kept])).sum())
         return state
 
     def _keep_house(self, now: float) -> None:

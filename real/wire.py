@@ -21,7 +21,11 @@ import msgpack
 import numpy as np
 import zmq
 
-from policies.spec import ActionSpec, InputError, ObservationSpec
+from policies.spec import ActionSpec, ObservationSpec
+from real.addresses import checked_bind as checked_bind  # an end of the wire is made with these
+from real.addresses import checked_connect as checked_connect
+from real.addresses import is_loopback as is_loopback
+from real.addresses import require_loopback as require_loopback
 
 PROTOCOL = 3
 #: Array dtypes that may cross; the numpy name without byte order.
@@ -197,7 +201,7 @@ def _header(data: memoryview, limits: Limits) -> list[Any]:
             raise WireError(f"header: {key!r}: expected an integer in [0, 2^63), found {_shown(number)}")
     header[4] = _seconds("budget", budget)
     for name, age in _mapping("ages", ages).items():
-        ages[name] = _seconds(name, age)
+        ages[name] = _seconds("age of " + name, age)
     for name, value in _mapping("meta", meta).items():
         _check_meta(name, value)
     if not isinstance(arrays, list) or len(arrays) > limits.frames:
@@ -298,11 +302,20 @@ def send(socket: zmq.Socket, message: Message, identity: bytes | None = None) ->
     return False
 
 
-def receive(socket: zmq.Socket, limits: Limits) -> list[zmq.Frame] | None:
-    """Return the frames of one waiting message, or None. Of a message with too many, the surplus is thrown away unread."""
-    if not int(socket.get(zmq.EVENTS)) & _POLLIN:  # cheaper than an exception
+def receive(socket: zmq.Socket, limits: Limits, waiting: bool = False) -> list[zmq.Frame] | None:
+    """Return the frames of one waiting message, or None. Of a message with too many, the surplus is thrown away unread.
+
+    Args:
+        socket: Where from.
+        limits: What is kept.
+        waiting: Whether a poll has just said that there is one.
+    """
+    if not waiting and not int(socket.get(zmq.EVENTS)) & _POLLIN:  # cheaper than an exception
         return None
-    frames = [socket.recv(zmq.NOBLOCK, copy=False)]
+    try:
+        frames = [socket.recv(zmq.NOBLOCK, copy=False)]
+    except zmq.Again:
+        return None
     while frames[-1].more:
         frame = socket.recv(zmq.NOBLOCK, copy=False)
         if len(frames) <= limits.frames + 2:  # identity, header, arrays and one too many, so that decode sees the excess
@@ -310,47 +323,3 @@ def receive(socket: zmq.Socket, limits: Limits) -> list[zmq.Frame] | None:
         else:
             frames[-1] = frame
     return frames
-
-
-def is_loopback(address: str) -> bool:
-    """Whether a ZeroMQ address can be reached from this machine alone."""
-    transport, _, rest = address.partition("://")
-    if transport in ("ipc", "inproc"):
-        return True
-    host = rest.rpartition(":")[0].strip("[]")
-    if host == "localhost" or host == "::1":
-        return True
-    octets = host.split(".")
-    return transport == "tcp" and len(octets) == 4 and octets[0] == "127" and all(o.isdigit() and int(o) < 256 for o in octets)
-
-
-def require_loopback(address: str, secured: bool = False) -> None:
-    """Raise InputError, one line, unless ``address`` can be reached from this machine alone or the socket is ``secured`` by keys."""
-    if not secured and not is_loopback(address):
-        loopback, apart = "tcp://127.0.0.1:PORT or ipc://PATH", "an ssh tunnel, or for a policy server keys (robopolicy keys --help)"
-        raise InputError(f"address {address!r}: only loopback is served and trusted ({loopback}); between machines use {apart}")
-
-
-def checked_bind(socket: zmq.Socket, address: str, secured: bool = False) -> str:
-    """Bind to a loopback address, or to any if ``secured`` (``real.keys``), and return the one bound (port 0 or ``*``: any free one).
-
-    Raises:
-        InputError: one line, for another address or one that cannot be bound.
-    """
-    require_loopback(address, secured)
-    if address.endswith(":0"):
-        address = address[:-1] + "*"
-    try:
-        socket.bind(address)
-    except zmq.ZMQError as error:
-        raise InputError(f"address {address!r} cannot be bound: {error}") from error
-    return socket.getsockopt_string(zmq.LAST_ENDPOINT)
-
-
-def checked_connect(socket: zmq.Socket, address: str, secured: bool = False) -> None:
-    """Connect (in the background). Raises InputError for another address unless ``secured``: nobody there has shown who they are."""
-    require_loopback(address, secured)
-    try:
-        socket.connect(address)
-    except zmq.ZMQError as error:
-        raise InputError(f"address {address!r} is not one: {error}; expected tcp://127.0.0.1:PORT or ipc://PATH") from error

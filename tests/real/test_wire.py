@@ -132,7 +132,7 @@ def header(**changes):
         ({"budget": float("nan")}, "budget"),
         ({"budget": -1}, "budget"),
         ({"budget": "1"}, "budget"),
-        ({"ages": {"a": float("inf")}}, "age of 'a'"),
+        ({"ages": {"a": float("inf")}}, "age of a"),
         ({"ages": [1]}, "'ages'"),
         ({"meta": {"a": {"b": 1}}}, "'a'"),
         ({"meta": {"a": float("nan")}}, "'a'"),
