@@ -322,7 +322,7 @@ class Drive:
             self.counts.commands += 1
             self._was_active = True
         elif not self._episode_over:  # in an episode that is over there is nothing left to brake
-            state, command = "braking", self.motion.brake()
+            state, command = "braking", self.motion.brake(emergency=bool(self._latched))
             self.counts.brake_ticks += command is not None
         if command is not None:
             self._driver.write(np.ascontiguousarray(command))

@@ -48,7 +48,7 @@ class CommandedMotion(Protocol):
         """Go on to ``after``, which :meth:`refuse` did not refuse; returns what is to be sent (Da,)."""
         ...
 
-    def brake(self) -> np.ndarray | None:
+    def brake(self, emergency: bool = False) -> np.ndarray | None:
         """Go on one tick along the brake and return its command (Da,); None: at rest."""
         ...
 
@@ -90,7 +90,7 @@ class RangeMotion:
         """Return ``command`` (Da,) as float32: there is nothing to remember."""
         return np.asarray(command, np.float32)
 
-    def brake(self) -> np.ndarray | None:
+    def brake(self, emergency: bool = False) -> np.ndarray | None:
         """There is no motion to slow down: the drive holds."""
         return None
 
@@ -126,7 +126,7 @@ class JointMotion:
         self._field, self._columns = joint_columns(spec.observation, self.limits.names)
         self._barriers = robot_barriers(info)
         self._plan: Brake | None = None
-        self._played = 0  # ticks of the plan
+        self._played, self._gentle = 0, False  # ticks of the plan, and whether it is one of normal motion
 
     @property
     def at_rest(self) -> bool:
@@ -160,17 +160,21 @@ class JointMotion:
         self.reference, self._plan = after.copy(), None
         return self.reference.position
 
-    def brake(self) -> np.ndarray | None:
+    def brake(self, emergency: bool = False) -> np.ndarray | None:
         """Go on one tick along the brake from the last command and return its joints (n,) float64; None: at rest.
 
         A command that is late by a tick need not cost an emergency stop: the stop of normal motion is taken where it stays
         inside every limit, else the emergency stop, which was found to do so when the last command was checked.
+
+        Args:
+            emergency: As fast as the limits of a stop allow; a gentler brake that is under way goes over into that.
         """
         if self.at_rest or self.reference is None:
             return None
-        if self._plan is None:
-            gentle = Brake.of(self.reference, self.limits, stop=False)
-            self._plan, self._played = gentle if self._stays_inside(gentle) else Brake.of(self.reference, self.limits), 0
+        if self._plan is None or (emergency and self._gentle):
+            plan = Brake.of(self.reference, self.limits, stop=False)
+            self._gentle = not emergency and self._stays_inside(plan)
+            self._plan, self._played = plan if self._gentle else Brake.of(self.reference, self.limits), 0
         self._played += 1
         self.reference = self._plan.reference(self._played * self._tick_s)
         return self.reference.position

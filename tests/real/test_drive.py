@@ -36,7 +36,7 @@ def test_silence_brakes_along_the_closed_form_holds_and_then_asks_for_the_stop(l
     drive, robot = begin(latch, expiry_ticks=3, stop_after_s=0.5)
     follow(drive, 30)
     last = drive.reading.reference
-    plan = Brake.of(last, limits())
+    plan = Brake.of(last, limits(), stop=False)
     braked = run_out(drive)
     assert braked == int(np.ceil(plan.duration.max() / TICK))
     expected = [plan.reference((k + 1) * TICK).position for k in range(braked)]

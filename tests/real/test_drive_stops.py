@@ -10,7 +10,8 @@ from policies.spec import InputError
 from real.drive import Drive, DriveOptions
 from real.latch import Latch
 from real.robot import RobotGone, RobotInfo
-from tests.real.jointed import GOAL, RATE, Joints, begin, follow, limits, moves, run_out, worst
+from real.safety.brake import Brake
+from tests.real.jointed import GOAL, RATE, TICK, Joints, begin, follow, limits, moves, run_out, worst
 
 
 @pytest.fixture
@@ -28,13 +29,17 @@ def test_the_stop_is_on_the_disk_before_it_is_acted_on(latch):
 
     drive, robot = begin(Watching(latch.path.parent))
     follow(drive, 40)
+    last = drive.reading.reference
+    assert drive.tick(0.0).state == "braking"  # gently, when the stop comes
+    plan = Brake.of(drive.reading.reference, limits())
     drive.stop("a hand in the way", "the test")
-    assert order == [("latched", 40)] and latch.read().cause == "a hand in the way"
+    assert order == [("latched", 41)] and latch.read().cause == "a hand in the way"
     first = drive.tick(0.0)
     assert first.state == "stopped" and first.cause.startswith("a hand in the way") and first.reference.velocity.any()
     for _ in range(60):
         drive.tick(0.0)
     assert robot.words == ["write", "stop"] and drive.settled
+    assert len(robot.commands) == 41 + int(np.ceil(plan.duration.max() / TICK)) < 41 + Brake.of(last, limits(), stop=False).duration.max() / TICK
     assert max(worst(robot.commands, limits()).values()) <= 1 + 1e-9
     follows = drive.reading.reference
     assert drive.offer(follows.position, follows, drive.reading.tick + 1).startswith("stopped")
@@ -212,3 +217,15 @@ def test_a_new_episode_begins_where_its_robot_stands(latch):
 def test_a_robot_that_does_not_say_what_silence_does_is_refused(latch, on_silence):
     with pytest.raises(InputError, match=r"^robot 'joints': what it does when commands stop is .*declare 'brakes' or 'holds'$"):
         Drive(Joints(dataclasses.replace(Joints().info, on_silence=on_silence)), latch=latch)
+
+
+def test_where_a_gentle_brake_would_leave_the_range_the_fast_one_is_taken(latch):
+    drive, robot = begin(latch)
+    for reference in moves(np.zeros(3), np.full(3, 2.5)):
+        if drive.offer(reference.position, reference, drive.reading.tick + 1):
+            break
+        drive.tick(0.0)
+    last = drive.reading.reference
+    assert (last.position + Brake.of(last, limits(), stop=False).displacement > 2.0).all()
+    run_out(drive)
+    assert np.allclose(robot.commands[-1], last.position + Brake.of(last, limits()).displacement) and robot.commands.max() <= 2.0 + 1e-6
