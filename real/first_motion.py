@@ -18,7 +18,7 @@ from real.robot import Observation
 _RATE_TOLERANCE = 0.1
 _FLAT = 2.0  # grey levels: a camera whose picture varies less shows nothing
 _BEYOND = 0.1  # of the training range: farther outside is named
-_QUEUED = 10  # readings that may have waited while nobody read: they say nothing of the rate
+_QUEUED = 10_000  # readings that may have waited, at most
 _STILL = 1e-3  # rad/s or m/s
 
 
@@ -62,13 +62,22 @@ def preflight(robot: DriveHandle, spec: Spec, ranges: Ranges | None = None, *, s
 
 def _look(robot: DriveHandle, seconds: float) -> tuple[list[Observation], list[float]]:
     """Return readings and the monotonic second at which each arrived; a world in lock-step is looked at once."""
-    for _ in range(1 if robot.info.lockstep else _QUEUED):
-        robot.read(2.0)
+    if not robot.info.lockstep:
+        _catch_up(robot)
     readings, arrived = [robot.read(2.0)], [time.monotonic()]
     while not robot.info.lockstep and arrived[-1] - arrived[0] < seconds:
         readings.append(robot.read(2.0))
         arrived.append(time.monotonic())
     return readings, arrived
+
+
+def _catch_up(robot: DriveHandle) -> None:
+    """Read away what has waited while nobody read, which says nothing of the rate: until a reading has to be waited for."""
+    for _ in range(_QUEUED):
+        began = time.monotonic()
+        robot.read(2.0)
+        if time.monotonic() - began > 0.7 / robot.info.rate_hz:
+            return
 
 
 def _rate(robot: DriveHandle, readings: list[Observation], arrived: list[float]) -> Finding:

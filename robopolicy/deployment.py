@@ -23,7 +23,7 @@ from policies.spec import InputError, Spec, suggest
 from real.drive import Drive, DriveOptions
 from real.drive_handle import DriveHandle
 from real.first_motion import preflight, require_passed
-from real.latch import robot_folder
+from real.latch import state_folder
 from real.operator import OperatorChannel
 from real.planner import PlannerLevel
 from real.policy import AsyncPolicy, trained_ranges
@@ -163,7 +163,7 @@ def watch_over(robot: DriveHandle, config: RunConfig, stack: ExitStack) -> tuple
     stack.callback(telemetry.close)
     limits = {} if info.motion is None else {"joints": list(info.motion.names), "limits": info.motion.to_dict()}
     telemetry.info(robot=info.name, rate_hz=info.rate_hz, model=info.model, policy=config.policy, **limits)
-    operator = OperatorChannel(folder=robot_folder(info.name, config.drive_options.state_dir), telemetry=telemetry.address)
+    operator = OperatorChannel(folder=state_folder(config.drive_options.state_dir), telemetry=telemetry.address)
     stack.callback(operator.close)
     if config.blackbox is not None:
         from real import blackbox
