@@ -13,7 +13,7 @@ import numpy as np
 from policies.motion import MotionLimits, Reference
 
 # numpy takes arrays of no dimension, and operands of equal shapes, faster than numbers and broadcasting.
-_ZERO, _SIXTH, _THIRD, _HALF, _ONE, _TINY = (np.array(x) for x in (0.0, 1 / 6, 1 / 3, 0.5, 1.0, 1e-300))
+_ZERO, _SIXTH, _THIRD, _HALF, _ONE = (np.array(x) for x in (0.0, 1 / 6, 1 / 3, 0.5, 1.0))
 _ROOT_TWO = np.sqrt(np.array(2.0))
 
 
@@ -42,7 +42,7 @@ class Brake:
         rise, twice = a + p, a + a
         t1 = np.abs(rise) * pace  # the ramp to the peak, of jerk * t1 = -rise
         v1, v2 = v + t1 * (a - p) * _HALF, p * p * half  # velocities when the peak begins and ends
-        t2 = np.maximum(v1 - v2, _ZERO) / np.maximum(p, _TINY)
+        t2 = np.maximum(v1 - v2, _ZERO) / limit  # round-off alone where the peak is below the limit
         t3 = p * pace
         end = t1 * (v + t1 * (twice - p) * _SIXTH) + t2 * (v1 + v2) * _HALF + v2 * t3 * _THIRD
         # Only a joint that moves against the mirrored direction turns on its way, in the first ramp.

@@ -84,11 +84,18 @@ def _motion(start: State, end: State, limits: MotionLimits, joint: int, tick_s: 
     limit = float(limits.stop_acceleration[joint] if stopping else limits.acceleration[joint])
     if abs(end[2]) > max(limit, abs(a)) * (1 + 1e-6) + room * tick_s:
         return f"acceleration {abs(end[2]):g} above {limit:g}"
-    fastest = max(float(limits.velocity[joint]), abs(v), abs(v + a * abs(a) / (2 * largest)))
-    speed = max(abs(end[1]), abs(end[0] - q) / tick_s)
-    if speed > fastest * (1 + 1e-6) + room * tick_s**2:
+    # What is too fast already, or bound to be, may not become faster; else the velocity ahead must keep the limit, too: only
+    # that rules out a source that speeds up at every limit in turn.
+    fastest = max(float(limits.velocity[joint]), _ahead(v, a, largest))
+    speed = max(_ahead(end[1], end[2], largest), abs(end[0] - q) / tick_s)
+    if not speed <= fastest * (1 + 1e-9) + room * tick_s**2:
         return f"velocity {speed:g} above {float(limits.velocity[joint]):g}"
     return ""
+
+
+def _ahead(v: float, a: float, jerk: float) -> float:
+    """Return the largest speed until the acceleration, ramped to zero with ``jerk``, is gone."""
+    return max(abs(v), abs(v + a * abs(a) / (2 * jerk)))
 
 
 def _excursion(start: State, end: State, limits: MotionLimits, joint: int) -> str:
@@ -96,9 +103,9 @@ def _excursion(start: State, end: State, limits: MotionLimits, joint: int) -> st
     stop = float(limits.stop_acceleration[joint]), float(limits.stop_jerk[joint])
     low, high = _extremes(end, _stop(end[1], end[2], *stop))
     was_low, was_high = _extremes(start, _stop(start[1], start[2], *stop))
-    if low < min(float(limits.low[joint]), was_low) - 1e-7:
+    if low < min(float(limits.low[joint]) - 1e-7, was_low - 1e-10):
         return f"position: it would stop at {low:g}, below {float(limits.low[joint]):g},"
-    if high > max(float(limits.high[joint]), was_high) + 1e-7:
+    if high > max(float(limits.high[joint]) + 1e-7, was_high + 1e-10):
         return f"position: it would stop at {high:g}, above {float(limits.high[joint]):g},"
     return ""
 

@@ -145,7 +145,7 @@ class SafetyFilter:
             self._follow(reference, causes)
         now = self._state().state
         asked = target.position if isinstance(target, Reference) else target
-        goal, smooth = self._goal(target, causes)
+        goal, meeting = self._goal(target, now, causes)
         self._check_measured(measured, now, causes)
         if not (0 <= scale <= 1):  # nor is a NaN
             causes.append("scale")
@@ -154,7 +154,7 @@ class SafetyFilter:
             causes.append("stopping")  # an emergency stop is left once normal motion can go on from it
         after = None
         if not causes:
-            after = self._stopped(now, causes, "scale" if goal is not None else "no target") if gentle else self._moved(goal, smooth, scale, causes)
+            after = self._stopped(now, causes, "scale" if goal is not None else "no target") if gentle else self._moved(goal, meeting, scale, causes)
         braking = gentle or after is None
         if after is None:
             after = self._verify(Brake.of(now, self.limits).reference(self.tick_s))
@@ -173,11 +173,11 @@ class SafetyFilter:
         if not all(np.array_equal(a, b) for a, b in zip(arrays, (ours.position, ours.velocity, ours.acceleration), strict=True)):
             self._adopt(Reference(*arrays))
 
-    def _goal(self, target: np.ndarray | Reference | None, causes: list[str]) -> tuple[Reference | None, bool]:
-        """Return the target with its motion, and whether it may be tried as it is."""
+    def _goal(self, target: np.ndarray | Reference | None, now: Reference, causes: list[str]) -> tuple[Reference | None, np.ndarray | None]:
+        """Return the target with its motion, and for a stream the acceleration (n,) that meets it where it is not smooth."""
         if target is None:
             self._stream.clear()
-            return None, False
+            return None, None
         given = (target.position, target.velocity, target.acceleration) if isinstance(target, Reference) else (target,)
         try:
             arrays = [np.asarray(a, np.float64) for a in given]
@@ -186,11 +186,13 @@ class SafetyFilter:
         if not arrays or any(a.shape != (self.limits.n,) or not np.isfinite(a).all() for a in arrays):
             causes.append("target")
             self._stream.clear()
-            return None, False
+            return None, None
         if len(arrays) == 3:
             self._stream.clear()
-            return Reference(*arrays), True
-        return self._stream.push(arrays[0])
+            return Reference(*arrays), None
+        goal, exactly = self._stream.push(arrays[0], now.position)
+        # While the jerk of a stream jumps, what meets it exactly is the better guide; for longer that would swing up.
+        return goal, np.where(exactly, self._reach.meeting(now, goal.position), np.nan)
 
     def _check_measured(self, measured: np.ndarray, now: Reference, causes: list[str]) -> None:
         measured = np.asarray(measured, np.float64)
@@ -208,16 +210,18 @@ class SafetyFilter:
         causes.append("brake")
         return None
 
-    def _moved(self, goal: Reference | None, smooth: bool, scale: float, causes: list[str]) -> _Verified | None:
+    def _moved(self, goal: Reference | None, meeting: np.ndarray | None, scale: float, causes: list[str]) -> _Verified | None:
         """Return the next state towards ``goal``; None if none is safe but the stop."""
         assert goal is not None
         now, fastest = self._state(), self.limits.velocity * scale
-        if smooth and self._reach.admits(now.state, goal, fastest):
-            after = self._verify(goal)
-            if after.clear and after.inside and not np.count_nonzero(after.at_rest < self._needed(now) - _ROUND_OFF):
-                return after
+        for candidate in self._candidates(now.state, goal, meeting):
+            if self._reach.admits(now.state, candidate, fastest):
+                after = self._verify(candidate)
+                if after.clear and after.inside and not np.count_nonzero(after.at_rest < self._needed(now) - _ROUND_OFF):
+                    return after
+                break
         try:
-            after, reasons = self._solved(now, goal, fastest)
+            after, reasons = self._solved(now, goal, meeting, fastest)
         except SolverFailed:
             causes.append("solver")
             return None
@@ -228,6 +232,13 @@ class SafetyFilter:
             return None
         return after
 
+    def _candidates(self, now: Reference, goal: Reference, meeting: np.ndarray | None) -> list[Reference]:
+        """Return states at the target, as it is said or estimated to move there, or as one tick of constant jerk leads there."""
+        if meeting is None or np.isnan(meeting).all():
+            return [goal]
+        met, use = self._reach.next(now, meeting), np.isfinite(meeting)
+        return [goal, Reference(goal.position, np.where(use, met.velocity, goal.velocity), np.where(use, met.acceleration, goal.acceleration))]
+
     def _needed(self, now: _Verified) -> np.ndarray:
         """Return the distances (K,) that are needed where the robot would come to rest after the tick."""
         if self._barriers is None:
@@ -235,10 +246,10 @@ class SafetyFilter:
         reserve = self._barriers.config.reserve_m
         return np.where(now.at_rest >= reserve, reserve + self._keep * (now.at_rest - reserve), now.at_rest)
 
-    def _solved(self, now: _Verified, goal: Reference, fastest: np.ndarray) -> tuple[_Verified, list[str]]:
+    def _solved(self, now: _Verified, goal: Reference, meeting: np.ndarray | None, fastest: np.ndarray) -> tuple[_Verified, list[str]]:
         """Solve for the motion nearest to the one that heads for ``goal``, and verify its stop. Raises SolverFailed."""
         state, limits = now.state, self.limits
-        interval = self._reach.interval(state, goal, fastest, self._low, self._high)
+        interval = self._reach.interval(state, goal, meeting, fastest, self._low, self._high)
         reasons = ["velocity"] * bool(np.count_nonzero(interval.by_velocity)) + ["position"] * bool(np.count_nonzero(interval.by_position))
         fixed, instead = interval.empty, None
         if np.count_nonzero(fixed):

@@ -19,6 +19,7 @@ _UP = np.linspace(0.0, 1.0, _POINTS)
 _GRID = np.stack([1 - _UP, _UP], axis=1)  # (G, 2): from the values at both ends to those on the grid
 _BOTH_FRAMES, _THREE_WAYS = np.kron(np.eye(2), _GRID), np.kron(np.eye(3), _GRID)
 _CLOSE = np.array(1e-9)  # rad or m: round-off of where a stop ends
+_NUDGE = 1e-6  # share of what a tick can do that counts as no change
 _ZERO, _ONE, _TINY = np.array(0.0), np.array(1.0), np.array(1e-300)
 
 
@@ -68,10 +69,6 @@ class Reach:
         # Gains that place the three poles of the sampled triple integrator at one half.
         d = 0.5
         self._gains = d**3 / tick_s**2, (3 * d**2 - d**3) / tick_s, 3 * d - (3 * d**2 - d**3) / 2 - d**3 / 6
-        third = np.linspace(0, 1, 4)
-        rest = 1 - third
-        moments = np.stack([np.diff(third), -np.diff(rest**2) / 2, -np.diff(rest**3) / 6])  # of a, v and q per unit jerk in each third
-        self._jerks = np.linalg.inv(moments) / np.array([tick_s, tick_s**2, tick_s**3])
 
     def next(self, state: Reference, acceleration: np.ndarray) -> Reference:
         """Return the state after a tick that ends with ``acceleration`` (n,) or (G, n)."""
@@ -80,34 +77,45 @@ class Reach:
         position = state.position + state.velocity * t + (2 * state.acceleration + acceleration) * (t * t / 6)
         return Reference(position, velocity, acceleration)
 
-    def jerks(self, state: Reference, after: Reference) -> np.ndarray:
-        """Return the jerk (3, n) in each third of a tick that leads from ``state`` to ``after``; both (n,)."""
-        t = self.tick_s
-        moved = np.stack(
-            [
-                after.acceleration - state.acceleration,
-                after.velocity - state.velocity - t * state.acceleration,
-                after.position - state.position - t * (state.velocity + (t / 2) * state.acceleration),
-            ]
-        )
-        return self._jerks @ moved
-
     def admits(self, state: Reference, after: Reference, fastest: np.ndarray, tolerance: float = 1e-6) -> bool:
-        """Whether ``after`` can be reached from ``state`` within jerk, acceleration and velocity (n,), and the velocity be kept."""
-        if np.count_nonzero(np.abs(self.jerks(state, after)) > self.limits.jerk * (1 + tolerance)):
-            return False
+        """Whether ``after`` can be reached from ``state`` within jerk, acceleration and velocity (n,), and the velocity be kept.
+
+        A bounded jerk with given changes of acceleration, velocity and position exists if and only if the last lies between
+        those of the two jerks that are always extreme, switch twice and have the first two (Markov's moment problem).
+        """
+        t, most = self.tick_s, self.limits.jerk * (1 + tolerance)
+        first = (after.acceleration - state.acceleration) / (t * most)
+        second = first - (after.velocity - state.velocity - t * state.acceleration) / (t * t * most)
+        shift = after.position - state.position - t * (state.velocity + (t / 2) * state.acceleration)
+        third = 2 * shift / (t**3 * most) - first + 2 * second  # moments of the jerk over the tick: of 1, s and s^2
         rise = np.abs(after.acceleration)
         # The largest velocity ahead: that of the next zero of the acceleration, if it is ramped to zero at full jerk.
         ahead = np.abs(after.velocity + after.acceleration * rise / (2 * self.limits.jerk))
         beyond = (rise > self.limits.acceleration * (1 + 1e-9)) | (np.maximum(ahead, np.abs(after.velocity)) > fastest * (1 + 1e-9))
-        return not np.count_nonzero(beyond)
+        beyond |= np.abs(first) >= 1
+        if np.count_nonzero(beyond):
+            return False
+        for side in (1.0, -1.0):  # the other sign in the middle of the tick, over ``width`` around ``center``
+            width = (1 - side * first) / 2
+            center = (0.5 - side * second) / (2 * width)
+            extreme = 1 / 3 - 2 * width * (center * center + width * width / 12)
+            outside = (center < width / 2 - 1e-9) | (center > 1 - width / 2 + 1e-9) | (side * third > extreme + 1e-9)
+            if np.count_nonzero(outside):
+                return False
+        return True
 
-    def interval(self, state: Reference, target: Reference, fastest: np.ndarray, low: np.ndarray, high: np.ndarray) -> Interval:
+    def meeting(self, state: Reference, position: np.ndarray) -> np.ndarray:
+        """Return the a+ (n,) of the constant jerk that leads to ``position`` (n,) in one tick; NaN where it is not within reach."""
+        ends = (position - state.position - self.tick_s * state.velocity) / self._sixth_square - 2 * state.acceleration
+        return np.where(np.abs(ends - state.acceleration) <= self._step * (1 + 1e-6), ends, np.nan)
+
+    def interval(self, state: Reference, target: Reference, meeting: np.ndarray | None, fastest: np.ndarray, low: np.ndarray, high: np.ndarray) -> Interval:
         """Return what a tick from ``state`` may end with, and what heads for ``target``.
 
         Args:
             state: Now, (n,).
             target: Where to be at the end of the tick, and how fast, (n,).
+            meeting: What to end with (n,) where it is a number, whatever else heads for the target; None: nowhere.
             fastest: Largest velocity (n,).
             low: Lower end of the range (n,).
             high: Upper end of the range (n,).
@@ -133,10 +141,12 @@ class Reach:
         empty = (share[0] < 0) | (share[1] < 0) | (share[0] + share[1] < 1 - 1e-9)
         highest, lowest = down + span * share[0], up - span * share[1]
         wanted = self._linear(state, target, down + span * np.maximum(share[2], _ZERO))
+        if meeting is not None:
+            wanted = np.where(np.isnan(meeting), wanted, meeting)
         cut = np.minimum(np.maximum(wanted, lowest), highest)
-        velocity = ((wanted >= up) & (up < reach_high)) | ((wanted <= down) & (down > reach_low))
+        velocity = ((wanted > up - _NUDGE * span) & (up < reach_high)) | ((wanted < down + _NUDGE * span) & (down > reach_low))
         rest = self._at_rest((_BOTH_FRAMES[:_POINTS, :2] @ np.stack([q_down, q_up])) + stops.displacement[:_POINTS], (cut - down) / np.maximum(span, _TINY))
-        return Interval(lowest, highest, cut, empty, *rest, span, velocity, (cut != wanted) | empty)
+        return Interval(lowest, highest, cut, empty, *rest, span, velocity, (np.abs(cut - wanted) > _NUDGE * self._step) | empty)
 
     def _crossings(self, values: np.ndarray) -> np.ndarray:
         """Return the share (3, n) of the grid at which increasing ``values`` (3, G, n) cross zero: 1 if nowhere, below 0 if before it."""

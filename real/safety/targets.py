@@ -1,7 +1,7 @@
 """What a stream of position targets says about its velocity and acceleration.
 
-Backward differences over the last six targets, exact for polynomials of fifth degree. A stream that jumps has no velocity:
-until six targets in a row fit the limits of motion, a joint's target counts as standing still.
+Backward differences over the last six targets, exact for polynomials of fifth degree. Where these do not fit the limits of
+motion (the stream jumps, or its jerk does), a target counts as standing still.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from policies.motion import MotionLimits, Reference
 
 # Backward difference formulas of fifth order in the six newest values, newest first, for the first three derivatives.
 _DERIVATIVES = np.linalg.inv(np.vander(-np.arange(6.0), 6, increasing=True))[1:4] * np.array([[1.0], [2.0], [6.0]])
+_ON_TARGET = 1e-7  # rad or m
 
 
 class TargetStream:
@@ -28,17 +29,26 @@ class TargetStream:
         self._targets: np.ndarray | None = None
 
     def clear(self) -> None:
-        """Forget: the next target stands still."""
+        """Forget the targets."""
         self._targets = None
 
-    def push(self, target: np.ndarray) -> tuple[Reference, bool]:
-        """Take the target (n,) for the end of the coming tick; return it with its motion, and whether all joints move smoothly."""
+    def push(self, target: np.ndarray, position: np.ndarray) -> tuple[Reference, np.ndarray]:
+        """Take the target (n,) for the end of the coming tick.
+
+        Args:
+            target: Joint positions (n,).
+            position: Those that are commanded now (n,); before the first target they count as targets.
+
+        Returns:
+            The target with its motion (n,); which joints (n,) are to be led there exactly rather than by that motion: those
+            whose target does not move smoothly, and those that have followed exactly so far.
+        """
         if self._targets is None:
-            self._targets = np.repeat(target[None], 6, axis=0)
-        else:
-            self._targets[1:] = self._targets[:-1].copy()
-            self._targets[0] = target
+            self._targets = np.repeat(position[None], 6, axis=0)
+        on_target = np.abs(self._targets[0] - position) <= _ON_TARGET
+        self._targets[1:] = self._targets[:-1].copy()
+        self._targets[0] = target
         motion = self._weights @ self._targets
-        smooth = (np.abs(motion) <= self._most).all(axis=0)
+        smooth = np.less_equal(np.abs(motion), self._most).all(axis=0)
         velocity, acceleration = np.where(smooth, motion[:2], 0.0)
-        return Reference(target, velocity, acceleration), bool(smooth.all())
+        return Reference(target, velocity, acceleration), on_target | ~np.asarray(smooth)
