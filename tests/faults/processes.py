@@ -75,7 +75,7 @@ class Process:
         """Wait until it has announced its address, and return that."""
         assert self.announces is not None
         file = self.announces
-        wait_until(file.exists, lambda: f"{self.name} is not ready: {self.said[-2000:]}", lambda: self.alive)
+        wait_until(file.exists, lambda: f"{self.name} is not ready, {self.process.poll()}: {self.said[-2000:]}", lambda: self.alive)
         return file.read_text()
 
     def kill(self) -> None:

@@ -166,6 +166,5 @@ class Stack:
         return json.loads(self.summary.read_text())
 
     def said(self) -> str:
-        """Return the last that every process has said."""
-        files = sorted(self.folder.glob("*.out"))
-        return "\n".join(f"-- {file.name}\n{file.read_text(errors='replace')[-1500:]}" for file in files)
+        """Return the last that every process has said, and how those ended that have."""
+        return "\n".join(f"-- {process.name}, {process.process.poll()}\n{process.said[-1500:]}" for process in self._processes)
