@@ -26,6 +26,7 @@ MACHINES = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_34")
 LEFT_OUT = {
     ("sim", "*", "aarch64-manylinux_2_34"): {"gym-pusht", "pymunk"},
     ("ros", "*", "aarch64-manylinux_2_34"): {"cyclonedds"},
+    ("dev", "*", "aarch64-manylinux_2_34"): {"ruckig"},
     ("bullet", "*", "aarch64-manylinux_2_34"): {"pybullet"},
     ("bullet", "3.12", "*"): {"pybullet"},
     ("bullet", "3.13", "*"): {"pybullet"},
