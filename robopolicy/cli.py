@@ -37,6 +37,7 @@ COMMANDS = (
     "drive",
     "estop",
     "operator",
+    "page",
     "twin",
     "data",
     "bench",

@@ -1,0 +1,79 @@
+"""Who may open the operator's page: whoever has its key, from a page of its own making.
+
+The page can let the robot move, so it must not be open to every user of the machine, nor to every web site that the
+operator's browser visits: a browser connects to 127.0.0.1 for any site, and merely says where that site is from. viser
+asks for neither; its web server takes the two checks from here. The key is part of the address that is told to the
+operator, and becomes a cookie that lasts as long as the browser.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
+from io import StringIO
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from policies.spec import InputError
+
+_OWN = re.compile(r"https?://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
+
+
+def guarded_server(port: int) -> tuple[Any, str]:
+    """Return a viser server on 127.0.0.1 and the address, key included, at which it is opened.
+
+    Raises:
+        InputError: if viser is not installed.
+    """
+    try:
+        import viser
+        import websockets.asyncio.server as websocket
+    except ImportError as error:
+        raise InputError(f"the operator's page needs {error.name}: pip install 'robopolicy[teleop]'") from error
+    key, unguarded = secrets.token_urlsafe(16), websocket.serve
+
+    def serve(*arguments: Any, **options: Any) -> Any:
+        return unguarded(*arguments, **{**options, "origins": [_OWN], "process_request": admission(key, options["process_request"])})
+
+    websocket.serve = serve
+    try:
+        with redirect_stdout(StringIO()):  # what it prints is an address without the key
+            server = viser.ViserServer(host="127.0.0.1", port=port, label="robopolicy", verbose=False)
+    finally:
+        websocket.serve = unguarded
+    return server, f"http://127.0.0.1:{server.get_port()}/?key={key}"
+
+
+def admission(key: str, answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a ``process_request`` of the websockets library that lets ``answer`` speak to those who have ``key`` only."""
+    name = f"robopolicy-{key[:6]}"
+
+    def process_request(connection: Any, request: Any) -> Any:
+        given = parse_qs(urlsplit(request.path).query).get("key", [""])[0]
+        if not _same(given, key) and not _same(_cookie(request.headers.get_all("Cookie"), name), key):
+            return connection.respond(HTTPStatus.FORBIDDEN, "This page is opened with the key in its address, which `robopolicy page` prints.\n")
+        response = answer(connection, request)
+        if response is not None:
+            response.headers["Set-Cookie"] = f"{name}={key}; HttpOnly; SameSite=Strict; Path=/"
+            response.headers["X-Frame-Options"] = "DENY"  # nobody lays another page over the buttons
+            response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    return process_request
+
+
+def _cookie(headers: list[str], name: str) -> str:
+    try:
+        found = SimpleCookie("; ".join(headers)).get(name)
+    except CookieError:
+        return ""
+    return "" if found is None else found.value
+
+
+def _same(a: str, b: str) -> bool:
+    return hmac.compare_digest(a.encode(errors="replace"), b.encode())
