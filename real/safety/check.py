@@ -15,7 +15,8 @@ import numpy as np
 from policies.motion import MotionLimits, Reference
 
 _PATH_SAMPLES = 12  # configurations of a stop at which the barriers are asked
-_OUTSIDE_M = 1e-3  # by how much a robot that starts inside a barrier may come nearer while it is on its way out
+_TOUCHING_M = 1e-6  # round-off of distances
+_ROUND_OFF_M = 1e-9  # a robot inside a barrier may go only outward; what a tick may lack of that must not add up to anything
 
 
 class Distances(Protocol):
@@ -117,7 +118,7 @@ def _path(before: Reference, after: Reference, ends: list[State], limits: Motion
     times = [whole * k / _PATH_SAMPLES for k in range(_PATH_SAMPLES + 1)] if whole > 0 else [0.0]
     way = [[_at(end, phases, t)[0] for end, phases in zip(ends, stops, strict=True)] for t in times]
     now, *ahead = barriers.path(np.array([before.position.tolist(), *way]))  # all at once: most of the time goes into single calls
-    least = np.where(now < 0, now - _OUTSIDE_M, -1e-6)
+    least = np.minimum(-_TOUCHING_M, now - _ROUND_OFF_M)
     for d in ahead:
         if not (d >= least).all():  # a NaN is no distance
             worst = int(np.argmin(np.where(np.isnan(d), -np.inf, d - least)))
