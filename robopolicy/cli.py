@@ -34,6 +34,7 @@ COMMANDS = (
     "serve",
     "keys",
     "run",
+    "home",
     "drive",
     "estop",
     "operator",

@@ -44,6 +44,7 @@ class RunConfig(Config):
 
     robot: dict[str, Any]
     policy: str
+    keys: str | None = None
     method: str | None = None
     drive: str | None = None
     drive_options: DriveOptions = DriveOptions()
@@ -194,13 +195,14 @@ def open_planner(planner: dict[str, Any], robot: DriveHandle, policy: Spec) -> P
     )  # fmt: skip
 
 
-def open_policy(policy: str, threads: int = 1, method: str | None = None) -> AsyncPolicy:
+def open_policy(policy: str, threads: int = 1, method: str | None = None, keys: str | None = None) -> AsyncPolicy:
     """Return the client of a server address, or the exported file or checkpoint (or a run's last) loaded into this process.
 
     Args:
         policy: Address, file or folder.
         threads: Of a policy in this process.
         method: How a checkpoint is executed (``robopolicy.execution``); None: as it says.
+        keys: Folder of this robot's keys (``robopolicy keys``), for a server on another machine.
 
     Raises:
         InputError: if there is no policy.
@@ -208,7 +210,7 @@ def open_policy(policy: str, threads: int = 1, method: str | None = None) -> Asy
     if "://" in policy:
         from real.client import PolicyClient
 
-        return PolicyClient(policy)
+        return PolicyClient(policy, keys=keys)
     from real.policy import LocalPolicy
 
     return LocalPolicy(load_local(policy, threads, method)[0])
@@ -260,7 +262,7 @@ def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: C
     """
     with ExitStack() as stack:
         robot = open_drive(config.robot, stack, config.drive, config.drive_options)
-        policy = open_policy(config.policy, config.threads, config.method)
+        policy = open_policy(config.policy, config.threads, config.method, config.keys)
         stack.callback(policy.close)
         watcher, operator = (None, None) if robot.info.lockstep else watch_over(robot, config, stack)
         planner = None if config.planner is None else stack.enter_context(closing(open_planner(config.planner, robot, policy.spec)))
