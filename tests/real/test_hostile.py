@@ -57,12 +57,12 @@ def running(request, tmp_path):
     assert not thread.is_alive() and not any("Error" in line and "not finite" not in line for line in lines), lines[:3]
 
 
-def seeds(policy, session, segment):
+def seeds(policy, session, segment, others):
     """Return the frames of every kind of message that a server answers; those of the first two by a client of their own."""
     shared = act_message(policy, session, 0)
     del shared.arrays[IMAGE]
     shared.shared = {IMAGE: Placed("uint8", (1, 2, 24, 32, 3), 4096)}
-    hello, share = Message("hello", sequence=1, meta={"streams": 1, "resume": session}), Message("share", session, 0, meta=segment.offer)
+    hello, share = Message("hello", sequence=1, meta={"streams": 1, "resume": others}), Message("share", session, 0, meta=segment.offer)
     return [[bytes(f) for f in encode(m)] for m in (hello, share, act_message(policy, session, 0), shared)]
 
 
@@ -117,7 +117,7 @@ def test_thousands_of_mutated_messages(running):
             session, others = raw.hello(), sharer.hello()
             raw.send(Message("share", session, 2, meta=segment.offer))
             assert raw.receive().kind == "shared"
-            kinds = seeds(policy, session, segment)
+            kinds = seeds(policy, session, segment, others)
         kind = int(generator.integers(0, 4))
         header = msgpack.unpackb(kinds[kind][0])
         header[3] = 10 + number % 250  # a sequence that counts up, so that what is not broken is served
