@@ -151,22 +151,27 @@ class JointInterpolator:
         side = np.copysign(size.one, np.where(heading, heading, gap))  # all that follows is seen in this direction
         v, a, gap = side * state.velocity, side * state.acceleration, side * gap
         past = gap < size.zero  # the target lies behind: ahead, there is the end of the range
-        end = np.maximum(side * (size.high - state.position), side * (size.low - state.position)) if np.count_nonzero(past) else gap
+        ahead = gap
+        if np.count_nonzero(past):
+            end = np.maximum(side * (size.high - state.position), side * (size.low - state.position))
+            ahead = np.where(past, end, gap)
         drift = v + size.half_tick * a
         low, high = a - size.jerk_step, a + size.jerk_step
-        ceiling = np.maximum(np.minimum(np.minimum(high, size.top), size.fastest(size.velocity - drift)), low)
-        floor = np.minimum(np.maximum(np.maximum(low, size.bottom), -size.fastest(size.velocity + drift)), high)
+        least = np.maximum(low, size.bottom)
+        ceiling = np.maximum(size.slow_enough(np.minimum(high, size.top), size.velocity - drift), low)
+        floor = np.minimum(-size.slow_enough(-least, size.velocity + drift), high)
         chosen = np.minimum(np.maximum(side * wanted, floor), ceiling)
-        travelled = size.tick * v + (size.sixth_tick2 + size.sixth_tick2) * a
-        chosen = size.stopping(chosen, np.maximum(low, size.bottom), drift, np.where(past, end, gap) - travelled)
-        turned = size.heading(drift + size.half_tick * chosen, chosen) < size.zero
+        travelled = size.tick * v + size.third_tick2 * a
+        chosen = size.stopping(chosen, least, drift, ahead - travelled)
+        v_after = drift + size.half_tick * chosen
+        turned = size.heading(v_after, chosen) < size.zero
         if np.count_nonzero(turned):  # the same for the other side
             room = np.where(past, -gap, np.maximum(side * (state.position - size.low), side * (state.position - size.high)))
             chosen = np.where(turned, -size.stopping(-chosen, np.maximum(-high, size.bottom), -drift, room + travelled), chosen)
+            v_after = drift + size.half_tick * chosen
         acceleration = side * chosen
-        velocity = state.velocity + size.half_tick * (state.acceleration + acceleration)
-        position = state.position + size.tick * state.velocity + size.sixth_tick2 * (state.acceleration + state.acceleration + acceleration)
-        return position, MotionState(position, velocity, acceleration, goal)
+        position = state.position + side * travelled + size.sixth_tick2 * acceleration
+        return position, MotionState(position, side * v_after, acceleration, goal)
 
 
 @dataclass(frozen=True)
@@ -181,10 +186,12 @@ class _Sized:
     jerk_step: np.ndarray  # largest change of acceleration in a tick
     half_per_jerk: np.ndarray
     per_reserve: np.ndarray
+    ample: np.ndarray  # velocity left to the limit at which every acceleration is allowed
     stop_top: np.ndarray  # seconds in which a planned stop takes back its acceleration
     per_stop_jerk: np.ndarray
     tick: np.ndarray
     half_tick: np.ndarray
+    third_tick2: np.ndarray
     sixth_tick2: np.ndarray
     one: np.ndarray
     zero: np.ndarray
@@ -192,15 +199,23 @@ class _Sized:
     @classmethod
     def of(cls, limits: MotionLimits, tick: float, shape: tuple[int, ...]) -> _Sized:
         stop_jerk = np.minimum(_STOP_JERK * limits.jerk, 0.25 * limits.acceleration / tick)  # its ramps are to last four ticks
+        top, jerk = limits.acceleration, limits.jerk
+        ample = (top**2 / (2 * jerk) + top * tick) * (1 + 1e-9)
         values = (
-            limits.low, limits.high, limits.velocity, limits.acceleration, -limits.acceleration, limits.jerk * tick, 0.5 / limits.jerk,
-            2 / (limits.jerk * tick**2), _STOP_ACCELERATION * limits.acceleration / stop_jerk, 1 / stop_jerk, tick, tick / 2, tick**2 / 6, 1.0, 0.0,
+            limits.low, limits.high, limits.velocity, top, -top, jerk * tick, 0.5 / jerk, 2 / (jerk * tick**2), ample,
+            _STOP_ACCELERATION * top / stop_jerk, 1 / stop_jerk, tick, tick / 2, tick**2 / 3, tick**2 / 6, 1.0, 0.0,
         )  # fmt: skip
         return cls(*(np.array(np.broadcast_to(value, shape)) for value in values))
 
-    def fastest(self, reserve: np.ndarray) -> np.ndarray:
-        """Return the largest a with a^2 / 2J + a h <= reserve, the velocity left: its limit is not passed while a is taken back."""
-        return self.jerk_step * (np.sqrt(np.maximum(self.one + self.per_reserve * reserve, self.zero)) - self.one)
+    def slow_enough(self, a: np.ndarray, reserve: np.ndarray) -> np.ndarray:
+        """Return ``a``, or less where it takes more than ``reserve``, the velocity left to the limit, until it is back at zero.
+
+        That is a^2 / 2J + a h, in ticks of h.
+        """
+        if np.count_nonzero(reserve < self.ample) == 0:
+            return a
+        most = self.jerk_step * (np.sqrt(np.maximum(self.one + self.per_reserve * reserve, self.zero)) - self.one)
+        return np.minimum(a, most)
 
     def heading(self, v: np.ndarray, a: np.ndarray) -> np.ndarray:
         """Return the velocity once the acceleration has been taken to zero: where the motion goes if nothing is done."""

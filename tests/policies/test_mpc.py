@@ -96,8 +96,8 @@ def test_it_is_a_policy_whose_rows_are_their_own() -> None:
     policy = mpc(2, advisor())
     assert isinstance(policy, Policy)
     state = policy.initial_state(3)
-    for _ in range(2):
-        plan, state = policy.act(observation(states, goals), state, np.arange(3))
+    _, state = policy.act(observation(states, goals), state, np.arange(3))
+    plan, state = policy.act(observation(states, goals), state, np.arange(3))
     state = policy.reset(state, np.array([False, True, False]))
     assert state["planned"].tolist() == [True, False, True] and state["advisor.calls"].tolist() == [2, 0, 2]
     again, _ = policy.act(observation(states, goals), state, np.arange(3))
