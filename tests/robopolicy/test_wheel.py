@@ -105,7 +105,7 @@ def test_the_metadata_names_core_extras_licence_and_command(wheel: Path) -> None
     found = metadata(wheel)
     requirements = [Requirement(text) for text in found.get_all("Requires-Dist", [])]
     assert {r.name for r in requirements if r.marker is None} == CORE
-    assert set(found.get_all("Provides-Extra", [])) == {"sim", "train", "video", "bullet", "warp", "ros", "teleop", "export", "convert", "ray", "dev"}
+    assert set(found.get_all("Provides-Extra", [])) == {"sim", "train", "video", "bullet", "warp", "ros", "teleop", "blackbox", "export", "convert", "ray", "dev"}
     assert found["Requires-Python"] == ">=3.10" and found["License-Expression"] == "Apache-2.0"
     with zipfile.ZipFile(wheel) as archive:
         names = {name.partition(".dist-info/")[2]: name for name in archive.namelist() if ".dist-info/" in name}
@@ -158,3 +158,25 @@ def test_what_needs_an_extra_says_which(environment: Path, tmp_path: Path) -> No
     done = run(environment, tmp_path, "robopolicy", "train", "imitation/demo")
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1 and "pip install 'robopolicy[" in done.stderr
+
+
+@pytest.mark.parametrize("mode", [["--lockstep"], []], ids=["lock-step", "real-time"])
+def test_a_policy_elsewhere_drives_a_robot_from_the_core_alone(environment: Path, tmp_path: Path, mode: list[str]) -> None:
+    """No torch, no MuJoCo on this side: client, runtime, filter and, in real time, a drive process of its own."""
+    from tests.real.toy import Process
+
+    with Process(tmp_path, "serve") as server, Process(tmp_path, "twin", "--episodes", 2, *mode) as twin:
+        words = ["robopolicy", "run", "robot=twin", f"robot.address={twin.address}", f"policy={server.address}", "episodes=2", "json=run.json"]
+        done = run(environment, tmp_path, *words, ROBOPOLICY_STATE=str(tmp_path / "state"))
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((tmp_path / "run.json").read_text())
+    assert counts["ended"] == "2 episodes done" and counts["plans"] >= 2 and counts["drive"]["commands"] >= 2
+
+
+def test_joints_are_brought_home_from_the_core_alone(environment: Path, tmp_path: Path) -> None:
+    from tests.real.jointed import Running
+
+    with Running(tmp_path, "twin", "twin", "--log", tmp_path / "log") as twin:
+        words = ["robopolicy", "home", "robot=twin", f"robot.address={twin.ready()}", "--pose", "0.3,-0.2,0.1"]
+        done = run(environment, tmp_path, *words, ROBOPOLICY_STATE=str(tmp_path / "state"))
+    assert done.returncode == 0 and done.stdout.startswith("at the pose"), done.stderr
