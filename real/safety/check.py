@@ -41,21 +41,25 @@ def check_command(before: Reference, after: Reference, limits: MotionLimits, tic
         return "not finite"
     starts = list(zip(before.position.tolist(), before.velocity.tolist(), before.acceleration.tolist(), strict=True))
     ends = list(zip(after.position.tolist(), after.velocity.tolist(), after.acceleration.tolist(), strict=True))
-    stopping = _is_stopping(starts, ends, limits, tick_s)
+    largest = list(zip(limits.stop_acceleration.tolist(), limits.stop_jerk.tolist(), strict=True))
+    before_stops = [_stop(v, a, *most) for (_, v, a), most in zip(starts, largest, strict=True)]
+    after_stops = [_stop(v, a, *most) for (_, v, a), most in zip(ends, largest, strict=True)]
+    stopping = _is_stopping(starts, ends, before_stops, limits, tick_s)
     for joint, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        cause = _motion(start, end, limits, joint, tick_s, stopping) or _excursion(start, end, limits, joint)
+        cause = _motion(start, end, limits, joint, tick_s, stopping)
+        cause = cause or _excursion(_extremes(start, before_stops[joint]), _extremes(end, after_stops[joint]), limits, joint)
         if cause:
             return f"{cause} of {limits.names[joint]!r}"
-    return _path(before, after, ends, limits, barriers) if barriers is not None else ""
+    return _path(before, ends, after_stops, barriers) if barriers is not None else ""
 
 
 State = tuple[float, float, float]
 
 
-def _is_stopping(starts: list[State], ends: list[State], limits: MotionLimits, tick_s: float) -> bool:
+def _is_stopping(starts: list[State], ends: list[State], stops: list[Phases], limits: MotionLimits, tick_s: float) -> bool:
     """Whether the tick is one of the emergency stop, whose limits are declared apart."""
     for joint, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        expected = _at(start, _stop(start[1], start[2], float(limits.stop_acceleration[joint]), float(limits.stop_jerk[joint])), tick_s)
+        expected = _at(start, stops[joint], tick_s)
         scale = float(limits.stop_jerk[joint])
         off = (end[0] - expected[0]) / tick_s**3, (end[1] - expected[1]) / tick_s**2, (end[2] - expected[2]) / tick_s
         if max(map(abs, off)) > 1e-4 * scale + _noise(start[0], tick_s):
@@ -99,11 +103,9 @@ def _ahead(v: float, a: float, jerk: float) -> float:
     return max(abs(v), abs(v + a * abs(a) / (2 * jerk)))
 
 
-def _excursion(start: State, end: State, limits: MotionLimits, joint: int) -> str:
-    """Return which position limit the stop from ``end`` breaks, beyond what the stop from ``start`` had to."""
-    stop = float(limits.stop_acceleration[joint]), float(limits.stop_jerk[joint])
-    low, high = _extremes(end, _stop(end[1], end[2], *stop))
-    was_low, was_high = _extremes(start, _stop(start[1], start[2], *stop))
+def _excursion(before: tuple[float, float], after: tuple[float, float], limits: MotionLimits, joint: int) -> str:
+    """Return which position limit the stop after the tick breaks, beyond what the stop before it had to."""
+    (was_low, was_high), (low, high) = before, after
     if low < min(float(limits.low[joint]) - 1e-7, was_low - 1e-10):
         return f"position: it would stop at {low:g}, below {float(limits.low[joint]):g},"
     if high > max(float(limits.high[joint]) + 1e-7, was_high + 1e-10):
@@ -111,9 +113,8 @@ def _excursion(start: State, end: State, limits: MotionLimits, joint: int) -> st
     return ""
 
 
-def _path(before: Reference, after: Reference, ends: list[State], limits: MotionLimits, barriers: Distances) -> str:
-    """Return the barrier that the stop from ``after`` breaks."""
-    stops = [_stop(end[1], end[2], float(limits.stop_acceleration[j]), float(limits.stop_jerk[j])) for j, end in enumerate(ends)]
+def _path(before: Reference, ends: list[State], stops: list[Phases], barriers: Distances) -> str:
+    """Return the barrier that the stop after the tick breaks."""
     whole = max(sum(duration for duration, _ in phases) for phases in stops)
     times = [whole * k / _PATH_SAMPLES for k in range(_PATH_SAMPLES + 1)] if whole > 0 else [0.0]
     way = [[_at(end, phases, t)[0] for end, phases in zip(ends, stops, strict=True)] for t in times]
