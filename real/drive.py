@@ -263,14 +263,15 @@ class Drive:
         self._look_at_latch()
         self._silent_ticks = 0 if self._heard else self._silent_ticks + 1
         asked, self._heard, self._asked_to_hold = self._asked_to_hold, False, False
-        if missed / self.info.rate_hz >= self.info.silence_s and not self.info.lockstep:
+        stands = missed / self.info.rate_hz >= self.info.silence_s and not self.info.lockstep
+        if stands:
             self._settle()
         cause = self.refusal
         if not cause and self.options.deadman_s is not None and now - self._alive_at > self.options.deadman_s:
             cause = "deadman: no signal"
         if not cause and self._episode_over:
             cause = "episode over"
-        if not cause and missed > self.options.max_late_ticks:
+        if not cause and (stands or missed > self.options.max_late_ticks):
             cause = f"drive late: {missed} ticks"
         if not cause and asked:
             cause = "hold asked"

@@ -11,7 +11,7 @@ from real.drive import Drive, DriveOptions
 from real.latch import Latch
 from real.robot import RobotGone, RobotInfo
 from real.safety.brake import Brake
-from tests.real.jointed import GOAL, RATE, TICK, Joints, begin, follow, limits, moves, run_out, worst
+from tests.real.jointed import GOAL, RATE, TICK, Joints, begin, constant_jerk, follow, limits, moves, run_out, worst
 
 
 @pytest.fixture
@@ -185,12 +185,14 @@ def test_ticks_that_were_missed_are_counted_and_old_commands_refused(latch):
 @pytest.mark.parametrize("on_silence", ["holds", "brakes"])
 def test_after_the_robots_own_silence_motion_begins_at_rest(latch, on_silence):
     info = RobotInfo("joints", RATE, on_silence, 0.25, motion=limits())
-    drive, robot = begin(latch, Joints(info))
+    drive, robot = begin(latch, Joints(info), max_late_ticks=100)
     follow(drive, 30)
     last = drive.reading.reference.position
     robot.offset = np.full(3, 0.05)  # it came to rest elsewhere
     drive.tick(0.0)
-    drive.tick(0.0, missed=25)
+    after = constant_jerk(drive.reading.reference, np.zeros(3), TICK)
+    assert drive.offer(after.position, after, drive.reading.tick + 1) == ""
+    drive.tick(0.0, missed=25)  # what was offered went on from a motion that is no more
     stands = robot.position + robot.offset if on_silence == "brakes" else None
     assert not drive.reading.reference.velocity.any() and drive.reading.state == "holding"
     if on_silence == "brakes":
