@@ -132,12 +132,12 @@ def serve_echo(file: str) -> None:
 
 
 @contextmanager
-def process(body: Callable[..., None], *arguments: str | int) -> Iterator[str]:
+def process(body: Callable[..., None], *arguments: str | int | float) -> Iterator[str]:
     """Run ``body(file, *arguments)`` in a process of its own and yield its address."""
     with tempfile.TemporaryDirectory(prefix="robopolicy-bench-") as folder:
         file = Path(folder) / "address"
         root = str(Path(__file__).resolve().parents[2])
-        code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import {body.__name__}; {body.__name__}(*{(str(file), *arguments)!r})"
+        code = f"import sys; sys.path.insert(0, {root!r}); from {body.__module__} import {body.__name__}; {body.__name__}(*{(str(file), *arguments)!r})"
         child = subprocess.Popen([sys.executable, "-c", code])
         try:
             until = time.monotonic() + 60
