@@ -179,7 +179,7 @@ class Drive:
         return self._refused
 
     def hold(self, operator: str = "") -> None:
-        """Brake and hold: in the next tick for the source of commands, until :meth:`resume` for an ``operator``."""
+        """Brake and hold: in the next tick for the source of commands, until :meth:`resume` (a new source is one) for an ``operator``."""
         self._offer, self._held_by = None, operator or self._held_by
         if not operator:
             self._heard = self._asked_to_hold = True
@@ -263,7 +263,10 @@ class Drive:
         self._look_at_latch()
         self._silent_ticks = 0 if self._heard else self._silent_ticks + 1
         asked, self._heard, self._asked_to_hold = self._asked_to_hold, False, False
-        stands = missed / self.info.rate_hz >= self.info.silence_s and not self.info.lockstep
+        # A robot that holds stands at the last command from the first tick without another, and when its own clock calls that
+        # silence is not known here to a tick: half of the time is enough. One that brakes needs all of it.
+        patience_s = self.info.silence_s * (0.5 if self.info.on_silence == "holds" else 1.0)
+        stands = missed / self.info.rate_hz >= patience_s and not self.info.lockstep
         if stands:
             self._settle()
         cause = self.refusal

@@ -32,6 +32,7 @@ from real.robots import robot_class
 from real.ticks import Grid
 from real.wire import Limits, Message, WireError, checked_bind, configure, decode, receive, send
 
+_BETWEEN_LINES_S = 0.1  # of the log: what flickers is not worth a disk
 _MAX_REST_S = 10.0  # at the end: for the brake
 _MOST_AT_ONCE = 64  # messages between two looks at the clock: who floods the socket costs nobody a tick
 
@@ -73,7 +74,7 @@ class DriveServer:
         self._spoken = self._heard  # when any source last spoke
         self.counts: Counter[str] = Counter()
         self.lateness, self.work = Latency(), Latency()
-        self._told = ("", "")
+        self._told, self._quiet_until = ("", ""), 0.0
         self._ticker = _Ticker(drive)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -122,9 +123,9 @@ class DriveServer:
 
     def _publish(self, reading: DriveReading) -> None:
         """Send a reading to the source of commands; one that does not read loses it."""
-        said = reading.state, kind_of(reading.cause)
-        if said != self._told:
-            self._told = said
+        said, now = (reading.state, kind_of(reading.cause)), time.monotonic()
+        if said != self._told and (reading.state == "stopped" or now >= self._quiet_until):
+            self._told, self._quiet_until = said, now + _BETWEEN_LINES_S
             self._log(f"tick {reading.tick}: {reading.state}{f' ({reading.cause})' if reading.cause else ''}")
         if not self._session:
             return
