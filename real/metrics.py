@@ -85,6 +85,12 @@ class ServerStats:
     answered: Latency = field(default_factory=Latency)
     batch_streams: Sizes = field(default_factory=Sizes)
 
+    def called(self, seconds: float, rows: int, succeeded: bool) -> None:
+        """Count a policy call."""
+        self.inference.add(seconds)
+        self.batch_streams.add(rows)
+        self.batches += succeeded
+
     def line(self) -> str:
         """Return the counts as one line."""
         ms = self.inference

@@ -211,9 +211,7 @@ class PolicyServer:
         self.stats.sessions_open = len(self._sessions)
         meta = {
             "policy_spec": json.dumps(self.policy.spec.to_dict()),
-            "n_obs_steps": self.policy.n_obs_steps,
-            "horizon": self.policy.horizon,
-            "n_action_steps": self.policy.n_action_steps,
+            **{key: getattr(self.policy, key) for key in ("n_obs_steps", "horizon", "n_action_steps")},
             "name": self.name,
             "ranges": self._ranges,
         }
@@ -280,41 +278,42 @@ class PolicyServer:
         self.stats.batches_split += len(outcomes) > 1 and outcomes[1].rows > 0
         for request, outcome in zip(ready, outcomes, strict=True):
             if outcome.rows:
-                self.stats.inference.add(outcome.seconds)
-                self.stats.batch_streams.add(outcome.rows)
-                self.stats.batches += outcome.error is None
+                self.stats.called(outcome.seconds, outcome.rows, outcome.error is None)
             try:
                 self._send(self._sessions[request.session].identity, self._plan(request, outcome))
             except Exception as error:  # whatever the policy raises is told to the client that asked; the others go on
                 self._fail(request, error)
+            else:
+                self._keep(request, outcome)
 
     def _plan(self, request: Request, outcome: Outcome) -> Message:
-        """Keep the state after a plan and return the message that brings it. Raises what the policy raised."""
-        if outcome.plan is None:
+        """Return the message that brings a plan. Raises what the policy raised."""
+        plan = outcome.plan
+        if plan is None:
             raise outcome.error or RuntimeError("no plan")
-        session, plan, new = self._sessions[request.session], outcome.plan, outcome.state
-        actions = {"actions": np.asarray(plan.actions, np.float32)}
-        if request.memory is not None:  # what the policy returns may view what it was given
-            new, actions = request.memory.own(new), request.memory.own(actions)
-        info = np.empty((len(plan.info) + 1, request.streams))  # one array for all numbers
+        arrays = {"actions": np.asarray(plan.actions, np.float32), "info": np.empty((len(plan.info) + 1, request.streams))}
         for row, values in enumerate(plan.info.values()):
-            info[row] = values
-        info[-1] = outcome.seconds
-        after = request.rows.after.tolist()
-        session.kept = {sequence: kept for sequence, kept in session.kept.items() if sequence in after}
-        session.kept[request.sequence] = new
-        session.failed = False
+            arrays["info"][row] = values
+        arrays["info"][-1] = outcome.seconds
+        if request.memory is not None:  # what the policy returns may view what it was given
+            outcome.state, arrays = request.memory.own(outcome.state), request.memory.own(arrays)
+        meta = {"info": [*plan.info, "inference_s"]}
         self.stats.plans += 1
         self.stats.answered.add(time.monotonic() - request.since)
-        arrays, meta = {**actions, "info": info}, {"info": [*plan.info, "inference_s"]}
         return Message("plan", request.session, request.sequence, fingerprint=self._fingerprint, meta=meta, arrays=arrays)
+
+    def _keep(self, request: Request, outcome: Outcome) -> None:
+        """Keep the state after a plan that is on its way, and those that it was made from."""
+        session, after = self._sessions[request.session], request.rows.after.tolist()
+        session.kept = {sequence: kept for sequence, kept in session.kept.items() if sequence in after}
+        session.kept[request.sequence] = outcome.state
+        session.failed = False
 
     def _fail(self, request: Request, error: Exception) -> None:
         """Say what the policy raised; the session's next request is computed by itself."""
-        session = self._sessions[request.session]
+        session, text = self._sessions[request.session], " ".join(f"{type(error).__name__}: {error}".split())[:500]
         session.failed = True
         self.stats.policy_errors += 1
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         self._log(f"policy error: {text}")
         self._send(session.identity, _error(Message("act", request.session, request.sequence), "policy", text))
 
