@@ -11,8 +11,10 @@ import numpy as np
 
 from policies.motion import MotionLimits
 from real.safety.brake import Brake
+from tests.real.judge import nearest_m, violations
 
 _STILL = 20  # ticks without motion that are called standing still
+_LATE_S = 0.1  # without a command, during which a robot of positions has stood at the last
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Arrivals:
         arrived_ns: (K,) int64, monotonic.
         position: (K, n) float64: the command, of a hold the one before it.
         written: (K,) bool: a command, not a hold.
-        anew: (K,) bool: the robot had come to rest by itself before this one (an episode began, or commands had stopped coming).
+        anew: (K,) bool: the robot had come to rest by itself before this one: an episode began, commands had stopped coming, or
+            they had been missing for so long that the drive took it for that and says so by repeating the last.
         before: (K, n) where the robot stood before those that are ``anew``; the position before for the others.
         refused: Why the robot did not take a message, for all that it refused.
     """
@@ -54,10 +57,10 @@ class Arrivals:
         later = standing[standing >= row]
         return int(later[0]) if len(later) else None
 
-    def stop_bound(self, row: int, late: int = 0, by_drive: bool = True) -> np.ndarray:
+    def stop_bound(self, row: int, late: int = 0, emergency: bool = False) -> np.ndarray:
         """Return how far the joints (n,) may go after ``row``: ``late`` ticks at full acceleration, and the brake from there.
 
-        ``by_drive``: with the limits of a stop. Velocity and acceleration at ``row`` are differences of the log, and what the jerk may hide
+        ``emergency``: with the limits of a stop. Velocity and acceleration at ``row`` are differences of the log, and what the jerk may hide
         between two rows is added.
         """
         q, h, limits = self.position[row - 2 : row + 1], self.tick_s, self.limits
@@ -66,12 +69,12 @@ class Arrivals:
         acceleration = np.minimum(acceleration, limits.acceleration)
         velocity = np.abs(moving) + np.maximum(acceleration, 0) * (h + t) + limits.jerk * h * h
         velocity = np.minimum(velocity, limits.velocity + limits.jerk * h * h)
-        kind = "stop_" if by_drive else ""
+        kind = "stop_" if emergency else ""
         brake = Brake(velocity, acceleration, getattr(limits, f"{kind}acceleration"), getattr(limits, f"{kind}jerk"))
         return velocity * t + np.maximum(brake.high, -brake.low)
 
     def require_safe(self) -> None:
-        """Fail unless every message was taken, finite, in range, and moved the robot within its limits; differences are all it uses.
+        """Fail unless every message was taken, finite, in range, and moved the robot within its limits (``tests.real.judge``).
 
         The drive's brake may come at any time, so the limits of acceleration and jerk are those of a stop.
         """
@@ -79,18 +82,18 @@ class Arrivals:
         assert self.refused == [], f"the robot itself refused: {self.refused[:3]}"
         assert np.isfinite(self.position).all()
         assert ((self.position >= limits.low) & (self.position <= limits.high)).all(), "outside the range"
-        most = [limits.velocity, limits.stop_acceleration, limits.stop_jerk]
         starts = np.flatnonzero(self.anew)
         for start, end in zip(starts, [*starts[1:], len(self)], strict=True):
-            path = np.concatenate([np.repeat(self.before[start : start + 1], 3, axis=0), self.position[start:end]])
-            for order, (name, limit) in enumerate(zip(("velocity", "acceleration", "jerk"), most, strict=True), 1):
-                found = np.abs(np.diff(path, order, axis=0)) / h**order
-                wrong = np.argwhere(found > limit * (1 + 1e-6) + 1e-6)
-                row, joint = (start + wrong[0][0] - 3 + order, wrong[0][1]) if len(wrong) else (0, 0)
-                worst = found.max() if len(found) else 0.0
-                assert not len(wrong), (
-                    f"{name} of {limits.names[joint]} at row {row} of {len(self)} (from {start}): up to {worst:.6g}, {limit[joint]:g} allowed"
-                )
+            found = violations(self.position[start:end], h, limits, start=self.before[start])
+            assert not found, f"of the {len(self)} rows from {start} on: {found}"
+
+    def require_clear(self, model: str) -> None:
+        """Fail unless the arm of ``model`` (MJCF) was told to keep clear of the table, which is the plane z = 0, and of itself."""
+        floored = model.replace("<worldbody>", '<worldbody><geom name="floor" type="plane" size="1 1 1"/>', 1)
+        far = ("link5", "link6", "link7", "tool")
+        pairs = [(a, b) for a in ("base", "link1", "link2") for b in far] + [("floor", b) for b in ("link3", "link4", *far)]
+        nearest = nearest_m(floored, self.position[::3], pairs, self.limits.names)
+        assert min(nearest.values()) > 0, f"{min(nearest, key=nearest.__getitem__)} meet"
 
     def without_freeze(self, ns: int) -> Arrivals:
         """Return this for a robot that was itself frozen at monotonic ``ns``, until which its commands went unread.
@@ -155,5 +158,7 @@ class RobotLog:
                 fresh = False
         table, stood = (np.array(part).reshape(len(rows), limits.n) for part in (position, before))
         arrived, written = np.array([row["t"] for row in rows], np.int64), np.array([row["kind"] == "write" for row in rows], bool)
+        late = np.diff(arrived, prepend=arrived[:1]) > 1e9 * _LATE_S
+        anew = np.array(anew, bool) | (late & (table == stood).all(axis=1))
         refused = [event["refused"] for event in self._events if event.get("refused")]
-        return Arrivals(limits, tick_s, arrived, table, written, np.array(anew, bool), stood, refused)
+        return Arrivals(limits, tick_s, arrived, table, written, anew, stood, refused)

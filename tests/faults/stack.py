@@ -34,19 +34,20 @@ class Stack:
         environments: Of a process, by its name.
         tcp: Whether the policy server is reached over TCP, not over a file's socket.
         runtime: Whether there is one; without it the drive is served and nobody commands.
+        moving: Whether to wait until it moves the arm.
     """
 
     def __init__(
         self, folder: Path, *, run: Sequence[str] = (), drive: Sequence[str] = (), server: Sequence[str] = (),
         policy_address: Callable[[str], str] = lambda address: address, robot_address: Callable[[str], str] = lambda address: address,
-        environments: Mapping[str, Mapping[str, str]] | None = None, tcp: bool = False, runtime: bool = True,
+        environments: Mapping[str, Mapping[str, str]] | None = None, tcp: bool = False, runtime: bool = True, moving: bool = True,
     ) -> None:  # fmt: skip
         self.folder, self.log = folder, folder / "robot.log"
         self.summary, self._robot_log = folder / "summary.json", RobotLog(self.log)
         self.state = folder / "state"
         self._run, self._drive, self._server = tuple(run), tuple(drive), tuple(server)
         self._policy_address, self._robot_address = policy_address, robot_address
-        self._environments, self._with_runtime = dict(environments or {}), runtime
+        self._environments, self._with_runtime, self._moving = dict(environments or {}), runtime, moving
         self._server_bind = "tcp://127.0.0.1:0" if tcp else f"ipc://{folder}/server"
         self._ended = ExitStack()
         self._processes: list[Process] = []
@@ -59,7 +60,7 @@ class Stack:
             self.twin = self.start("twin", world, announces=True)
             serve = [HERE / "policies.py", TASK, "--bind", self._server_bind, "--control", at["control"], *self._server]
             self.server = self.start("server", serve, announces=True)
-            robot = ["robot=twin", f"robot.address={self._robot_address(self.twin.ready())}", f"state_dir={self.state}"]
+            robot = ["robot=twin", f"robot.address={self._robot_address(self.twin.ready())}"]
             self.drive = self.start("drive", ["-m", "robopolicy", "drive", *robot, *self._drive, "--bind", at["drive"]], announces=True)
             self.policy = PolicyControl(at["control"])
             stack.callback(self.policy.close)
@@ -67,7 +68,7 @@ class Stack:
             self.drive.ready()
             if self._with_runtime:
                 self.start_runtime()
-                self.until_moving()
+                self.until_moving() if self._moving else None
             self._ended = stack.pop_all()
         return self
 
@@ -78,7 +79,8 @@ class Stack:
         """Start a process that ends with the stack."""
         file = self.folder / f"{name}.address"
         words = [*command, *(["--announce", file] if announces else [])]
-        made = Process(name, words, self.folder, file if announces else None, self._environments.get(name))
+        environment = {"ROBOPOLICY_STATE": str(self.state), **self._environments.get(name, {})}
+        made = Process(name, words, self.folder, file if announces else None, environment)
         self._processes.append(made)
         return self._ended.enter_context(made)
 
@@ -89,7 +91,7 @@ class Stack:
     def start_runtime(self) -> None:
         """Start the runtime (again)."""
         keys = [f"drive=ipc://{self.folder}/drive", f"policy={self._served}", f"json={self.summary}"]
-        keys += ["preflight=false"]  # it measures the rate, which a busy machine does not keep
+        keys += [f"telemetry=ipc://{self.folder}/telemetry", "preflight=false"]  # it measures the rate, which a busy machine does not keep
         if (before := getattr(self, "runtime", None)) is not None:
             self._processes.remove(before)
         self.runtime = self.start("runtime", ["-m", "robopolicy", "run", *keys, *self._run])
@@ -97,6 +99,21 @@ class Stack:
     def start_source(self, *words: str) -> Process:
         """Start a source of commands that is not the runtime."""
         return self.start("source", [HERE / "source.py", f"ipc://{self.folder}/drive", *words])
+
+    def start_recorder(self, ring: Path) -> Process:
+        """Start the black box's recorder."""
+        words = ["--address", f"ipc://{self.folder}/telemetry", "--folder", ring, "--flush-seconds", 0.2]
+        return self.start("recorder", ["-m", "real.blackbox", *words])
+
+    def start_page(self) -> Process:
+        """Start the operator's page and wait until it is served."""
+        page = self.start("page", ["-m", "robopolicy", "page", "--file", self.state / "operator.json", "--port", 0], announces=True)
+        page.ready()
+        return page
+
+    def start_deadman(self) -> Process:
+        """Start somebody who holds the deadman."""
+        return self.start("deadman", [HERE / "deadman.py", self.state / "operator.json"])
 
     # What reached the robot -----------------------------------------------------------------------------------------
 

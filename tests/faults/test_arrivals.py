@@ -76,11 +76,11 @@ def test_safe_motion_is_told_from_unsafe(tmp_path):
     positions, _ = braking(1.0)
     ramp = np.concatenate([positions[-1] - positions[::-1], positions[-1] - positions[0] + positions])  # a brake backwards, and one forwards
     log(tmp_path, ramp * 0.6).require_safe()
-    with pytest.raises(AssertionError, match="velocity of a at row 60"):
+    with pytest.raises(AssertionError, match="velocity of a"):
         log(tmp_path, np.concatenate([ramp[:60], ramp[60:] + [0.03, 0]])).require_safe()
     with pytest.raises(AssertionError, match="jerk of b"):
         log(tmp_path, np.concatenate([ramp[:60], ramp[60:] + [0, 0.0002]]) * 0.6).require_safe()
-    with pytest.raises(AssertionError, match="of a at row 95"):
+    with pytest.raises(AssertionError, match="acceleration of a"):
         log(tmp_path, ramp * 0.6, holds=(95,)).require_safe()  # a hold while it moves
     log(tmp_path, np.concatenate([ramp[:100], np.repeat(ramp[100:101], 50, 0)]) * 0.6, silent=(101,)).require_safe()  # it stood by itself
     with pytest.raises(AssertionError, match="outside the range"):

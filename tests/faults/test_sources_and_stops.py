@@ -1,4 +1,4 @@
-"""Beside the ten: two sources of commands at once, and a latched stop over the restart of every process."""
+"""Beside the ten: two sources of commands at once, nobody at the deadman, and a latched stop over the restart of every process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+from tests.faults.arrivals import worst_brake_ticks
 from tests.faults.processes import ROOT, wait_until
 from tests.faults.stack import Stack
 from tests.faults.test_ten_failure_modes_processes import assert_stopped_within_the_bound
@@ -53,7 +54,7 @@ def test_a_stop_outlives_every_process(tmp_path):
         stack.until_still()
         (latch,) = stack.state.glob("*/estop.json")
         stopped = time.monotonic_ns() - (time.time_ns() - latch.stat().st_mtime_ns)
-        assert_stopped_within_the_bound(stack, stopped)
+        assert_stopped_within_the_bound(stack, stopped, emergency=True)
         assert stack.drive_status()["state"] == "stopped"
         for process in (stack.drive, stack.twin):
             process.kill()
@@ -74,5 +75,24 @@ def test_a_stop_outlives_every_process(tmp_path):
         time.sleep(1.0)
         assert not stack.arrived().written[row:].any() and estop(stack, "--status") == 1
         assert estop(stack, "--clear") == 0
+        stack.until_moving()
+        stack.judge()
+
+
+def test_without_a_hand_on_the_deadman_the_arm_stands(tmp_path):
+    with Stack(tmp_path, drive=["deadman_s=0.5"], moving=False) as stack:
+        stack.pass_ticks(100)
+        assert not stack.arrived().written.any()
+        deadman = stack.start_deadman()
+        stack.until_moving()
+        stack.pass_ticks(60)
+        deadman.kill()
+        let_go = time.monotonic_ns()
+        stack.until_still()
+        found = stack.arrived()
+        row = found.row(let_go)
+        still = found.still_from(row)
+        assert still is not None and still - row <= 50 + 20 + worst_brake_ticks(found.limits, found.tick_s)
+        stack.start_deadman()
         stack.until_moving()
         stack.judge()

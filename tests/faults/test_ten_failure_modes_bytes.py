@@ -5,6 +5,7 @@ The arm is moved by a source of commands all the while; nobody else may make it 
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -14,6 +15,7 @@ import zmq
 from real.wire import Message, encode
 from tests.faults.frames import claim, garbage, mutated, throw
 from tests.faults.stack import Stack
+from tests.faults.test_ten_failure_modes_server import assert_nothing_stale
 
 GROWTH = 64 << 20  # bytes that a process may grow by while it is under attack
 NUMBER = 10_000
@@ -38,8 +40,30 @@ def flood(address, seconds):
     context.destroy(linger=0)
 
 
+def other_messages():
+    """Well-formed messages of operators without the token, of readers, of policy clients and of robots' drivers."""
+    meta = {"token": "0" * 32, "sent_ns": 1, "streams": 1, "resume": 0, "value": 1.0}
+    kinds = ("resume", "deadman", "join", "hello", "act", "read", "write", "report")
+    return [[bytes(f) for f in encode(Message(kind, 3, 9, 1.0, meta=meta, arrays={"action": np.zeros(7)}))] for kind in kinds]
+
+
+@pytest.mark.parametrize("number", [NUMBER // 10, pytest.param(NUMBER, marks=pytest.mark.soak)])
+def test_8_no_other_socket_does_either(tmp_path, number):
+    with Stack(tmp_path) as stack:
+        operator = json.loads((stack.state / "operator.json").read_text())["address"]
+        targets = {stack.server: stack.server.ready(), stack.twin: stack.twin.ready(), stack.runtime: operator}
+        before = {process: process.peak_bytes for process in targets}
+        for address in (*targets.values(), f"ipc://{tmp_path}/telemetry"):
+            assert throw(address, mutated(other_messages(), number)) == number
+            claim(address)
+            garbage(address, b"\xff" * 100 + b"GET / HTTP/1.1\r\n\r\n")
+        stack.until_moving()
+        assert stack.healthy() and all(process.peak_bytes - before[process] < GROWTH for process in targets)
+        assert_nothing_stale(stack.judge())
+
+
 @pytest.mark.parametrize("number", [NUMBER // 4, pytest.param(NUMBER, marks=pytest.mark.soak)])
-def test_the_drive_takes_no_harm_from_bytes(tmp_path, number):
+def test_8_the_drive_takes_no_harm_from_bytes(tmp_path, number):
     with Stack(tmp_path, runtime=False) as stack:
         source, address, before = stack.start_source(), stack.drive.ready(), stack.drive.peak_bytes
         stack.until_moving()
