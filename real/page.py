@@ -53,6 +53,7 @@ class OperatorPage:
         self._heard_at: float | None = None
         self._joints, self._latency, self._interventions = History(), History(60.0), Interventions()
         self._scene: RobotScene | None = None
+        self._speed_asked_at = 0.0
         self._build(bool(token))
         self._server.on_client_disconnect(lambda client: self._gone(client.client_id))
 
@@ -142,6 +143,7 @@ class OperatorPage:
         with self._server.atomic():
             self._change(self._state, "content", state_html(self._tick, self._info, silent, self._subscription.lost))
             self._change(self._list, "content", self._interventions.html())
+            self._follow_speed()
             position = self._tick.get("measured", self._tick.get("reference"))
             if self._scene is not None and position is not None:
                 self._scene.move(position)
@@ -151,7 +153,13 @@ class OperatorPage:
             self._plot("joints, rad or m", self._joints)
             self._plot("latency, ms", self._latency)
 
-    def _change(self, handle: Any, name: str, value: str) -> None:
+    def _follow_speed(self) -> None:
+        """Show the speed in force, unless a hand has just been at the slider."""
+        speed = self._tick.get("speed")
+        if isinstance(speed, float | int) and 0 <= speed <= 1 and time.monotonic() - self._speed_asked_at > 3:
+            self._change(self._speed, "value", 5 * round(20 * speed))
+
+    def _change(self, handle: Any, name: str, value: Any) -> None:
         if getattr(handle, name) != value:
             setattr(handle, name, value)
 
@@ -196,6 +204,7 @@ class OperatorPage:
 
     def _speed_asked(self, event: Any) -> None:
         if event.client_id is not None:  # a hand, not this program
+            self._speed_asked_at = time.monotonic()
             self._say(event, f"speed {self._speed.value} %", self._requests.ask("speed", self._speed.value / 100))
 
     def _deadman_asked(self, event: Any) -> None:

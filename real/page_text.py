@@ -43,7 +43,9 @@ def state_html(values: dict[str, Any], info: dict[str, Any], silent_s: float | N
         "rate": f"{float(info['rate_hz']):g} Hz" if isinstance(info.get("rate_hz"), float | int) else None,
         "lost": lost or None,
     }
-    told = " &nbsp;·&nbsp; ".join(f"{name} <b>{escape(str(value))}</b>" for name, value in facts.items() if value is not None)
+    counts = values.get("counts")
+    facts.update({str(name): count for name, count in counts.items() if count} if isinstance(counts, dict) else {})
+    told = " &nbsp;·&nbsp; ".join(f"{escape(name)} <b>{escape(str(value))}</b>" for name, value in list(facts.items())[:12] if value is not None)
     return (
         f'<div style="margin:0.5em 0.75em;padding:0.6em 0.8em;border-radius:6px;background:{colour};color:#fff;text-align:center">'
         f'<div id="robopolicy-state" style="font-size:2.1em;line-height:1.15;font-weight:800;letter-spacing:0.06em">{escape(state.upper())}</div>'

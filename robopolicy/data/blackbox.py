@@ -102,6 +102,8 @@ def read(path: str | Path, progress: bool = False) -> tuple[Contents, Iterator[M
 def _messages(contents: Contents, found: list[Path], progress: bool) -> Iterator[McapMessage]:
     losses: list[int] = [0]
     for file in tracked(found, "reading", progress):
+        if not file.exists():  # its recorder is at work and has let go of its oldest segment
+            continue
         reader = McapReader(file)
         for message in reader:
             _count(contents, message, losses)
