@@ -32,14 +32,12 @@ class Rows(NamedTuple):
     """What a request asks of its B streams.
 
     Attributes:
-        restart: (B,) bool, streams to begin anew.
-        after: (B,) int64, sequence of the plan that each goes on from.
+        after: Sequence of the plan that each stream goes on from; 0: it begins anew.
         noise: (B,) int64, row keys.
         execution: Its numbers are (B,) int64.
     """
 
-    restart: np.ndarray
-    after: np.ndarray
+    after: list[int]
     noise: np.ndarray
     execution: Execution
 
@@ -61,7 +59,7 @@ def unpack(rows: np.ndarray | None, streams: int) -> Rows:
     restart, after, _, *when = rows.tolist()  # a few numbers: Python is quicker at them
     if min(restart) < 0 or max(restart) > 1 or min(after) < 0 or min(map(min, when)) < 0:
         raise WireError(f"array {ROWS!r}: expected restart of 0 or 1, and after, delay, frozen and elapsed of at least 0")
-    return Rows(rows[0].astype(bool), rows[1], rows[2], Execution(*rows[3:]))
+    return Rows([0 if anew else sequence for anew, sequence in zip(restart, after, strict=True)], rows[2], Execution(*rows[3:]))
 
 
 @dataclass
@@ -95,7 +93,7 @@ class Request:
     bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.streams = len(self.rows.restart)
+        self.streams = len(self.rows.after)
         self.bytes = sum([array.nbytes for array in self.obs.values()])
 
     def fits(self, other: Request) -> bool:

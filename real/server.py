@@ -270,7 +270,7 @@ class PolicyServer:
         ready: list[Request] = []
         for request in requests:
             try:
-                request.state = self._state(self._sessions[request.session], np.where(request.rows.restart, 0, request.rows.after))
+                request.state = self._state(self._sessions[request.session], request.rows.after)
                 ready.append(request)
             except Exception as error:  # of the policy, as below
                 self._fail(request, error)
@@ -304,8 +304,8 @@ class PolicyServer:
 
     def _keep(self, request: Request, outcome: Outcome) -> None:
         """Keep the state after a plan that is on its way, and those that it was made from."""
-        session, after = self._sessions[request.session], request.rows.after.tolist()
-        session.kept = {sequence: kept for sequence, kept in session.kept.items() if sequence in after}
+        session = self._sessions[request.session]
+        session.kept = {sequence: kept for sequence, kept in session.kept.items() if sequence in request.rows.after}
         session.kept[request.sequence] = outcome.state
         session.failed = False
 
@@ -317,15 +317,15 @@ class PolicyServer:
         self._log(f"policy error: {text}")
         self._send(session.identity, _error(Message("act", request.session, request.sequence), "policy", text))
 
-    def _state(self, session: _Session, after: np.ndarray) -> State:
-        """Return the state that each stream had after the plan of sequence ``after`` (B,), fresh where that is 0 or not kept."""
-        if len(named := set(after.tolist())) == 1 and (only := named.pop()) in session.kept:
-            return session.kept[only]
+    def _state(self, session: _Session, after: list[int]) -> State:
+        """Return the state that each stream had after the plan of sequence ``after`` (one each), fresh where that is 0 or not kept."""
+        named = set(after)
+        if len(named) == 1 and after[0] in session.kept:
+            return session.kept[after[0]]
         state = self.policy.initial_state(session.streams)
-        for sequence, kept in session.kept.items():
-            state = select_rows(state, after == sequence, kept)
-        if after.any():
-            self.stats.forgotten += int((~np.isin(after, [0, *session.kept])).sum())
+        for sequence in named & session.kept.keys():
+            state = select_rows(state, np.array(after) == sequence, session.kept[sequence])
+        self.stats.forgotten += sum(sequence != 0 and sequence not in session.kept for sequence in after)
         return state
 
     def _keep_house(self, now: float) -> None:
