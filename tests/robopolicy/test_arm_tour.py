@@ -17,8 +17,8 @@ from robopolicy.training.run_folder import find_checkpoint
 from sim.registry import make
 from sim.suites.arm_tasks import REACHED, TOUR_GOALS
 
-#: A share of the recipe's demonstrations and steps; measured: 15 of 20 tours against 0.
-SHORT = ("data.collect=150", "data.workers=1", "training.steps=1000", "policy.mlp.width=128")
+#: A share of the recipe's demonstrations and steps: about half of the tours succeed, none without the planner.
+SHORT = ("data.collect=120", "data.workers=1", "training.steps=900", "policy.mlp.width=96")
 
 
 def trained(folder: Path, *overrides: str) -> Policy:
@@ -50,7 +50,7 @@ def successes(policy: Policy, episodes: int) -> int:
 @pytest.mark.parametrize(
     ("overrides", "episodes", "expected"),
     [
-        pytest.param(SHORT, 12, 5, id="short"),
+        pytest.param(SHORT, 16, 4, id="short"),
         pytest.param((), 40, 34, id="recipe", marks=pytest.mark.soak),
     ],
 )
