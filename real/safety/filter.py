@@ -24,6 +24,7 @@ from real.safety.targets import TargetStream
 
 _UNCHANGED = 1e-6  # rad or m: a command this close to its target is no intervention
 _ROUND_OFF = 1e-8  # rad or m, in where a stop ends
+_FAR = 1e6  # rad or m: beyond any target that means something; keeps the arithmetic within its range
 _WAY_OUT_M = 5e-4  # by how much a robot inside a barrier may come nearer on its way out
 
 
@@ -36,7 +37,7 @@ class Filtered:
         reference: State of the commanded motion at the end of the tick; its position is ``command``.
         causes: Why the command is not the target, e.g. ``velocity``, ``position``, ``barrier:link3:tool``, ``brake``; empty: it is.
         braking: Whether the tick is one of a stop.
-        before: The target that was asked for (n,), None if there was none.
+        before: The target that was asked for (n,), None if there was none that could be read.
     """
 
     command: np.ndarray
@@ -144,8 +145,8 @@ class SafetyFilter:
         if reference is not None:
             self._follow(reference, causes)
         now = self._state().state
-        asked = target.position if isinstance(target, Reference) else target
         goal, meeting = self._goal(target, now, causes)
+        asked = None if goal is None else goal.position.copy()
         self._check_measured(measured, now, causes)
         if not (0 <= scale <= 1):  # nor is a NaN
             causes.append("scale")
@@ -160,8 +161,7 @@ class SafetyFilter:
             after = self._verify(Brake.of(now, self.limits).reference(self.tick_s))
         self._commit(after)
         self.interventions.update(causes)
-        before = None if asked is None else np.array(asked, np.float64)
-        return Filtered(after.state.position.copy(), after.state.copy(), tuple(causes), braking, before)
+        return Filtered(after.state.position.copy(), after.state.copy(), tuple(causes), braking, asked)
 
     def _follow(self, reference: Reference, causes: list[str]) -> None:
         """Take over the drive's motion if it is another than ours."""
@@ -187,6 +187,7 @@ class SafetyFilter:
             causes.append("target")
             self._stream.clear()
             return None, None
+        arrays[0] = np.minimum(np.maximum(arrays[0], -_FAR), _FAR)
         if len(arrays) == 3:
             self._stream.clear()
             return Reference(*arrays), None

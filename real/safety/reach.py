@@ -19,8 +19,11 @@ _UP = np.linspace(0.0, 1.0, _POINTS)
 _GRID = np.stack([1 - _UP, _UP], axis=1)  # (G, 2): from the values at both ends to those on the grid
 _BOTH_FRAMES, _THREE_WAYS = np.kron(np.eye(2), _GRID), np.kron(np.eye(3), _GRID)
 _CLOSE = np.array(1e-9)  # rad or m: round-off of where a stop ends
+# Shares with which a stop at the target is planned; the rest corrects what ticks of constant jerk leave over.
+_STOP_ACCELERATION, _STOP_JERK = 0.95, 0.8
+_NEAR = 2.0  # ticks of full jerk: how near to the target's motion the linear law leads
 _NUDGE = 1e-6  # share of what a tick can do that counts as no change
-_ZERO, _ONE, _TINY = np.array(0.0), np.array(1.0), np.array(1e-300)
+_ZERO, _ONE, _TINY = np.array(0.0), np.array(1.0), np.array(1e-30)
 
 
 @dataclass
@@ -60,7 +63,10 @@ class Reach:
         self.limits, self.tick_s = limits, tick_s
         self._step = limits.jerk * tick_s
         self._least = -limits.acceleration
-        self._limit, self._jerk = (np.tile(row, (2 * _POINTS, 1)) for row in (limits.acceleration, limits.jerk))
+        self._limit, self._jerk = (
+            np.concatenate([np.tile(row, (_POINTS, 1)), share * np.tile(row, (_POINTS, 1))])
+            for row, share in ((limits.acceleration, _STOP_ACCELERATION), (limits.jerk, _STOP_JERK))
+        )
         self._jerk2 = np.tile(limits.jerk, 2)
         self._column = np.arange(3)[:, None] * (_POINTS * limits.n) + np.arange(limits.n)
         self._half_tick, self._third_square, self._sixth_square = (np.array(x) for x in (tick_s / 2, tick_s**2 / 3, tick_s**2 / 6))
@@ -183,6 +189,8 @@ class Reach:
         t = self.tick_s
         before = target.velocity - t * target.acceleration  # where the target came from
         error = state.position - (target.position - t * (before + (t / 2) * target.acceleration))
-        gains = self._gains
-        jerk_t = -gains[0] * error / t - gains[1] * (state.velocity - before) / t - gains[2] * (state.acceleration - target.acceleration) / t
-        return np.where(np.abs(jerk_t) <= self.limits.jerk, state.acceleration + t * jerk_t, otherwise)
+        speed, bend, gains = state.velocity - before, state.acceleration - target.acceleration, self._gains
+        jerk = -(gains[0] * error + gains[1] * speed + gains[2] * bend) / t
+        # Far away its terms may cancel, which says nothing.
+        near = (np.abs(jerk) <= self.limits.jerk) & (np.abs(speed) <= _NEAR * t * self._step) & (np.abs(bend) <= _NEAR * self._step)
+        return np.where(near, state.acceleration + t * jerk, otherwise)

@@ -41,7 +41,7 @@ class TargetStream:
 
         Returns:
             The target with its motion (n,); which joints (n,) are to be led there exactly rather than by that motion: those
-            whose target does not move smoothly, and those that have followed exactly so far.
+            whose target does not move smoothly, and those that have followed a moving one exactly so far.
         """
         if self._targets is None:
             self._targets = np.repeat(position[None], 6, axis=0)
@@ -51,4 +51,4 @@ class TargetStream:
         motion = self._weights @ self._targets
         smooth = np.less_equal(np.abs(motion), self._most).all(axis=0)
         velocity, acceleration = np.where(smooth, motion[:2], 0.0)
-        return Reference(target, velocity, acceleration), on_target | ~np.asarray(smooth)
+        return Reference(target, velocity, acceleration), ~np.asarray(smooth) | (on_target & (np.abs(velocity) > _ON_TARGET))
