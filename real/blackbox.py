@@ -20,7 +20,7 @@ from pathlib import Path
 from policies.spec import InputError
 from real.blackbox_format import Encoder, json_bytes
 from real.blackbox_ring import Ring, RingLimits
-from real.telemetry import Record, Subscription
+from real.telemetry import Record, Subscription, Telemetry
 
 _DRAIN_S = 1.0  # without a message, once the parent has gone
 
@@ -112,6 +112,20 @@ def start(address: str, folder: Path, limits: RingLimits = RingLimits(), *, jpeg
     root = str(Path(__file__).resolve().parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+
+
+def await_start(process: subprocess.Popen[bytes], telemetry: Telemetry, timeout_s: float = 20.0) -> None:
+    """Wait until the recorder reads, so that the first tick of a run is on record too.
+
+    Raises:
+        InputError: if it has ended (its own line on standard error says why), or takes too long.
+    """
+    until = time.monotonic() + timeout_s
+    while not telemetry.await_reader(0.1):
+        if process.poll() is not None:
+            raise InputError(f"black box: the recorder ended with exit code {process.returncode}")
+        if time.monotonic() > until:
+            raise InputError(f"black box: the recorder is not ready after {timeout_s:g} s")
 
 
 def main(arguments: list[str] | None = None) -> int:

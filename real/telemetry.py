@@ -67,7 +67,7 @@ class _Reader:
 
 
 class Telemetry:
-    """The publishing end. None of its methods waits or raises; all belong to one thread.
+    """The publishing end. What is called in a tick neither waits nor raises; all of it belongs to one thread.
 
     Args:
         bind: Loopback address, ``tcp://127.0.0.1:PORT`` (port 0: any free one) or ``ipc://PATH``.
@@ -159,6 +159,15 @@ class Telemetry:
         told = {"before": before, "after": after}
         if self._listen():
             self._publish("event", {"event": kind, "cause": cause, **{k: v for k, v in told.items() if v is not None}, **values})
+
+    def await_reader(self, timeout_s: float) -> bool:
+        """Wait, before a run, until somebody reads; returns whether somebody does. The one method that waits."""
+        until = time.monotonic() + timeout_s
+        while not self._listen():
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.005)
+        return True
 
     def close(self) -> None:
         """Let the queues drain for a moment (0.2 s at most) and close."""

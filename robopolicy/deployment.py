@@ -171,6 +171,7 @@ def watch_over(robot: DriveHandle, config: RunConfig, stack: ExitStack) -> tuple
 
         recorder = blackbox.start(telemetry.address, Path(config.blackbox))
         stack.callback(end, recorder)
+        blackbox.await_start(recorder, telemetry)
     return telemetry, operator
 
 

@@ -17,7 +17,7 @@ import pytest
 from mcap.reader import make_reader
 
 from policies.spec import InputError
-from real.blackbox import Recorder
+from real.blackbox import Recorder, await_start, start
 from real.blackbox_format import image_array, json_bytes
 from real.blackbox_ring import Ring, RingLimits, segments
 from real.mcap import Channel, McapReader
@@ -168,10 +168,10 @@ def test_the_ring_keeps_the_last_minutes_within_its_bytes(tmp_path):
 def test_a_recorder_that_restarts_often_does_not_push_out_what_was_recorded(tmp_path):
     limits = RingLimits(minutes=1.0, segment_s=5.0)
     now = [0.0]
-    for start in range(30):
+    for begun in range(30):
         ring = Ring(tmp_path, limits, clock=lambda: now[0])
         for n in range(2):
-            ring.add(TICK, 10**18 + (start * 2 + n) * 10**9, [json_bytes({"n": start * 2 + n})])
+            ring.add(TICK, 10**18 + (begun * 2 + n) * 10**9, [json_bytes({"n": begun * 2 + n})])
             now[0] += 1.0
             ring.due()
         ring.close()
@@ -279,13 +279,11 @@ def test_the_recorder_ends_when_its_parent_has_gone_and_leaves_a_finished_file(t
     code = f"""
 import sys, time
 from pathlib import Path
-from real.blackbox import start
+from real.blackbox import await_start, start
 from real.telemetry import Telemetry
 telemetry = Telemetry()
 process = start(telemetry.address, Path({str(tmp_path / "box")!r}))
-while not telemetry.readers:
-    telemetry.tick()
-    time.sleep(0.01)
+await_start(process, telemetry)
 for n in range(50):
     telemetry.tick(n=n)
 print(process.pid, flush=True)
@@ -300,6 +298,14 @@ os._exit(1)
         assert time.monotonic() < until
         time.sleep(0.05)
     assert ticks_of(tmp_path / "box") == list(range(50)) and describe(tmp_path / "box").unfinished == 0
+
+
+def test_a_recorder_that_cannot_start_is_said_before_the_run(tmp_path, keep):
+    telemetry = keep(Telemetry())
+    (tmp_path / "file").write_text("")
+    process = start(telemetry.address, tmp_path / "file")
+    with pytest.raises(InputError, match="ended with exit code 2"):
+        await_start(process, telemetry)
 
 
 def test_bad_options_are_one_line(tmp_path):
