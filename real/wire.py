@@ -193,24 +193,28 @@ def _header(data: memoryview, limits: Limits) -> list[Any]:
     if not isinstance(header, list) or len(header) != len(_HEADER):
         raise WireError(f"header: expected {len(_HEADER)} values: {', '.join(_HEADER)}")
     _, kind, session, sequence, budget, ages, fingerprint, meta, arrays = header
-    for key, text in (("kind", kind), ("spec", fingerprint)):
-        if not isinstance(text, str) or len(text) > _MAX_NAME:
-            raise WireError(f"header: {key!r}: expected a short text, found {_shown(text)}")
-    for key, number in (("session", session), ("seq", sequence)):
-        if type(number) is not int or not 0 <= number < _INT64:
-            raise WireError(f"header: {key!r}: expected an integer in [0, 2^63), found {_shown(number)}")
+    if type(kind) is not str or len(kind) > _MAX_NAME:
+        raise WireError(f"header: 'kind': expected a short text, found {_shown(kind)}")
+    if type(fingerprint) is not str or len(fingerprint) > _MAX_NAME:
+        raise WireError(f"header: 'spec': expected a short text, found {_shown(fingerprint)}")
+    if type(session) is not int or not 0 <= session < _INT64:
+        raise WireError(f"header: 'session': expected an integer in [0, 2^63), found {_shown(session)}")
+    if type(sequence) is not int or not 0 <= sequence < _INT64:
+        raise WireError(f"header: 'seq': expected an integer in [0, 2^63), found {_shown(sequence)}")
     header[4] = _seconds("budget", budget)
-    for name, age in _mapping("ages", ages).items():
-        ages[name] = _seconds("age of " + name, age)
-    for name, value in _mapping("meta", meta).items():
-        _check_meta(name, value)
+    if ages != {}:
+        for name, age in _mapping("ages", ages).items():
+            ages[name] = _seconds("age of " + name, age)
+    if meta != {}:
+        for name, value in _mapping("meta", meta).items():
+            _check_meta(name, value)
     if not isinstance(arrays, list) or len(arrays) > limits.frames:
         raise WireError(f"header: 'arrays': expected a list of at most {limits.frames}, found {_shown(arrays)}")
     return header
 
 
 def _mapping(key: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or len(value) > 256 or (value and not all(isinstance(k, str) and len(k) <= _MAX_NAME for k in value)):
+    if not isinstance(value, dict) or len(value) > 256 or not all(isinstance(k, str) and len(k) <= _MAX_NAME for k in value):
         raise WireError(f"header: {key!r}: expected a small map with short names, found {_shown(value)}")
     return value
 
