@@ -69,11 +69,11 @@ class Watcher(Protocol):
         ...
 
     def observation(self, fields: Mapping[str, np.ndarray], capture_ns: Mapping[str, int]) -> None:
-        """Take an observation."""
+        """Take an observation, name -> (*shape)."""
         ...
 
     def event(self, kind: str, cause: str, before: np.ndarray | None = None, after: np.ndarray | None = None) -> None:
-        """Take an intervention or a change of state."""
+        """Take an intervention or a change of state; ``before`` and ``after`` are commands (Da,)."""
         ...
 
 
