@@ -8,6 +8,7 @@ one by one, so that only those fail that fail alone.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -138,8 +139,14 @@ class Queue:
             return 0.0
         return max(min(r.since + min(window_s, (r.deadline - call_s - r.since) / 2) for r in every) - now, 0.0)
 
-    def take(self, now: float, max_rows: int) -> tuple[list[Request], int]:
-        """Return the requests of the next call, and how many were past their budget and have been dropped."""
+    def take(self, now: float, max_rows: int, row_s: float = 0.0) -> tuple[list[Request], int]:
+        """Return the requests of the next call, and how many were past their budget and have been dropped.
+
+        Args:
+            now: Monotonic s.
+            max_rows: Of the call; a request that has more is computed by itself.
+            row_s: What a row costs: nobody joins a call that would then last beyond the budget of one in it.
+        """
         late = 0
         for session, waiting in list(self._waiting.items()):
             while waiting and now > waiting[0].deadline:
@@ -148,11 +155,13 @@ class Queue:
             if not waiting:
                 del self._waiting[session]
         batch: list[Request] = []
-        rows = 0
+        rows, deadline = 0, math.inf
         for waiting in self._waiting.values():
-            if not batch or (waiting[0].fits(batch[0]) and rows + waiting[0].streams <= max_rows):
-                batch.append(waiting[0])
-                rows += waiting[0].streams
+            one = waiting[0]
+            most, end = rows + one.streams, min(deadline, one.deadline)
+            if not batch or (one.fits(batch[0]) and most <= max_rows and now + most * row_s <= end):
+                batch.append(one)
+                rows, deadline = most, end
         for request in batch:
             waiting = self._waiting.pop(request.session)
             self._removed(waiting.popleft())

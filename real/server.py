@@ -31,6 +31,7 @@ from real.wire import Limits, Message, WireError, checked_bind, configure, decod
 
 _MAX_WAITING_BYTES = 1 << 30  # of observations
 _ACTIVE_S = 1.0  # a session that was heard within this is waited for
+_NEWER = 0.2  # weight of the last call in what a row costs
 _SWEEP_S = 0.05  # between two looks for sessions that are silent
 
 
@@ -85,7 +86,7 @@ class PolicyServer:
         self._batch_s, self._max_batch = batch_s, max_batch
         self._stats_s, self._stats_at, self._log = stats_s, time.monotonic() + stats_s, log
         self._sessions: dict[int, _Session] = {}
-        self._queue = Queue()
+        self._queue, self._row_s = Queue(), 0.0  # s of a call a row, lately
         self._looked_at = self._swept_at = time.monotonic()
         self._limits = Limits.of_observations(policy.spec.observation, policy.n_obs_steps, max_streams)
         self._keys = None if keys is None else ServerKeys(keys, log)
@@ -105,8 +106,7 @@ class PolicyServer:
 
     def warm_up(self, calls: int = 3) -> float:
         """Plan for zeros a few times, so that the first request is not the slow one; returns the last call's seconds. Then it is ready."""
-        spec = self.policy.spec.observation
-        obs = {n: np.zeros((1, self.policy.n_obs_steps, *f.shape), f.dtype) for n, f in spec.fields.items()}
+        obs = {name: np.zeros((1, self.policy.n_obs_steps, *shape), dtype) for name, (dtype, shape) in self._expected.items()}
         state, seconds = self.policy.initial_state(1), 0.0
         for call in range(calls):
             started = time.perf_counter()
@@ -265,7 +265,7 @@ class PolicyServer:
 
     def _answer(self) -> None:
         """Make the next policy call and answer the requests that it was for."""
-        requests, late = self._queue.take(time.monotonic(), self._max_batch)
+        requests, late = self._queue.take(time.monotonic(), self._max_batch, self._row_s)
         self.stats.dropped_late += late
         ready: list[Request] = []
         for request in requests:
@@ -279,6 +279,7 @@ class PolicyServer:
         for request, outcome in zip(ready, outcomes, strict=True):
             if outcome.rows:
                 self.stats.called(outcome.seconds, outcome.rows, outcome.error is None)
+                self._row_s += _NEWER * (outcome.seconds / outcome.rows - self._row_s)
             try:
                 self._send(self._sessions[request.session].identity, self._plan(request, outcome))
             except Exception as error:  # whatever the policy raises is told to the client that asked; the others go on

@@ -145,6 +145,15 @@ def test_only_requests_that_fit_together_share_a_call():
     assert [sessions(queue.take(0, 9)[0]) for _ in range(4)] == [[1, 3], [2, 5], [4], []]
 
 
+def test_nobody_joins_a_call_that_would_then_be_too_late_for_one_in_it():
+    policy, queue = ReachPolicy(), Queue()
+    for session, deadline in ((1, 9.0), (2, 3.9), (3, 9.0), (4, 1.5)):
+        queue.add(request(policy, session, 2, deadline=deadline))
+    assert sessions(queue.take(1.0, 99, row_s=0.5)[0]) == [1, 2]  # with two rows more it would end at 4.0
+    assert sessions(queue.take(1.0, 99, row_s=0.5)[0]) == [3]
+    assert sessions(queue.take(1.0, 99, row_s=0.5)[0]) == [4]  # the first of a call is never put off
+
+
 def test_what_is_past_its_budget_is_dropped():
     policy, queue = ReachPolicy(), Queue()
     for session, deadline in ((1, 1.0), (2, 2.0), (1, 3.0)):
