@@ -22,7 +22,7 @@ from real.blackbox_format import Encoder, json_bytes
 from real.blackbox_ring import Ring, RingLimits
 from real.telemetry import Record, Subscription, Telemetry
 
-_DRAIN_S = 1.0  # without a message, once the parent has gone
+_DRAIN_S = 1.0  # what is still on its way at the end is taken for so long
 
 
 class Recorder:
@@ -71,6 +71,9 @@ class Recorder:
             elif orphaned() and time.monotonic() - heard > _DRAIN_S:
                 break
             self.ring.due()
+        until = time.monotonic() + _DRAIN_S
+        while time.monotonic() < until and (record := self.subscription.poll(0.1)) is not None:
+            self.take(record)  # the end of a run is what one wants to see
 
     def take(self, record: Record) -> None:
         """Write one record. A new run begins a segment; every segment begins with what the run is made of."""
@@ -105,13 +108,11 @@ class Recorder:
 
 def start(address: str, folder: Path, limits: RingLimits = RingLimits(), *, jpeg: int = 0, image_rate_hz: float | None = None) -> subprocess.Popen[bytes]:
     """Start a recorder in a process of its own; it ends by SIGTERM, or a second of silence after this process has gone."""
-    command = [sys.executable, "-m", "real.blackbox", "--address", address, "--folder", str(folder), "--minutes", str(limits.minutes)]
+    command = [*module_command("real.blackbox"), "--address", address, "--folder", str(folder), "--minutes", str(limits.minutes)]
     command += ["--max-bytes", str(limits.max_bytes), "--segment-seconds", str(limits.segment_s), "--flush-seconds", str(limits.flush_s)]
     command += ["--jpeg", str(jpeg), "--with-parent"]
     command += [] if image_rate_hz is None else ["--image-rate", str(image_rate_hz)]
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL)
 
 
 def await_start(process: subprocess.Popen[bytes], telemetry: Telemetry, timeout_s: float = 20.0) -> None:

@@ -97,7 +97,6 @@ def test_what_was_said_is_read_back_by_the_reference_library(tmp_path, keep):
     recorder = keep(RecorderProcess(telemetry, tmp_path / "box"))
     speak(telemetry, 0, 200)
     telemetry.event("clamp", "velocity", before=np.full(7, np.nan), after=np.zeros(7))
-    time.sleep(0.3)
     assert recorder.stop() == 0, recorder.said
     (segment,) = segments(tmp_path / "box")
     with segment.open("rb") as file:
