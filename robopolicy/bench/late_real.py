@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +38,7 @@ class Delayed:
         self.horizon, self.n_action_steps = policy.horizon, policy.n_action_steps
         self.initial_state, self.reset = policy.initial_state, policy.reset
 
-    def act(self, obs: dict[str, np.ndarray], state: State, noise: np.ndarray, execution: Execution = Execution()) -> tuple[Plan, State]:
+    def act(self, obs: Mapping[str, np.ndarray], state: State, noise: np.ndarray, execution: Execution = Execution()) -> tuple[Plan, State]:
         """Plan, then wait for what is left of the time."""
         from real.policy import act_numpy
 
