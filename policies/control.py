@@ -60,11 +60,17 @@ class JointInterpolator:
         gain, rate = d**3, 3 * d**2 - d**3
         self._position_gains = (gain / tick**2, rate / tick, 3 * d - rate / 2 - gain / 6)
         self._velocity_gains = (d**2 / tick, 2 * d - d**2 / 2)  # the same for the double integrator, (z - 1 + d)^2
-        self._sized: dict[tuple[int, ...], _Sized] = {}
+        self._bounds = None if limits is None else _Bounds.of(limits, tick)
 
     def start(self, position: np.ndarray, velocity: np.ndarray | None = None, acceleration: np.ndarray | None = None) -> MotionState:
-        """Return the state of streams at ``position`` (N, n): at rest, or moving as ``velocity`` and ``acceleration`` (N, n) say."""
+        """Return the state of streams at ``position`` (N, n): at rest, or moving as ``velocity`` and ``acceleration`` (N, n) say.
+
+        Raises:
+            ValueError: if the shape does not fit.
+        """
         position = np.array(position, np.float64)
+        if position.ndim != 2 or (self.limits is not None and position.shape[1] != self.limits.n):
+            raise ValueError(f"position: expected shape (N, {'n' if self.limits is None else self.limits.n}), found {position.shape}")
         v, a = (np.zeros_like(position) if part is None else np.array(part, np.float64) for part in (velocity, acceleration))
         return MotionState(position, v, a, position)
 
@@ -83,17 +89,17 @@ class JointInterpolator:
             ValueError: if a target is not finite, has another shape than the state, or there is no such substep.
         """
         target = self._checked(state, target, substep, "target")
-        if self.limits is not None:
-            sized = self._size(target.shape)
-            target = np.minimum(np.maximum(target, sized.low), sized.high)
+        bound = self._bounds
+        if bound is not None:
+            target = np.minimum(np.maximum(target, bound.low), bound.high)
         left = self.substeps - substep
         goal = target if left == 1 else state.goal + (target - state.goal) / left
-        if self.limits is None:
+        if bound is None:
             velocity = (goal - state.position) * self.rate_hz
             return goal, MotionState(goal, velocity, np.zeros_like(goal), goal)
         to_error, to_velocity, to_acceleration = self._position_gains
         wanted = to_error * (goal - state.position) - to_velocity * state.velocity - to_acceleration * state.acceleration
-        return self._advance(state, state.acceleration + wanted, target, goal)
+        return self._advance(bound, state, state.acceleration + wanted, target, goal)
 
     def step_velocity(self, state: MotionState, velocity: np.ndarray, substep: int) -> tuple[np.ndarray, MotionState]:
         """Take one tick of the drive at velocity targets; holding is a target of zero, and a range of positions is not left.
@@ -110,18 +116,18 @@ class JointInterpolator:
             ValueError: as :meth:`step` does.
         """
         velocity = self._checked(state, velocity, substep, "velocity")
-        if self.limits is None:
+        bound = self._bounds
+        if bound is None:
             position = state.position + velocity * self._tick
             return position, MotionState(position, velocity, np.zeros_like(position), position)
-        sized = self._size(velocity.shape)
-        velocity = np.minimum(np.maximum(velocity, -sized.velocity), sized.velocity)
+        velocity = np.minimum(np.maximum(velocity, -bound.velocity), bound.velocity)
         # Towards the end of the range the velocity falls with the distance, so that it is reached without a shock.
         per_step = self.rate_hz / self.substeps
-        velocity = np.maximum(np.minimum(velocity, per_step * (sized.high - state.position)), per_step * (sized.low - state.position))
+        velocity = np.maximum(np.minimum(velocity, per_step * (bound.high - state.position)), per_step * (bound.low - state.position))
         to_error, to_acceleration = self._velocity_gains
         wanted = to_error * (velocity - state.velocity) - to_acceleration * state.acceleration
-        end = np.where(velocity > 0, sized.high, sized.low)
-        command, after = self._advance(state, state.acceleration + wanted, end, state.position)
+        end = np.where(velocity > 0, bound.high, bound.low)
+        command, after = self._advance(bound, state, state.acceleration + wanted, end, state.position)
         return command, after._replace(goal=command)
 
     def _checked(self, state: MotionState, target: np.ndarray, substep: int, what: str) -> np.ndarray:
@@ -134,49 +140,42 @@ class JointInterpolator:
             raise ValueError(f"substep: expected 0 to {self.substeps - 1}, found {substep}")
         return target
 
-    def _size(self, shape: tuple[int, ...]) -> _Sized:
-        if shape not in self._sized:
-            assert self.limits is not None
-            self._sized[shape] = _Sized.of(self.limits, self._tick, shape)
-        return self._sized[shape]
-
-    def _advance(self, state: MotionState, wanted: np.ndarray, target: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, MotionState]:
+    def _advance(self, bound: _Bounds, state: MotionState, wanted: np.ndarray, target: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, MotionState]:
         """Go one tick to the acceleration nearest to ``wanted`` that the limits allow.
 
         They hold that a stop remains possible before the target if it lies ahead, and before the end of the range if not.
         """
-        size = self._size(target.shape)
         gap = target - state.position
-        heading = size.heading(state.velocity, state.acceleration)
-        side = np.copysign(size.one, np.where(heading, heading, gap))  # all that follows is seen in this direction
+        heading = bound.heading(state.velocity, state.acceleration)
+        side = np.copysign(bound.one, np.where(heading, heading, gap))  # all that follows is seen in this direction
         v, a, gap = side * state.velocity, side * state.acceleration, side * gap
-        past = gap < size.zero  # the target lies behind: ahead, there is the end of the range
+        past = gap < bound.zero  # the target lies behind: ahead, there is the end of the range
         ahead = gap
         if np.count_nonzero(past):
-            end = np.maximum(side * (size.high - state.position), side * (size.low - state.position))
+            end = np.maximum(side * (bound.high - state.position), side * (bound.low - state.position))
             ahead = np.where(past, end, gap)
-        drift = v + size.half_tick * a
-        low, high = a - size.jerk_step, a + size.jerk_step
-        least = np.maximum(low, size.bottom)
-        ceiling = np.maximum(size.slow_enough(np.minimum(high, size.top), size.velocity - drift), low)
-        floor = np.minimum(-size.slow_enough(-least, size.velocity + drift), high)
+        drift = v + bound.half_tick * a
+        low, high = a - bound.jerk_step, a + bound.jerk_step
+        least = np.maximum(low, bound.bottom)
+        ceiling = np.maximum(bound.slow_enough(np.minimum(high, bound.top), bound.velocity - drift), low)
+        floor = np.minimum(-bound.slow_enough(-least, bound.velocity + drift), high)
         chosen = np.minimum(np.maximum(side * wanted, floor), ceiling)
-        travelled = size.tick * v + size.third_tick2 * a
-        chosen = size.stopping(chosen, least, drift, ahead - travelled)
-        v_after = drift + size.half_tick * chosen
-        turned = size.heading(v_after, chosen) < size.zero
+        travelled = bound.tick * v + bound.third_tick2 * a
+        chosen = bound.stopping(chosen, least, drift, ahead - travelled)
+        v_after = drift + bound.half_tick * chosen
+        turned = bound.heading(v_after, chosen) < bound.zero
         if np.count_nonzero(turned):  # the same for the other side
-            room = np.where(past, -gap, np.maximum(side * (state.position - size.low), side * (state.position - size.high)))
-            chosen = np.where(turned, -size.stopping(-chosen, np.maximum(-high, size.bottom), -drift, room + travelled), chosen)
-            v_after = drift + size.half_tick * chosen
+            room = np.where(past, -gap, np.maximum(side * (state.position - bound.low), side * (state.position - bound.high)))
+            chosen = np.where(turned, -bound.stopping(-chosen, np.maximum(-high, bound.bottom), -drift, room + travelled), chosen)
+            v_after = drift + bound.half_tick * chosen
         acceleration = side * chosen
-        position = state.position + side * travelled + size.sixth_tick2 * acceleration
+        position = state.position + side * travelled + bound.sixth_tick2 * acceleration
         return position, MotionState(position, side * v_after, acceleration, goal)
 
 
 @dataclass(frozen=True)
-class _Sized:
-    """Limits and constants of a tick, all in the shape of the state: small arrays are slow to broadcast."""
+class _Bounds:
+    """Limits and constants of a tick, all (1, n), the shape of one robot's state: small arrays are slow to broadcast."""
 
     low: np.ndarray
     high: np.ndarray
@@ -197,7 +196,7 @@ class _Sized:
     zero: np.ndarray
 
     @classmethod
-    def of(cls, limits: MotionLimits, tick: float, shape: tuple[int, ...]) -> _Sized:
+    def of(cls, limits: MotionLimits, tick: float) -> _Bounds:
         stop_jerk = np.minimum(_STOP_JERK * limits.jerk, 0.25 * limits.acceleration / tick)  # its ramps are to last four ticks
         top, jerk = limits.acceleration, limits.jerk
         ample = (top**2 / (2 * jerk) + top * tick) * (1 + 1e-9)
@@ -205,7 +204,7 @@ class _Sized:
             limits.low, limits.high, limits.velocity, top, -top, jerk * tick, 0.5 / jerk, 2 / (jerk * tick**2), ample,
             _STOP_ACCELERATION * top / stop_jerk, 1 / stop_jerk, tick, tick / 2, tick**2 / 3, tick**2 / 6, 1.0, 0.0,
         )  # fmt: skip
-        return cls(*(np.array(np.broadcast_to(value, shape)) for value in values))
+        return cls(*(np.array(np.broadcast_to(value, (1, limits.n))) for value in values))
 
     def slow_enough(self, a: np.ndarray, reserve: np.ndarray) -> np.ndarray:
         """Return ``a``, or less where it takes more than ``reserve``, the velocity left to the limit, until it is back at zero.

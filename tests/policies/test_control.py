@@ -201,3 +201,10 @@ def test_bad_rates_are_one_line() -> None:
     for rate, substeps in ((0.0, 5), (-1.0, 5), (100.0, 0)):
         with pytest.raises(InputError, match="interpolator: expected a rate above 0 and at least 1 substep"):
             JointInterpolator(None, rate, substeps)
+
+
+def test_shapes_are_checked_at_the_start() -> None:
+    with pytest.raises(ValueError, match=r"expected shape \(N, 3\), found \(3,\)"):
+        JointInterpolator(limits(), RATE, 5).start(np.zeros(3))
+    with pytest.raises(ValueError, match=r"expected shape \(N, 3\), found \(1, 4\)"):
+        JointInterpolator(limits(), RATE, 5).start(np.zeros((1, 4)))
