@@ -20,6 +20,7 @@ from pathlib import Path
 from policies.spec import InputError
 from real.blackbox_format import Encoder, json_bytes
 from real.blackbox_ring import Ring, RingLimits
+from real.child import environment, module_command
 from real.telemetry import Record, Subscription, Telemetry
 
 _DRAIN_S = 1.0  # what is still on its way at the end is taken for so long

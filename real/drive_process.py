@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from policies.spec import InputError
+from real.child import environment, module_command
 from real.drive import DriveOptions
 
 _WAIT_S = 0.02
@@ -37,12 +36,10 @@ class DriveProcess:
     ) -> None:
         self._file, self.log = folder / "drive.address", folder / "drive.log"
         self._file.unlink(missing_ok=True)
-        root = str(Path(__file__).resolve().parent.parent)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-        command = [sys.executable, "-m", "real.drive_server", json.dumps(dict(robot)), "--options", options.model_dump_json(exclude_defaults=True)]
+        command = [*module_command("real.drive_server"), json.dumps(dict(robot)), "--options", options.model_dump_json(exclude_defaults=True)]
         command += ["--bind", bind, "--announce", str(self._file), *([] if linger_s is None else ["--linger", str(linger_s)])]
         with self.log.open("wb") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment(), start_new_session=True)
 
     def address(self, timeout_s: float = 30.0) -> str:
         """Return the address once it is served. Raises InputError with the last line of its log if that never happens."""

@@ -112,7 +112,7 @@ class Segment:
 
     def lend(self, arrays: Mapping[str, np.ndarray], sequence: int) -> dict[str, Placed]:
         """Copy ``arrays``, each of any shape, into a free slot, which is the server's from now on; nothing if that cannot be."""
-        fits = slot_bytes([a.nbytes for a in arrays.values()]) <= self._slot and all([a.dtype in DTYPE_NAMES for a in arrays.values()])
+        fits = slot_bytes([a.nbytes for a in arrays.values()]) <= self._slot and all(a.dtype in DTYPE_NAMES for a in arrays.values())
         if not self.usable or 0 not in self._lent or not fits:
             return {}
         slot = self._lent.index(0)

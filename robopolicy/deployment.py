@@ -22,6 +22,7 @@ from policies.hierarchy import WaypointPlanner
 from policies.spec import InputError, Spec, suggest
 from real.drive import Drive, DriveOptions
 from real.drive_handle import DriveHandle
+from real.drive_process import DriveProcess
 from real.first_motion import preflight, require_passed
 from real.latch import state_folder
 from real.operator import OperatorChannel
@@ -148,8 +149,7 @@ def open_drive(robot: dict[str, Any], stack: ExitStack, address: str | None = No
         return stack.enter_context(DriveHandle(Drive(driver, options)))
     driver.close()  # the drive process connects anew, and alone
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robopolicy-", ignore_cleanup_errors=True)))
-    words = [f"robot.{key}={value}" for key, value in robot.items()] + [f"{k}={v}" for k, v in options.model_dump(exclude_defaults=True).items()]
-    process = stack.enter_context(Background(["drive", *words, "--linger", "15"], folder, "drive", outlives=True))
+    process = stack.enter_context(DriveProcess(robot, folder, options, linger_s=15.0))
     return stack.enter_context(DriveHandle(process.address()))
 
 

@@ -63,28 +63,23 @@ class Background:
         arguments: Command and options without ``--bind`` and ``--announce``.
         folder: For its log and the announced address.
         name: Of these files.
-        outlives: Whether it goes on when this process dies, and gets no Ctrl-C of its terminal: a drive has a robot to bring to rest.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, name: str, outlives: bool = False) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, name: str) -> None:
         self._file, self.log = folder / f"{name}.address", folder / f"{name}.log"
-        self._patience_s = 15.0 if outlives else 5.0
         root = str(Path(__file__).resolve().parent.parent)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-        command = [sys.executable, "-m", "robopolicy", *arguments, "--bind", "tcp://127.0.0.1:0", "--announce", str(self._file)]
-        command += [] if outlives else ["--with-parent"]
+        command = [sys.executable, "-m", "robopolicy", *arguments, "--bind", "tcp://127.0.0.1:0", "--announce", str(self._file), "--with-parent"]
         with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env=environment, stdin=subprocess.DEVNULL, start_new_session=outlives
-            )
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, stdin=subprocess.DEVNULL)
 
     def __enter__(self) -> Background:
         """Return this process."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End the process: SIGTERM, and SIGKILL after 5 s (a drive: 15 s)."""
-        end(self.process, self._patience_s)
+        """End the process: SIGTERM, and SIGKILL after 5 s."""
+        end(self.process)
 
     def address(self, timeout_s: float = 120.0) -> str:
         """Return the address once it is served. Raises InputError with the last line of its log if that never happens."""

@@ -1,5 +1,7 @@
 """Before the first motion: what is found out while the robot stands still, and the slow way home."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,14 @@ def test_a_camera_that_shows_nothing_is_found(tmp_path, picture, passed):
 
 def test_a_rate_that_is_not_held_is_found(tmp_path):
     robot = Joints()
+    read = robot.read
+
+    def stamped():
+        reading = read()
+        reading.capture_ns = dict.fromkeys(reading.fields, time.monotonic_ns())
+        return reading
+
+    robot.read = stamped
     slow = RobotInfo("joints", RATE, "holds", 0.25, substeps=5, motion=limits())
     drive = Drive(robot, DriveOptions(), Latch(tmp_path))
     held = DriveHandle(drive)
