@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -243,8 +243,8 @@ def run(quick: bool) -> Result:
     return measure(3.0 if quick else 30.0)
 
 
-def measure(seconds: float) -> Result:
-    """Measure with about ``seconds`` a figure."""
+def measure(seconds: float, fleets: Sequence[int] = (1, 4, 16)) -> Result:
+    """Measure with about ``seconds`` a figure; ``fleets`` are the numbers of robots on one server."""
     result = Result()
     with key_folders() as keys:
         for name, image, shared, secured in (
@@ -261,7 +261,7 @@ def measure(seconds: float) -> Result:
                 goal = target if shared else None
                 label = f"round trip, {name}, p{int(100 * q)}"
                 result.rows.append(Row(label, values[0], "us", "raw ZeroMQ multipart echo", values[1], goal, "lower", took.wall_s, took.cpu_s))
-    for robots in (1, 4, 16):
+    for robots in fleets:
         with measured() as took:
             (rate, p99), (alone_rate, alone_p99) = many_robots(robots, seconds, 64), many_robots(robots, seconds, 1)
         peer, label = "each request by itself", f"{robots} robot{'s' * (robots > 1)} on one server"

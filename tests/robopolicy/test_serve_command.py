@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -86,14 +85,9 @@ def test_beyond_loopback_without_keys_is_refused_at_once(checkpoint: Path, tmp_p
         assert text in said and "\n" not in said
 
 
-@pytest.mark.parametrize(("image", "shared", "secured"), [(False, False, False), (True, True, False), (True, False, True)])
-def test_round_trips_are_measured_in_turns(image: bool, shared: bool, secured: bool) -> None:
-    with bench.key_folders() as keys:
-        served, echoed = bench.round_trips(image, 0.6, shared, keys if secured else None)
-    assert len(served) == len(echoed) > 0 and min(served.min(), echoed.min()) > 0
-
-
-def test_many_robots_are_measured() -> None:
-    started = time.perf_counter()
-    rate, p99 = bench.many_robots(3, 0.5, 64)
-    assert rate > 0 and 0 < p99 < time.perf_counter() - started
+def test_every_figure_is_measured() -> None:
+    rows = bench.measure(0.3, fleets=(3,)).rows
+    assert len(rows) == 12 and all(row.value > 0 and row.peer_value is not None and row.peer_value > 0 for row in rows)
+    targets = {row.name: row.target for row in rows if row.target is not None}
+    assert targets == {"round trip, 640x480x3 observation, p50": 1.3, "round trip, 640x480x3 observation, p99": 2.0}
+    assert [row.name for row in rows[-2:]] == ["3 robots on one server, plans", "3 robots on one server, p99"]

@@ -328,16 +328,6 @@ def test_a_process_that_does_not_come_up_says_why(checkpoint):
         drive(checkpoint / "none", "two-route", 1)
 
 
-def test_bench_serve_measures():
-    from robopolicy.bench.serve import measure
-
-    rows = measure(0.3).rows
-    assert len(rows) == 10 and all(row.value > 0 for row in rows)
-    assert [row.target for row in rows if "640x480x3" in row.name] == [1.3, 2.0]
-
-
 def test_run_config_reads_recipe_and_overrides():
     config = load_run_config(["runtime/default", "speed=0.5", "robot.timeout_s=1", "json=out.json", "policy=runs/x"])
     assert config.speed == 0.5 and config.robot == {"type": "twin", "timeout_s": 1} and config.json_file == "out.json" and config.policy == "runs/x"
-
-
