@@ -15,6 +15,9 @@ from real.safety.brake import Brake
 _PARTS = 4  # into which an undecided interval is split
 _MOST = 24  # configurations in all
 _INNER = np.linspace(0, 1, _PARTS + 1)[1:-1] ** 1.5  # shares of an interval; most of the way is made early
+_ENDS = np.array([0.0, 1.0])
+_INNER_AND_ENDS = np.concatenate([_ENDS[:1], _INNER, _ENDS[1:]])
+_HALF = np.array(0.5)
 
 
 class Certifier:
@@ -27,6 +30,7 @@ class Certifier:
     def __init__(self, barriers: Barriers) -> None:
         self._barriers = barriers
         self._arms = np.ascontiguousarray(barriers.lever_arms.T)
+        self._careful = False
 
     def clear(self, start: np.ndarray, brake: Brake, least: np.ndarray, also: np.ndarray) -> tuple[bool, np.ndarray, np.ndarray]:
         """Decide about one stop.
@@ -40,39 +44,32 @@ class Certifier:
         Returns:
             Whether it is certainly clear; the distances (K,) at ``start``; those at ``also``.
         """
-        end = start + brake.displacement
-        h = self._barriers.path(np.concatenate([start, end, also]).reshape(3, -1))
-        here, there = h[0], h[2]
-        if np.count_nonzero(h[:2] >= least) != 2 * len(least):  # nor is a NaN
-            return False, here, there
-        if not np.count_nonzero((here + h[1] - brake.travel @ self._arms) * 0.5 < least):
-            return True, here, there
-        times = np.array([0.0, float(brake.duration.max())])
-        travel = np.stack([np.zeros_like(brake.travel), brake.travel])
-        return self._split(start, brake, least, [(values[:1], values[1:]) for values in (times, travel, h[:2])]), here, there
-
-    def _split(self, start: np.ndarray, brake: Brake, least: np.ndarray, ends: list[tuple[np.ndarray, np.ndarray]]) -> bool:
-        """Whether all intervals are clear; ``ends``: times, travels and distances where they begin and end."""
-        used = 2
+        times = (_INNER_AND_ENDS if self._careful else _ENDS) * float(brake.duration.max())
+        moved, travel = brake.way(times[:, None])
+        h = self._barriers.path(np.concatenate([start + moved, also[None]]))
+        here, there, h = h[0], h[-1], h[:-1]
+        used, ends = len(times), [(values[:-1], values[1:]) for values in (times, travel, h)]
         while True:
-            begin, end = ends[0]
+            if np.count_nonzero(h >= least) != h.size:  # nor is a NaN
+                return False, here, there
+            (begin, end), (since, until), (first, last) = ends
+            below = (first + last - (until - since) @ self._arms) * _HALF < least
+            if not np.count_nonzero(below):
+                self._careful = used > 3  # what was undecided in one tick will be in the next
+                return True, here, there
+            undecided = below.any(axis=1)
+            begin, end = begin[undecided], end[undecided]
             used += len(begin) * (_PARTS - 1)
             if used > _MOST:
-                return False
+                return False, here, there
             times = (begin[:, None] + (end - begin)[:, None] * _INNER).ravel()
             moved, travel = brake.way(times[:, None])
             h = self._barriers.path(start + moved)
-            if np.count_nonzero(h >= least) != h.size:
-                return False
-            ends = [_parts(first, inner, last) for (first, last), inner in zip(ends, (times, travel, h), strict=True)]
-            (_, _), (since, until), (first, last) = ends
-            undecided = ((first + last - (until - since) @ self._arms) * 0.5 < least).any(axis=1)
-            if not undecided.any():
-                return True
-            ends = [(first[undecided], last[undecided]) for first, last in ends]
+            known = ((begin, end), (since[undecided], until[undecided]), (first[undecided], last[undecided]))
+            ends = [_parts(*sides, inner) for sides, inner in zip(known, (times, travel, h), strict=True)]
 
 
-def _parts(first: np.ndarray, inner: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _parts(first: np.ndarray, last: np.ndarray, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return values where the parts of each interval begin and end, from those at its ends (U, ...) and inside (U * (P - 1), ...)."""
     whole = np.concatenate([first[:, None], inner.reshape(len(first), _PARTS - 1, *first.shape[1:]), last[:, None]], axis=1)
     return whole[:, :-1].reshape(-1, *first.shape[1:]), whole[:, 1:].reshape(-1, *first.shape[1:])

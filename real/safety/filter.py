@@ -166,7 +166,7 @@ class SafetyFilter:
     def _follow(self, reference: Reference, causes: list[str]) -> None:
         """Take over the drive's motion if it is another than ours."""
         arrays = [np.asarray(a, np.float64) for a in (reference.position, reference.velocity, reference.acceleration)]
-        if any(a.shape != (self.limits.n,) or not np.isfinite(a).all() for a in arrays):
+        if any(a.shape != (self.limits.n,) or np.count_nonzero(np.isfinite(a)) != a.size for a in arrays):
             causes.append("reference")
             return
         ours = self._state().state
@@ -183,7 +183,7 @@ class SafetyFilter:
             arrays = [np.asarray(a, np.float64) for a in given]
         except (TypeError, ValueError):
             arrays = []
-        if not arrays or any(a.shape != (self.limits.n,) or not np.isfinite(a).all() for a in arrays):
+        if not arrays or any(a.shape != (self.limits.n,) or np.count_nonzero(np.isfinite(a)) != a.size for a in arrays):
             causes.append("target")
             self._stream.clear()
             return None, None
@@ -197,9 +197,9 @@ class SafetyFilter:
 
     def _check_measured(self, measured: np.ndarray, now: Reference, causes: list[str]) -> None:
         measured = np.asarray(measured, np.float64)
-        if measured.shape != now.position.shape or not np.isfinite(measured).all():
+        if measured.shape != now.position.shape or np.count_nonzero(np.isfinite(measured)) != measured.size:
             causes.append("measured")
-        elif (np.abs(measured - now.position) > self.limits.tracking).any():
+        elif np.count_nonzero(np.abs(measured - now.position) > self.limits.tracking):
             causes.append("tracking")
 
     def _stopped(self, now: Reference, causes: list[str], cause: str) -> _Verified | None:
@@ -235,7 +235,7 @@ class SafetyFilter:
 
     def _candidates(self, now: Reference, goal: Reference, meeting: np.ndarray | None) -> list[Reference]:
         """Return states at the target, as it is said or estimated to move there, or as one tick of constant jerk leads there."""
-        if meeting is None or np.isnan(meeting).all():
+        if meeting is None or np.count_nonzero(np.isnan(meeting)) == len(meeting):
             return [goal]
         met, use = self._reach.next(now, meeting), np.isfinite(meeting)
         return [goal, Reference(goal.position, np.where(use, met.velocity, goal.velocity), np.where(use, met.acceleration, goal.acceleration))]
@@ -302,5 +302,5 @@ class SafetyFilter:
         self._now = after
         self._low = np.minimum(self.limits.low, np.maximum(self._low, after.low))
         self._high = np.maximum(self.limits.high, np.minimum(self._high, after.high))
-        if (self._least < 0).any():
+        if np.count_nonzero(self._least):
             self._least = np.maximum(self._least, self._floor(after.distances))

@@ -65,7 +65,7 @@ class Program:
         """
         n = self._n
         self._upper[:n], self._lower[:n], self._lower[n:] = high, low, b
-        if not (np.isfinite(self._lower).all() and np.isfinite(high).all() and np.isfinite(a).all()):
+        if not (_finite(self._lower) and _finite(high) and _finite(a)):
             raise SolverFailed("the program is not finite")
         # The solver keeps and scales what it is given: it gets copies of what is used again.
         x, _, status, _ = self._solve(
@@ -74,12 +74,16 @@ class Program:
         x = np.asarray(x, np.float64)
         if status not in (_OPTIMAL, _SOFT_OPTIMAL):
             raise SolverFailed(f"status {status}")
-        if x.shape != (n,) or not np.isfinite(x).all():
+        if x.shape != (n,) or not _finite(x):
             raise SolverFailed("the answer is not finite")
-        if (x > high + _TOLERANCE).any() or (x < low - _TOLERANCE).any():
+        if np.count_nonzero((x > high + _TOLERANCE) | (x < low - _TOLERANCE)):
             raise SolverFailed("the answer is outside its box")
         left = a @ x - b
         eased = left < -_TOLERANCE
-        if status == _OPTIMAL and eased.any():
+        if status == _OPTIMAL and np.count_nonzero(eased):
             raise SolverFailed("a row does not hold although the status says so")
         return Solution(np.minimum(np.maximum(x, low), high), left < _TOLERANCE, eased)
+
+
+def _finite(x: np.ndarray) -> bool:
+    return np.count_nonzero(np.isfinite(x)) == x.size

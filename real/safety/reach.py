@@ -101,14 +101,12 @@ class Reach:
         beyond |= np.abs(first) >= 1
         if np.count_nonzero(beyond):
             return False
-        for side in (1.0, -1.0):  # the other sign in the middle of the tick, over ``width`` around ``center``
-            width = (1 - side * first) / 2
-            center = (0.5 - side * second) / (2 * width)
-            extreme = 1 / 3 - 2 * width * (center * center + width * width / 12)
-            outside = (center < width / 2 - 1e-9) | (center > 1 - width / 2 + 1e-9) | (side * third > extreme + 1e-9)
-            if np.count_nonzero(outside):
-                return False
-        return True
+        # Both signs at once; in the middle of the tick the jerk has the other sign, for ``2 * half`` around ``center``.
+        first, second, third = (np.concatenate([part, -part]) for part in (first, second, third))
+        half = 0.25 - 0.25 * first
+        center = (0.125 - 0.25 * second) / half
+        extreme = 1 / 3 - 4 * half * (center * center + half * half * (1 / 3))
+        return not np.count_nonzero((np.abs(center - 0.5) > 0.5 - half + 1e-9) | (third > extreme + 1e-9))
 
     def meeting(self, state: Reference, position: np.ndarray) -> np.ndarray:
         """Return the a+ (n,) of the constant jerk that leads to ``position`` (n,) in one tick; NaN where it is not within reach."""

@@ -24,7 +24,8 @@ def judged(policy: str, ticks: int, seed: int, near: bool, every: int) -> list[s
         pairs = [tuple(name.split(":")) for name in what.names]
         least = nearest_m(WITH_FLOOR, log.commands[::every], pairs, JOINTS)
         found += [f"{a} and {b} come within {d:.6f} m" for (a, b), d in least.items() if d < 0.01 - 1e-6]
-    assert {"motion", "position", "velocity"} <= set(log.causes)  # it was tried
+    tried = {"motion", "velocity"} | ({"position"} if policy in ("bang_bang", "drifting") else set()) | ({"barrier"} if near else set())
+    assert tried <= set(log.causes)
     return found
 
 
@@ -101,7 +102,9 @@ def test_the_judge_sees_each_kind_of_violation() -> None:
     assert kinds(np.where(t > 2, np.nan, 0)) == {"not"}
     assert kinds(np.where(t > 2, 6e-4, 0)) == {"jerk"}
     assert "velocity" in kinds(np.where(t > 1, 2.2 * (t - 1), 0))
-    assert "acceleration" in kinds(0.3 * np.sin(7 * t)) and "jerk" not in kinds(0.3 * (1 - np.cos(7 * t)))
+    begin = np.minimum(t / 2, 1)
+    begin = begin**4 * (35 - 84 * begin + 70 * begin**2 - 20 * begin**3)
+    assert kinds(0.16 * begin * np.sin(9 * t)) == {"acceleration"}  # 13 of 12 rad/s^2, 1.4 of 2 rad/s, 117 of 400 rad/s^3
     slow = 2.9 * (t / 4) ** 4 * (35 - 84 * t / 4 + 70 * (t / 4) ** 2 - 20 * (t / 4) ** 3)
     assert kinds(slow) == {"position"}
     stop = violations(still + 0.12 * np.sin(9 * t)[:, None] * np.eye(7)[0], TICK_S, motion, start=START)
