@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,14 +24,21 @@ _IMAGE_HZ = 10.0
 _PALETTE = ("#4dabf7", "#ff922b", "#51cf66", "#ff6b6b", "#cc5de8", "#fcc419", "#20c997", "#f783ac")
 
 
+class Run(NamedTuple):
+    """Where one run is found: addresses of its telemetry and operator channel, and its token; empty: safer only."""
+
+    telemetry: str
+    operator: str
+    token: str = ""
+
+
 class OperatorPage:
     """One page.
 
     Args:
-        telemetry: Address of the run's telemetry.
-        operator: Address of its operator channel.
-        token: Of the run; empty: only hold, stop and a lower speed are possible.
+        run: What is shown.
         port: Of the web page on 127.0.0.1; 0: any free one.
+        find: Asked while nothing is heard which run there is now; None: none.
 
     Attributes:
         url: Where the page is, with the key that opens it.
@@ -40,11 +47,12 @@ class OperatorPage:
         InputError: for an address that is not loopback, or without viser.
     """
 
-    def __init__(self, telemetry: str, operator: str, token: str = "", port: int = 8080) -> None:
-        self._subscription = Subscription(telemetry, image_rate_hz=_IMAGE_HZ)
-        self._requests = Requests(operator, token)
+    def __init__(self, run: Run, port: int = 8080, find: Callable[[], Run | None] = lambda: None) -> None:
+        self._run, self._find, self._sought_at = run, find, 0.0
+        self._subscription = Subscription(run.telemetry, image_rate_hz=_IMAGE_HZ)
+        self._requests = Requests(run.operator, run.token)
         self._server, self.url = guarded_server(port)
-        self._deadman = Deadman(operator, token, self._answers, self._released)
+        self._deadman = Deadman(run.operator, run.token, self._answers, self._released)
         self._tick: dict[str, Any] = {}
         self._info: dict[str, Any] = {}
         self._images: dict[str, np.ndarray] = {}
@@ -54,7 +62,7 @@ class OperatorPage:
         self._joints, self._latency, self._interventions = History(), History(60.0), Interventions()
         self._scene: RobotScene | None = None
         self._speed_asked_at = 0.0
-        self._build(bool(token))
+        self._build()
         self._server.on_client_disconnect(lambda client: self._gone(client.client_id))
 
     def run(self, stopped: Callable[[], bool]) -> None:
@@ -67,16 +75,37 @@ class OperatorPage:
             if time.monotonic() >= due:
                 due = time.monotonic() + _REFRESH_S
                 self._refresh()
+                self._seek()
 
     def close(self) -> None:
         """End the page; the deadman is let go."""
+        self._part()
+        self._server.stop()
+
+    def _part(self) -> None:
         self._deadman.close()
         self._requests.close()
-        self._server.stop()
         self._subscription.close()
 
-    def _build(self, trusted: bool) -> None:
-        gui = self._server.gui
+    def _seek(self) -> None:
+        """Turn to the run that there is now, when nothing has been heard for a while."""
+        now = time.monotonic()
+        if now - max(self._heard_at or 0.0, self._sought_at) < 2:
+            return
+        self._sought_at = now
+        run = self._find()
+        if run is None or run == self._run:
+            return
+        self._part()  # from here on the old requests say that their run has ended, and a stop goes to the drive's latch
+        self._run, self._held.value = run, False
+        self._subscription = Subscription(run.telemetry, image_rate_hz=_IMAGE_HZ)
+        self._requests = Requests(run.operator, run.token)
+        self._deadman = Deadman(run.operator, run.token, self._answers, self._released)
+        self._resume.disabled = self._held.disabled = not run.token
+        self._joints, self._latency, self._interventions = History(), History(60.0), Interventions()
+
+    def _build(self) -> None:
+        gui, trusted = self._server.gui, bool(self._run.token)
         gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False, control_layout="fixed", control_width="medium")
         gui.set_panel_label("robopolicy")
         gui.add_html(STYLE)
@@ -85,8 +114,8 @@ class OperatorPage:
         stop.on_click(lambda event: self._say(event, "STOP", self._requests.stop()))
         hold = gui.add_button("Hold", color="yellow", hint="Brake and keep the pose")
         hold.on_click(lambda event: self._say(event, "hold", self._requests.ask("hold")))
-        resume = gui.add_button("Resume", color="green", disabled=not trusted, hint=None if trusted else "Needs the run's token")
-        resume.on_click(lambda event: self._say(event, "resume", self._requests.ask("resume")))
+        self._resume = gui.add_button("Resume", color="green", disabled=not trusted, hint="Needs the token of the run")
+        self._resume.on_click(lambda event: self._say(event, "resume", self._requests.ask("resume")))
         self._speed = gui.add_slider("Speed %", min=0, max=100, step=5, initial_value=100)
         self._speed.on_update(self._speed_asked)
         self._held = gui.add_checkbox("Deadman: I hold it", initial_value=False, disabled=not trusted, hint="Ends when this browser is closed or hangs")

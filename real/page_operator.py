@@ -26,10 +26,13 @@ class Requests:
         self._client, self._lock = OperatorClient(address, token), threading.Lock()
         self._stopper, self._stop_lock = OperatorClient(address, token, timeout_s=1.0), threading.Lock()  # never waits for another request
         self.robot = ""
+        self._closed = False
 
     def ask(self, kind: str, value: float | None = None) -> str:
         """Ask and return what became of it: empty, or one line that says why not."""
         with self._lock:
+            if self._closed:
+                return f"{kind}: this run has ended"
             try:
                 self._client.request(kind, value)
             except OperatorRefused as error:
@@ -39,6 +42,8 @@ class Requests:
     def stop(self) -> str:
         """Stop the robot: through the runtime, and if that does not answer by the latch that the drive itself looks at."""
         with self._stop_lock:
+            if self._closed:
+                return f"stop: this run has ended; {self._latch()}"
             try:
                 self._stopper.request("stop")
                 return ""
@@ -56,9 +61,9 @@ class Requests:
 
     def close(self) -> None:
         """Let go of the connections."""
-        with self._lock:
+        with self._lock, self._stop_lock:
+            self._closed = True
             self._client.close()
-        with self._stop_lock:
             self._stopper.close()
 
 

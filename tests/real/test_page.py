@@ -159,6 +159,16 @@ def hold_deadman(robot, held, beats):
         time.sleep(0.2)
 
 
+def test_the_page_turns_to_the_next_run(tmp_path, keep):
+    first = Robot(tmp_path)
+    page = keep(PageProcess(tmp_path))
+    first.wait(lambda: first.telemetry.readers == 1, "the page reads")
+    first.close()
+    second = keep(Robot(tmp_path))
+    second.wait(lambda: second.telemetry.readers == 1, "the page reads the second run")
+    assert page.process.poll() is None
+
+
 @pytest.fixture(scope="module")
 def server():
     made, url = guarded_server(0)
@@ -275,15 +285,19 @@ def test_the_heartbeat_lasts_as_long_as_the_browser_answers(keep):
     assert deadman.holder is None
 
 
-def test_a_stop_that_the_runtime_does_not_hear_is_latched_for_the_drive(tmp_path, monkeypatch, keep):
+def test_a_stop_that_the_runtime_does_not_hear_is_latched_for_the_drive(tmp_path, monkeypatch):
     monkeypatch.setenv("ROBOPOLICY_STATE", str(tmp_path))
-    requests = keep(Requests(f"ipc://{tmp_path}/nobody", ""))
+    requests = Requests(f"ipc://{tmp_path}/nobody", "")
     assert "USE THE ROBOT'S OWN STOP" in requests.stop()
     requests.robot = "toy"
     assert "stopped by the drive's latch" in requests.stop()
     record = Latch(robot_folder("toy")).read()
     assert record is not None and record.who == "operator's page"
     assert "nobody listens" in requests.ask("hold")
+    Latch(robot_folder("toy")).clear()
+    requests.close()
+    assert "has ended" in requests.ask("resume")
+    assert "stopped by the drive's latch" in requests.stop() and Latch(robot_folder("toy")).read() is not None
 
 
 def test_words_from_outside_are_text():
