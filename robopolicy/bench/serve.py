@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -196,33 +196,42 @@ def round_trips(image: bool, seconds: float, shared: bool = True, keys: tuple[st
     return np.array(served[40:]), np.array(echoed[40:])
 
 
-def many_robots(robots: int, seconds: float, max_batch: int) -> tuple[float, float]:
-    """Return plans a second and p99 in seconds of ``robots`` clients, one thread each, that ask as fast as they are answered."""
+def many_robots(robots: int, seconds: float, max_batches: Sequence[int] = (64, 1), rounds: int = 4) -> list[tuple[float, float]]:
+    """Return plans a second and p99 in seconds of ``robots`` clients that ask as fast as they are answered, for each ``max_batch``.
+
+    Args:
+        robots: One thread each.
+        seconds: For how long with each server.
+        max_batches: Of servers of their own, which take turns so that all see the same machine.
+        rounds: Turns of each.
+    """
     from real.client import PolicyClient
 
-    obs, noise, durations = observation(False), np.zeros(1, np.int64), [[] for _ in range(robots)]
-    with process(serve_policy, "denoiser", "", max_batch) as address:
-        clients = [PolicyClient(address) for _ in range(robots)]
-        until = time.perf_counter() + seconds
-
-        def ask(number: int) -> None:
-            state = clients[number].initial_state(1)
-            while time.perf_counter() < until:
+    durations: list[list[float]] = [[] for _ in max_batches]
+    elapsed = [0.0 for _ in max_batches]
+    with ExitStack() as stack:
+        addresses = [stack.enter_context(process(serve_policy, "denoiser", "", most)) for most in max_batches]
+        fleets = [[PolicyClient(address, connect_s=30.0) for _ in range(robots)] for address in addresses]
+        for client in (client for fleet in fleets for client in fleet):
+            stack.callback(client.close)
+        for _ in range(rounds):
+            for number, fleet in enumerate(fleets):
                 began = time.perf_counter()
-                _, state = clients[number].act(obs, state, noise)
-                durations[number].append(time.perf_counter() - began)
+                threads = [threading.Thread(target=_ask, args=(client, began + seconds / rounds, durations[number])) for client in fleet]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                elapsed[number] += time.perf_counter() - began
+    return [(len(d) / e, float(np.quantile(d, 0.99))) for d, e in zip(durations, elapsed, strict=True)]
 
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(robots)]
-        began = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        elapsed = time.perf_counter() - began
-        for client in clients:
-            client.close()
-    every = np.concatenate([np.array(d) for d in durations])
-    return len(every) / elapsed, float(np.quantile(every, 0.99))
+
+def _ask(client: Any, until: float, durations: list[float]) -> None:
+    """Ask for one plan after the other; how long each took goes to ``durations``."""
+    obs, noise, state = observation(False), np.zeros(1, np.int64), client.initial_state(1)
+    while (began := time.perf_counter()) < until:
+        _, state = client.act(obs, state, noise)
+        durations.append(time.perf_counter() - began)
 
 
 @contextmanager
@@ -263,7 +272,7 @@ def measure(seconds: float, fleets: Sequence[int] = (1, 4, 16)) -> Result:
                 result.rows.append(Row(label, values[0], "us", "raw ZeroMQ multipart echo", values[1], goal, "lower", took.wall_s, took.cpu_s))
     for robots in fleets:
         with measured() as took:
-            (rate, p99), (alone_rate, alone_p99) = many_robots(robots, seconds, 64), many_robots(robots, seconds, 1)
+            (rate, p99), (alone_rate, alone_p99) = many_robots(robots, seconds)
         peer, label = "each request by itself", f"{robots} robot{'s' * (robots > 1)} on one server"
         result.rows.append(Row(f"{label}, plans", rate, "1/s", peer, alone_rate, wall_s=took.wall_s, cpu_s=took.cpu_s))
         result.rows.append(Row(f"{label}, p99", 1e3 * p99, "ms", peer, 1e3 * alone_p99, better="lower", wall_s=took.wall_s, cpu_s=took.cpu_s))
