@@ -70,8 +70,13 @@ class ChunkBuffer:
 
     def clear(self) -> None:
         """Begin a new episode: nothing is left of the old one."""
+        self.drop()
+        self._planned_at = None
+
+    def drop(self) -> None:
+        """Forget the actions that are left and the plan asked for; steps are counted on from the last plan that arrived."""
         self._actions, self._next = np.zeros((0, self.dim), np.float32), 0
-        self._asked_at, self._planned_at, self._begun = None, None, False
+        self._asked_at, self._begun = None, False
 
     def wants_plan(self) -> bool:
         """Whether the next plan should be asked for with the observation of this step."""

@@ -202,8 +202,8 @@ class JointMotion:
         measured = self._measured(reading)
         if not np.isfinite(measured).all():
             return _UNKNOWN, False
-        if self.reference is None:
-            return "", False
+        if self.reference is None:  # the first readings were none
+            return self.rest_at(reading), False
         error = np.abs(measured - self.reference.position)
         if (error <= self.limits.tracking).all():
             return "", False

@@ -44,7 +44,10 @@ class Level(Protocol):
 
     Attributes:
         due: Whether this tick needs a new action of the policy.
+        slows: Whether it can be slower than full speed.
     """
+
+    slows: bool
 
     @property
     def due(self) -> bool:
@@ -53,6 +56,10 @@ class Level(Protocol):
 
     def start(self, reading: Observation) -> None:
         """Begin where the robot stands."""
+        ...
+
+    def drop(self) -> None:
+        """Forget the action being executed: without another one, the robot brakes from the next tick on."""
         ...
 
     def step(self, action: np.ndarray | None, reading: Observation, speed: float = 1.0) -> Command | None:
@@ -73,13 +80,16 @@ class RangeLevel:
         action: The robot's action spec.
     """
 
-    due = True
+    due, slows = True, False
 
     def __init__(self, action: ActionSpec) -> None:
         self._action = action
 
     def start(self, reading: Observation) -> None:
         """Nothing to begin: commands do not depend on each other."""
+
+    def drop(self) -> None:
+        """Nothing to forget: an action lasts one tick."""
 
     def step(self, action: np.ndarray | None, reading: Observation, speed: float = 1.0) -> Command | None:
         """See :class:`Level`; ``speed`` cannot be less than 1 here, what an increment means is the robot's."""
@@ -100,6 +110,8 @@ class JointLevel:
     Raises:
         InputError: if the joints are not observed, or the barriers are not to be had.
     """
+
+    slows = True
 
     def __init__(self, observation: ObservationSpec, info: RobotInfo) -> None:
         motion = info.motion
@@ -126,18 +138,26 @@ class JointLevel:
         return np.asarray(reading.fields[self._field], np.float64)[self._columns]
 
     def start(self, reading: Observation) -> None:
-        """Begin at rest where the robot stands, or in the motion that its drive says it is in."""
+        """Begin at rest where the robot stands, or in the motion that its drive says it is in; with a later reading if neither is known."""
+        self._target, self._fresh = None, reading.reference is None and not np.isfinite(self.measured(reading)).all()
+        if self._fresh:
+            return
         if reading.reference is None:
             self.filter.start(self.measured(reading))
         else:
             self.filter.start(reading.reference.position)  # in motion, the first step takes that over
         self._follow(self.filter.reference if reading.reference is None else reading.reference)
-        self._target, self._fresh = None, False
+
+    def drop(self) -> None:
+        """See :class:`Level`."""
+        self._target = None
 
     def step(self, action: np.ndarray | None, reading: Observation, speed: float = 1.0) -> Command | None:
         """See :class:`Level`."""
         if self._fresh:
             self.start(reading)
+        if self._fresh:
+            return None
         measured, wanted = self.measured(reading), None
         if self.due and action is None:
             self._target = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -27,12 +27,15 @@ class ObservationWindow:
         motion: Limits of the robot whose joints are watched for freezing; None: nothing is.
         frozen_after: Commanded motion of a joint, rad or m, after which a camera or an encoder that still says the same is
             not believed; None: never, for a camera that does not see the robot.
+        given: Fields that do not come from the robot: :meth:`stack` is given them.
     """
 
     def __init__(
         self, spec: ObservationSpec, n_obs_steps: int, substeps: int = 1, max_age_s: float = 0.5,
-        motion: MotionLimits | None = None, frozen_after: float | None = 0.05,
+        motion: MotionLimits | None = None, frozen_after: float | None = 0.05, given: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        self._names = tuple(spec.fields)
+        spec = spec.subset([name for name in spec.fields if name not in given])
         self.spec, self.n_obs_steps, self.substeps, self.max_age_s = spec, n_obs_steps, substeps, max_age_s
         self._readings: deque[Mapping[str, np.ndarray]] = deque(maxlen=(n_obs_steps - 1) * substeps + 1)
         watched = list(spec.image_names)
@@ -75,11 +78,11 @@ class ObservationWindow:
         return ""
 
     def stack(self, goal: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
-        """Return field -> (1, To, *shape), the oldest repeated where the episode is younger; ``goal`` replaces fields (*shape)."""
+        """Return field -> (1, To, *shape), the oldest repeated where the episode is younger; ``goal`` replaces or adds fields (*shape)."""
         newest = len(self._readings) - 1
         window = [self._readings[max(newest - self.substeps * back, 0)] for back in range(self.n_obs_steps - 1, -1, -1)]
         goal = goal or {}
-        return {name: np.stack([goal.get(name, past[name]) for past in window])[None] for name in self.spec.fields}
+        return {name: np.stack([goal[name] if name in goal else past[name] for past in window])[None] for name in self._names}
 
 
 def _has_joints(spec: ObservationSpec, motion: MotionLimits) -> bool:

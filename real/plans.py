@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,17 +29,20 @@ class PolicyLevel:
         options: Deadlines, ages, lead, seed of the noise.
         summary: Counts what happens here.
         clock: Monotonic seconds.
+        given: Observation fields that a planner gives.
 
     Attributes:
         missing: Why there is no action, should there be none.
         certainty: Factor of the speed that the last plan's own doubt leaves, 0 to 1 (``RuntimeOptions.slow_on``).
     """
 
-    def __init__(self, policy: AsyncPolicy, info: RobotInfo, options: RuntimeOptions, summary: Summary, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, policy: AsyncPolicy, info: RobotInfo, options: RuntimeOptions, summary: Summary, clock: Callable[[], float], given: Sequence[str] = ()
+    ) -> None:
         self.policy, self.options, self.lockstep = policy, options, info.lockstep
         lead = 0 if self.lockstep else options.lead
         self.chunks = ChunkBuffer(policy.n_action_steps, policy.spec.action.dim, info.rate_hz / info.substeps, lead, options.quantile)
-        self.window = ObservationWindow(policy.spec.observation, policy.n_obs_steps, info.substeps, options.max_age_s, info.motion, options.frozen_after)
+        self.window = ObservationWindow(policy.spec.observation, policy.n_obs_steps, info.substeps, options.max_age_s, info.motion, options.frozen_after, given)
         self.missing, self.certainty = "starting", 1.0
         self._summary, self._clock = summary, clock
         self._streams: State = policy.initial_state(1)
@@ -54,22 +57,22 @@ class PolicyLevel:
         self._calls, self.missing, self.certainty, self._failed_before = 0, "starting", 1.0, False
         self.window.clear()
         self.drop()
+        self.chunks.clear()
         self._streams = self.policy.initial_state(1)
 
     def drop(self) -> None:
         """Forget the plan and the request in flight: the robot is no longer where they begin."""
-        self.chunks.clear()
+        self.chunks.drop()
         self.policy.abandon()
 
     def action(self, reading: Observation, due: bool, goal: Mapping[str, np.ndarray] | None = None) -> np.ndarray | None:
-        """Return the action (Da,) of this policy step if one is due; also collect plans and ask for the next.
+        """Return the action (Da,) of this policy step if one is due; also ask for the next plan. What has come is collected before.
 
         Args:
             reading: The robot now.
             due: Whether this tick begins a policy step.
             goal: Fields (*shape) that a planner puts in the place of the observed ones.
         """
-        self.collect(0.0)
         if due and self.chunks.wants_plan():
             self._ask(reading, goal)
         if not due:
@@ -79,18 +82,17 @@ class PolicyLevel:
         action = self.chunks.take()
         if action is None and self.chunks.waiting and not self._failed_before:
             self.missing = "late" if self._record.steps else "starting"
+        if self.certainty <= 0 and not self._failed_before:
+            self.missing = "policy unsure"
         return self._sound(action)
 
     def _sound(self, action: np.ndarray | None) -> np.ndarray | None:
-        """Return ``action`` if it is finite and of the right shape, else None and count it; also None when the policy is too unsure."""
+        """Return ``action`` if it is finite and of the right shape, else None and count it."""
         if action is None:
             return None
         if np.shape(action) != (self.policy.spec.action.dim,) or not np.isfinite(action).all():
             self._summary.bad_actions += 1
             self.missing = "bad action"
-            return None
-        if self.certainty <= 0:
-            self.missing = "policy unsure"
             return None
         return action
 
@@ -110,6 +112,8 @@ class PolicyLevel:
         self._streams, self._failed_before = streams, False
         self._count(plan)
         self.chunks.splice(np.asarray(plan.actions[0], np.float32), self._clock() - self._asked_at)
+        if self.certainty <= 0:  # nothing of it is executed; the next one may be surer
+            self.chunks.drop()
 
     def _ask(self, reading: Observation, goal: Mapping[str, np.ndarray] | None) -> None:
         """Ask for a plan from the window that ends with this reading."""

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from policies.spec import InputError
 from real.drive_handle import DriveHandle
 from real.levels import Command, JointLevel, make_level
 from real.plans import PolicyLevel
@@ -88,7 +89,13 @@ class Operator(Protocol):
 
 
 class Goals(Protocol):
-    """The level above the policy (``real.planner``)."""
+    """The level above the policy (``real.planner``).
+
+    Attributes:
+        field: The goal field that it gives; the robot need not observe it.
+    """
+
+    field: str
 
     def update(self, reading: Observation, now: float) -> Mapping[str, np.ndarray] | None:
         """Return the goal fields (*shape) that stand now; None: there is no sub-goal, the robot holds. Never waits, but in lock-step."""
@@ -114,7 +121,7 @@ class Runtime:
 
     Raises:
         SpecMismatch: when robot and policy do not fit; nothing has moved.
-        InputError: when the robot's declarations do not fit together.
+        InputError: when the robot's declarations do not fit together, or it cannot be as slow as asked.
     """
 
     def __init__(
@@ -122,12 +129,15 @@ class Runtime:
         watcher: Watcher | None = None, operator: Operator | None = None, planner: Goals | None = None,
     ) -> None:  # fmt: skip
         info = robot.info
-        policy.spec.require(robot.spec, "the policy", f"robot {info.name!r}")
+        given = () if planner is None else (planner.field,)
+        policy.spec.subset([n for n in policy.spec.observation.fields if n not in given]).require(robot.spec, "the policy", f"robot {info.name!r}")
         self.robot, self.options, self.rate_hz, self.lockstep = robot, options, info.rate_hz, info.lockstep
         self.summary = Summary(self.rate_hz, self.lockstep)
         self.states = States(self._changed)
-        self.plans = PolicyLevel(policy, info, options, self.summary, clock)
+        self.plans = PolicyLevel(policy, info, options, self.summary, clock, given)
         self.level = make_level(robot.spec.observation, robot.spec.action, info)
+        if options.speed < 1 and not self.level.slows:
+            raise InputError(f"speed {options.speed:g}: robot {info.name!r} declares no limits of motion, so it cannot be slowed down")
         self.speed = self._asked_speed = options.speed
         self._clock, self._watcher, self._operator, self._planner = clock, watcher, operator, planner
         self._episode: EpisodeRecord | None = None
@@ -259,9 +269,9 @@ class Runtime:
                 self.states.enter("stopped", "operator")
             elif wish == "hold":
                 self._held_by_operator = True
-                self.plans.drop()  # by the time of the resumption it is old
             elif wish == "resume":
                 self._held_by_operator = False
+                self.robot.resume()  # somebody may have held the drive itself
             elif wish == "speed":
                 self._asked_speed = float(np.clip(value, 0.0, 1.0))
             elif wish == "deadman":
@@ -269,21 +279,37 @@ class Runtime:
 
     def _next_action(self, reading: Observation) -> np.ndarray | None:
         """Return the action of this policy step, if one is due and may be taken; else the cause stands in ``plans.missing``."""
-        if self._finished or self._held_by_operator or self.state == "stopped":
-            self.plans.missing = "episode over" if self._finished else "operator"
-            return None
-        if self._planner is not None:
+        reason = self._held(reading)
+        if not reason and self._planner is not None:
             self._goal = self._planner.update(reading, self._clock())
-            if self._goal is None:
-                self.plans.missing = "no sub-goal"
-                return None
+            reason = "no sub-goal" if self._goal is None else ""
+        if reason:
+            self.plans.missing, self._approach = reason, None
+            self.plans.drop()  # by the time that the robot may move again it is old
+            self.level.drop()
+            return None
         if self._approach is not None:
             return self._approaching(reading)
+        self.plans.collect(0.0)
+        if self.plans.certainty <= 0:
+            self.level.drop()
         was_still = self.state != "active"
         action = self.plans.action(reading, self.level.due, self._goal)
         if action is not None and was_still and self._distance(action, reading) > self.options.approach:
             self._approach = action
         return action
+
+    def _held(self, reading: Observation) -> str:
+        """Return why the robot may not move, whatever the policy wants; empty: it may."""
+        if self._finished:
+            return "episode over"
+        if self._held_by_operator or self.state == "stopped":
+            return "operator"
+        if self.speed <= 0 or (self._asked_speed < 1 and not self.level.slows):
+            return "speed"
+        if reading.drive_state != "active" and reading.cause.startswith(("deadman", "held")):
+            return reading.cause.partition(":")[0]
+        return ""
 
     def _approaching(self, reading: Observation) -> np.ndarray | None:
         """Return the first action until it is reached, slowly; then ask anew, for the plan it came from is old."""

@@ -269,7 +269,8 @@ def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: C
         planner = None if config.planner is None else stack.enter_context(closing(open_planner(config.planner, robot, policy.spec)))
         runtime = Runtime(robot, policy, config.options, watcher=watcher, operator=operator, planner=planner)
         if config.preflight:
-            require_passed(preflight(robot, policy.spec, trained_ranges(policy), max_age_s=config.max_age_s))
+            seen = policy.spec.subset([name for name in policy.spec.observation.fields if planner is None or name != planner.field])
+            require_passed(preflight(robot, seen, trained_ranges(policy), max_age_s=config.max_age_s))
         if watch is not None:
             stack.enter_context(watch(runtime))
         gc.freeze()  # what exists now lives on: collections during the run need not walk it

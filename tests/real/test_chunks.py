@@ -56,6 +56,20 @@ def test_late_plan_is_counted_once_and_goes_on_where_the_robot_stands():
     assert float(chunks.take()[0]) == 4
 
 
+def test_what_is_dropped_leaves_the_count_of_steps_since_the_last_plan():
+    chunks = ChunkBuffer(8, 1, 10.0, lead=2)
+    assert chunks.execution().elapsed is None
+    chunks.asked()
+    chunks.splice(plan(0), 0.05)
+    for _ in range(3):
+        chunks.take()
+    chunks.drop()
+    found = chunks.execution()
+    assert (found.elapsed, found.delay, found.frozen) == (3, 0, 0) and chunks.take() is None and chunks.wants_plan()
+    chunks.clear()
+    assert chunks.execution().elapsed is None  # of another episode
+
+
 def test_failed_request_lets_the_rest_play_on():
     chunks = ChunkBuffer(4, 1, 10.0, lead=2)
     chunks.asked()
