@@ -25,6 +25,7 @@ class RobotScene:
 
     def __init__(self, scene: Any, model: str, joints: Sequence[str] | None = None) -> None:
         self.n, self.problem, self._kinematics, self._handles = 0, "", None, {}
+        self._shown = np.empty(0)  # nothing is sent for a robot that stands still
         scene.add_grid("/floor", width=4.0, height=4.0, cell_size=0.25, section_size=1.0, cell_color=(55, 58, 64), section_color=(90, 94, 102))
         scene.add_frame("/robot", axes_length=0.12, axes_radius=0.004)
         if not model:
@@ -53,8 +54,9 @@ class RobotScene:
 
     def move(self, q: np.ndarray) -> None:
         """Place every geom for joint positions ``q`` (n,); what is no such array leaves the robot where it is."""
-        if self._kinematics is None or np.shape(q) != (self.n,) or not np.isfinite(q).all():
+        if self._kinematics is None or np.shape(q) != (self.n,) or not np.isfinite(q).all() or np.array_equal(q, self._shown):
             return
+        self._shown = np.array(q)
         self._kinematics.forward(np.asarray(q, np.float64))
         data = self._kinematics.data
         for geom, handle in self._handles.items():

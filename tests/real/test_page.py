@@ -68,7 +68,7 @@ class Robot:
                 self.asked.append((kind, value))
                 self.state = {"stop": "stopped", "hold": "hold", "resume": "active"}.get(kind, self.state)
                 self.cause = "operator" if self.state != "active" else ""
-            q = np.array([np.sin(n / 20), 0.3])
+            q = np.array([np.sin(min(n, 60) / 20), 0.3])  # it soon stands still: a browser without a graphics card draws slowly
             values = {"state": self.state, "cause": self.cause, "speed": self.channel.speed, "latency_ms": 12.0 + n % 5}
             self.telemetry.tick(values, tick=n, measured=q, command=q)
             self.telemetry.observation({"observation.images.top": picture})
