@@ -74,7 +74,7 @@ def measure(folder: Path, size: Size) -> Result:
     _report(result, rows, size.delays, "")
     methods = METHODS[-1:] if size.small else METHODS
     real = {(name, delay): bench.real_time(name, delay, level) for delay in size.real_delays for name in methods} if size.real else {}
-    if not size.small:
+    if real and not size.small:
         _report(result, real, size.real_delays, ", real time")
     _conditions(result, real)
     result.notes.append(
