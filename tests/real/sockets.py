@@ -30,7 +30,7 @@ class Raw:
     def send(self, message):
         self.socket.send_multipart([bytes(f) for f in encode(message)])
 
-    def receive(self, seconds=5.0):
+    def receive(self, seconds=20.0):
         assert self.socket.poll(int(1e3 * seconds)), "no answer"
         return decode(receive(self.socket, Limits()), Limits())
 

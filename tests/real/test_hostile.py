@@ -66,6 +66,14 @@ def seeds(policy, session, segment, others):
     return [[bytes(f) for f in encode(m)] for m in (hello, share, act_message(policy, session, 0), shared)]
 
 
+def ask(one, message):
+    """Return the answer to ``message``; those to messages before it are passed over."""
+    one.send(message)
+    while (reply := one.receive(20)).sequence != message.sequence:
+        pass
+    return reply
+
+
 def structured(generator, header):
     """Return a header with one value replaced by something of another kind, size or sign."""
     odd = [None, -1, 0, 1 << 62, 1 << 31, (1 << 31) - 1, "", "x" * 200, b"", b"\xff" * 64, [], {}, [[[]]], {"a": [1, "b"]}, float("nan"), float("inf"), True]
@@ -114,9 +122,8 @@ def test_thousands_of_mutated_messages(running):
                 while one.socket.poll(50):
                     one.socket.recv_multipart()
                     answers += 1
-            session, others = raw.hello(), sharer.hello()
-            raw.send(Message("share", session, 2, meta=segment.offer))
-            assert raw.receive().kind == "shared"
+            session, others = (ask(one, Message("hello", 0, 10**6 + number, meta={"streams": 1, "resume": 0})).session for one in (raw, sharer))
+            assert ask(raw, Message("share", session, 7, meta=segment.offer)).kind == "shared"
             kinds = seeds(policy, session, segment, others)
         kind = int(generator.integers(0, 4))
         header = msgpack.unpackb(kinds[kind][0])

@@ -132,9 +132,9 @@ def test_only_known_keys_are_served(serve, connect, folders):
     plan, _ = client.act(observation(client), client.initial_state(1), np.array([1]))
     assert plan.actions.shape == (1, 8, 2)
     with pytest.raises(InputError, match=r"the server does not know the key .{40}; add it there with: robopolicy keys authorize arm-unknown.key"):
-        connect(address, keys=unknown, connect_s=1.5)
+        connect(address, keys=unknown, connect_s=2.0)
     with pytest.raises(InputError, match="asks for keys"):
-        connect(address, connect_s=1.5)
+        connect(address, connect_s=2.0)
     until = time.monotonic() + 5
     while not server.stats.unknown_keys and time.monotonic() < until:
         time.sleep(0.05)
@@ -143,7 +143,7 @@ def test_only_known_keys_are_served(serve, connect, folders):
     assert connect(address, keys=unknown).connected
     (server_folder / "authorized" / "arm-known.key").unlink()
     with pytest.raises(InputError, match="does not know the key"):
-        connect(address, keys=known, connect_s=1.5)
+        connect(address, keys=known, connect_s=2.0)
     assert client.act(observation(client), client.initial_state(1), np.array([1]))  # a connection that was let in goes on
 
 
@@ -152,13 +152,13 @@ def test_the_server_must_have_the_key_that_the_client_expects(serve, connect, fo
     server = serve(ReachPolicy(), keys=server_folder)
     shutil.copy(unknown / "arm-unknown.key", known / "server.key")
     with pytest.raises(InputError, match=r"server.key is not the key of that server") as caught:
-        connect(server.address, keys=known, connect_s=1.0)
+        connect(server.address, keys=known, connect_s=2.0)
     assert "\n" not in str(caught.value) and server.stats.sessions_opened == 0
 
 
 def test_a_client_with_keys_is_not_served_without(serve, connect, folders):
     with pytest.raises(InputError, match="the server has no keys and this client has"):
-        connect(serve(ReachPolicy()).address, keys=folders[1], connect_s=1.0)
+        connect(serve(ReachPolicy()).address, keys=folders[1], connect_s=2.0)
 
 
 def test_without_keys_only_loopback_is_bound_and_connected(folders, connect):
@@ -175,7 +175,7 @@ def test_a_broken_authorised_file_lets_nobody_in(serve, connect, folders):
     server = serve(ReachPolicy(), keys=server_folder)
     (server_folder / "authorized" / "odd.key").write_text("what is this")
     with pytest.raises(InputError, match="does not know the key"):
-        connect(server.address, keys=known, connect_s=1.0)
+        connect(server.address, keys=known, connect_s=2.0)
     (server_folder / "authorized" / "odd.key").unlink()
     assert connect(server.address, keys=known).connected
 
