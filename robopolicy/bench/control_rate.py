@@ -36,11 +36,13 @@ class Watch:
 
     Attributes:
         loads: Load average of the last minute at each look.
+        counted: Ticks, overruns and plans of the runtime up to each look.
         cpu_s: Name of a process -> (seconds of CPU at the first look, at the last).
     """
 
     def __init__(self, every_s: float, say: Callable[[str], None] | None = None) -> None:
         self.loads: list[float] = []
+        self.counted: list[tuple[int, int, int]] = []
         self.cpu_s: dict[str, list[float]] = {}
         self._every_s, self._say, self._due, self._runtime = every_s, say, 0.0, None
         self._processes: dict[str, int] = {}
@@ -68,8 +70,11 @@ class Watch:
         for name, pid in self._processes.items():
             used = cpu_seconds(pid)
             self.cpu_s[name] = [self.cpu_s.get(name, [used])[0], used]
-        if self._say and self._runtime is not None:
-            summary = self._runtime.summary
+        if self._runtime is None:
+            return
+        summary = self._runtime.summary
+        self.counted.append((summary.ticks, summary.overruns, summary.plans))
+        if self._say:
             self._say(f"{self._last - self._begun:.0f} s, load {self.loads[-1]:.1f}: {summary.line()}")
 
     def shares(self) -> dict[str, float]:
@@ -114,7 +119,7 @@ def measure(seconds: float, folder: Path, small: bool = False) -> Result:
     watch = Watch(min(_EVERY_S, seconds / 4), lambda line: print(line, flush=True))
     with harness.measured() as took:
         counts = drive(policy, seconds, watch)
-    counts["loads"], counts["cpu_share"] = watch.loads, watch.shares()
+    counts["loads"], counts["counted"], counts["cpu_share"] = watch.loads, watch.counted, watch.shares()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").write_text(json.dumps(counts, indent=1), encoding="utf-8")
     result = Result(rows_of(counts), notes=notes_of(counts))
