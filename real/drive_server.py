@@ -20,12 +20,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import numpy as np
 import pydantic
 import zmq
 
 from policies.motion import Reference
 from policies.spec import InputError
 from real.drive import Drive, DriveOptions, DriveReading, kind_of
+from real.drive_log import Lines
 from real.drive_wire import info_to_dict, reading_message
 from real.latency import Latency
 from real.robots import robot_class
@@ -86,18 +88,27 @@ class DriveServer:
             raise
 
     def serve(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Tick and answer until ``stopped()``, asked at every tick; then brake, hold, request the robot's own stop and close."""
+        """Tick and answer until ``stopped()``, asked at every tick; then brake, hold, request the robot's own stop and close.
+
+        Whatever is raised here, the robot is brought to rest before it goes on to the caller.
+        """
         grid = Grid(self.drive.info.rate_hz, time.monotonic())
         try:
             while not stopped() and not self._deserted():
                 self.step(grid)
-            self.drive.hold("the drive, which is ending")
-            until = time.monotonic() + _MAX_REST_S
-            while not self.drive.settled and time.monotonic() < until:
-                self.step(grid)
-            self.drive.request_stop()
+            self._come_to_rest(lambda: self.step(grid))
+        except BaseException:
+            self._come_to_rest(lambda: self._tick(grid))
+            raise
         finally:
             self.close()
+
+    def _come_to_rest(self, step: Callable[[], object]) -> None:
+        self.drive.hold("the drive, which is ending")
+        until = time.monotonic() + _MAX_REST_S
+        while not self.drive.settled and time.monotonic() < until:
+            step()
+        self.drive.request_stop()
 
     def step(self, grid: Grid) -> None:
         """Answer until the next point of ``grid``, then do its tick and publish the reading."""
@@ -107,11 +118,16 @@ class DriveServer:
         if left > 0:
             time.sleep(left)
         self._answer_all()
+        self._publish(self._tick(grid))
+
+    def _tick(self, grid: Grid) -> DriveReading:
+        """Do the tick of the next point of ``grid``, which is waited for."""
+        time.sleep(max(grid.due - time.monotonic(), 0.0))
         now = time.monotonic()
         self.lateness.add(now - grid.due)
         reading = self._ticker.tick(now, grid.begin(now))
         self.work.add(time.monotonic() - now)
-        self._publish(reading)
+        return reading
 
     def close(self) -> None:
         """Let go of address and robot; may be called twice."""
@@ -153,6 +169,9 @@ class DriveServer:
         except Refused as error:
             self.counts[error.code] += 1
             reply = Message("error", meta={"code": error.code, "text": str(error), "lease_s": self.drive.options.lease_s})
+        except Exception as error:  # nothing that a message does may end the process that has a robot to stop
+            self.counts["failed"] += 1
+            reply = Message("error", meta={"code": "failed", "text": f"{type(error).__name__}: {error}"[:500]})
         if reply is not None:
             reply.session, reply.sequence = reply.session or session, sequence
             send(self._socket, reply, identity)  # a client that has gone gets none
@@ -226,8 +245,8 @@ class DriveServer:
 
     def _command(self, message: Message) -> None:
         command, rows = message.arrays.get("command"), message.arrays.get("reference")
-        if command is None or not (rows is None or (rows.ndim == 2 and len(rows) == 3)):
-            raise WireError("command message: expected the array 'command', and 'reference' of shape (3, n) or none")
+        if command is None or command.dtype.kind != "f" or not (rows is None or (rows.dtype == np.float64 and rows.ndim == 2 and len(rows) == 3)):
+            raise WireError("command message: expected the floats 'command', and 'reference' float64 of shape (3, n) or none")
         self.drive.offer(command, None if rows is None else Reference(rows[0], rows[1], rows[2]), message.value("tick", int))
 
     def _status(self) -> dict[str, Any]:
@@ -298,7 +317,7 @@ def open_driver(robot: dict[str, Any]) -> Any:
 def run_drive(
     driver: Any, options: DriveOptions, bind: str, announce: Path | None = None, linger_s: float | None = None, log: Callable[[str], None] = print
 ) -> None:
-    """Drive a robot until SIGTERM or SIGINT: then it brakes, holds and is asked for its own stop.
+    """Drive a robot until SIGTERM, SIGINT or SIGHUP: then it brakes, holds and is asked for its own stop.
 
     Args:
         driver: The robot's.
@@ -306,24 +325,27 @@ def run_drive(
         bind: Loopback address.
         announce: File that gets the bound address once the drive is ready.
         linger_s: End when no source has spoken for this long; None: never.
-        log: Where lines go.
+        log: Where lines go; it may fail or wait, the drive goes on.
 
     Raises:
         InputError: one line, before anything moves.
     """
     caught: list[int] = []
-    before = {s: signal.signal(s, lambda number, frame: caught.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last one of a terminal that is closed
+    before = {s: signal.signal(s, lambda number, frame: caught.append(number)) for s in ending}
+    lines = Lines(log)
     try:
-        server = DriveServer(Drive(driver, options), bind, linger_s, log)
+        server = DriveServer(Drive(driver, options), bind, linger_s, lines)
         if announce is not None:
             part = announce.with_name(f"{announce.name}.part")
             part.write_text(server.address)
             part.replace(announce)
-        log(f"ready: {driver.info.name} at {server.address}, {driver.info.rate_hz:g} Hz; e-stop: {server.drive.latch.path}")
+        lines(f"ready: {driver.info.name} at {server.address}, {driver.info.rate_hz:g} Hz; e-stop: {server.drive.latch.path}")
         gc.freeze()  # what exists now lives on: collections need not walk it
         server.serve(lambda: bool(caught))
     finally:
         gc.unfreeze()
+        lines.close()
         for s, handler in before.items():
             signal.signal(s, handler)
 
