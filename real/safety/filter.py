@@ -258,7 +258,7 @@ class SafetyFilter:
             instead = stop.reference(self.tick_s)
             values = (interval.wanted, interval.low, interval.high)
             interval.wanted, interval.low, interval.high = (np.where(fixed, instead.acceleration, a) for a in values)
-            interval.rest, interval.slope = np.where(fixed, state.position + stop.displacement, interval.rest), np.where(fixed, 0.0, interval.slope)
+            interval.rests = np.where(fixed, state.position + stop.displacement, interval.rests)
         if self._barriers is not None:
             reasons += self._keep_clear(self._barriers, now, interval)
         after = self._reach.next(state, interval.wanted)
@@ -270,15 +270,16 @@ class SafetyFilter:
     def _keep_clear(self, barriers: Barriers, now: _Verified, interval: Interval) -> list[str]:
         """Change what is wanted to the nearest that keeps clear of the barriers; return which of them decided. Raises SolverFailed."""
         needed = self._needed(now)
-        if not np.count_nonzero(now.at_rest - barriers.lever_arms @ np.abs(interval.rest - now.rest) < needed):
+        farthest = np.maximum(np.abs(interval.rests[0] - now.rest), np.abs(interval.rests[-1] - now.rest))
+        if not np.count_nonzero(now.at_rest - barriers.lever_arms @ farthest < needed):
             return []  # no barrier is so near that one tick could matter
-        h, gradient = barriers.rows(interval.rest)
+        h, gradient = barriers.rows(self._reach.at_rest(interval))
         if not np.count_nonzero(h < needed):
             return []
         half = (interval.high - interval.low) * 0.5
         free = half > 0
         unit = np.where(free, half, 1.0)
-        slope = np.where(free, interval.slope * half / np.maximum(interval.width, 1e-300), 0.0)  # of the place of rest, per unit
+        slope = np.where(free, (interval.rests[-1] - interval.rests[0]) * half / np.maximum(interval.width, 1e-30), 0.0)  # of the place of rest, per unit
         wanted = interval.wanted
         # In millimetres, so that tolerances are small beside what a tick can do.
         found = self._program.nearest((interval.low - wanted) / unit, (interval.high - wanted) / unit, gradient * (1e3 * slope), 1e3 * (needed - h))

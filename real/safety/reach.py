@@ -34,9 +34,8 @@ class Interval:
         low, high: (n,); where nothing is allowed, both are that of the stop.
         wanted: (n,) inside them.
         empty: (n,) bool: nothing is allowed but the stop itself.
-        rest: (n,) where the joints would come to rest after ``wanted``.
-        slope: (n,) by how much that changes over what the tick can reach.
-        width: (n,) of what the tick can reach.
+        first, width: (n,) least a+ that the tick can reach, and up to where from there.
+        rests: (G, n) where the joints would come to rest, on a grid over that.
         by_velocity, by_position: (n,) bool: whether ``wanted`` was cut by that limit.
     """
 
@@ -44,9 +43,9 @@ class Interval:
     high: np.ndarray
     wanted: np.ndarray
     empty: np.ndarray
-    rest: np.ndarray
-    slope: np.ndarray
+    first: np.ndarray
     width: np.ndarray
+    rests: np.ndarray
     by_velocity: np.ndarray
     by_position: np.ndarray
 
@@ -67,14 +66,18 @@ class Reach:
             np.concatenate([np.tile(row, (_POINTS, 1)), share * np.tile(row, (_POINTS, 1))])
             for row, share in ((limits.acceleration, _STOP_ACCELERATION), (limits.jerk, _STOP_JERK))
         )
-        self._jerk2 = np.tile(limits.jerk, 2)
+        self._jerk2, self._step2 = np.tile(limits.jerk, 2), np.tile(self._step, 2)
         self._column = np.arange(3)[:, None] * (_POINTS * limits.n) + np.arange(limits.n)
         self._half_tick, self._third_square, self._sixth_square = (np.array(x) for x in (tick_s / 2, tick_s**2 / 3, tick_s**2 / 6))
         self._quarter_square, self._twice_pace = np.array(tick_s**2 / 4), 2 / self._jerk2
         self._hair = 1e-6 * np.tile(limits.velocity, 2)
         # Gains that place the three poles of the sampled triple integrator at one half.
         d = 0.5
-        self._gains = d**3 / tick_s**2, (3 * d**2 - d**3) / tick_s, 3 * d - (3 * d**2 - d**3) / 2 - d**3 / 6
+        gains = d**3 / tick_s**2, (3 * d**2 - d**3) / tick_s, 3 * d - (3 * d**2 - d**3) / 2 - d**3 / 6
+        self._gains = tuple(np.array(gain) for gain in gains)
+        self._nudge, self._near_bend = _NUDGE * self._step, _NEAR * self._step
+        self._near_speed = self._near_bend * tick_s
+        self._farthest = limits.jerk * (tick_s**3 / 6) * (1 + 1e-6) + 1e-12
 
     def next(self, state: Reference, acceleration: np.ndarray) -> Reference:
         """Return the state after a tick that ends with ``acceleration`` (n,) or (G, n)."""
@@ -90,9 +93,11 @@ class Reach:
         those of the two jerks that are always extreme, switch twice and have the first two (Markov's moment problem).
         """
         t, most = self.tick_s, self.limits.jerk * (1 + tolerance)
+        shift = after.position - state.position - t * (state.velocity + (t / 2) * state.acceleration)
+        if np.count_nonzero(np.abs(shift) > self._farthest):
+            return False
         first = (after.acceleration - state.acceleration) / (t * most)
         second = first - (after.velocity - state.velocity - t * state.acceleration) / (t * t * most)
-        shift = after.position - state.position - t * (state.velocity + (t / 2) * state.acceleration)
         third = 2 * shift / (t**3 * most) - first + 2 * second  # moments of the jerk over the tick: of 1, s and s^2
         rise = np.abs(after.acceleration)
         # The largest velocity ahead: that of the next zero of the acceleration, if it is ramped to zero at full jerk.
@@ -149,8 +154,8 @@ class Reach:
             wanted = np.where(np.isnan(meeting), wanted, meeting)
         cut = np.minimum(np.maximum(wanted, lowest), highest)
         velocity = ((wanted > up - _NUDGE * span) & (up < reach_high)) | ((wanted < down + _NUDGE * span) & (down > reach_low))
-        rest = self._at_rest((_BOTH_FRAMES[:_POINTS, :2] @ np.stack([q_down, q_up])) + stops.displacement[:_POINTS], (cut - down) / np.maximum(span, _TINY))
-        return Interval(lowest, highest, cut, empty, *rest, span, velocity, (np.abs(cut - wanted) > _NUDGE * self._step) | empty)
+        rests = _GRID @ np.concatenate([q_down, q_up]).reshape(2, n) + stops.displacement[:_POINTS]
+        return Interval(lowest, highest, cut, empty, down, span, rests, velocity, (np.abs(cut - wanted) > self._nudge) | empty)
 
     def _crossings(self, values: np.ndarray) -> np.ndarray:
         """Return the share (3, n) of the grid at which increasing ``values`` (3, G, n) cross zero: 1 if nowhere, below 0 if before it."""
@@ -162,24 +167,24 @@ class Reach:
         share = (below - first / np.maximum(last - first, _TINY)) * (1 / (_POINTS - 1))
         return np.where(count == 0, -1.0, np.where(count == _POINTS, 1.0, np.minimum(np.maximum(share, _ZERO), _ONE)))
 
-    def _at_rest(self, rest: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where normal motion comes to rest (n,), and its slope over the interval (n,), from ``rest`` (G, n) on the grid."""
-        place = share * (_POINTS - 1)
+    def at_rest(self, interval: Interval) -> np.ndarray:
+        """Return where the joints would come to rest (n,) after what is wanted."""
+        place = (interval.wanted - interval.first) / np.maximum(interval.width, _TINY) * (_POINTS - 1)
         cell = np.minimum(np.maximum(place.astype(np.intp), 0), _POINTS - 2)
-        flat, at = rest.ravel(), self._column[0] + cell * self.limits.n
-        first, last = flat[at], flat[at + self.limits.n]
-        return first + (last - first) * (place - cell), rest[-1] - rest[0]
+        flat, at = interval.rests.ravel(), self._column[0] + cell * self.limits.n
+        below, above = flat[at], flat[at + self.limits.n]
+        return below + (above - below) * (place - cell)
 
     def _keeping_velocity(self, state: Reference, fastest: np.ndarray) -> np.ndarray:
         """Return the largest a+ (2 n,) to either side (mirrored) after which the velocity need not exceed ``fastest``."""
-        t, jerk = self.tick_s, self._jerk2
+        jerk = self._jerk2
         v, a = (np.concatenate([part, -part]) for part in (state.velocity, state.acceleration))
         left = np.concatenate([fastest, fastest]) - v
         room = left - a * self._half_tick
         root = np.sqrt(self._quarter_square + np.abs(room) * self._twice_pace)
         # Within a tick of the limit the acceleration turns negative in time; beyond the limit it goes back at full jerk.
-        turning = np.maximum(a - a * a * self._half_tick / np.maximum(left, _TINY), a - jerk * t)
-        viable = (left >= _ZERO) & (a * a <= (jerk + jerk) * (left * (1 + 1e-6) + self._hair))
+        turning = np.maximum(a - a * a * self._half_tick / np.maximum(left, _TINY), a - self._step2)
+        viable = (left >= _ZERO) & (a * a <= (jerk + jerk) * (left + self._hair))
         return np.where(room >= _ZERO, jerk * (root - self._half_tick), np.where(viable, turning, jerk * (self._half_tick - root)))
 
     def _linear(self, state: Reference, target: Reference, otherwise: np.ndarray) -> np.ndarray:
@@ -188,7 +193,7 @@ class Reach:
         before = target.velocity - t * target.acceleration  # where the target came from
         error = state.position - (target.position - t * (before + (t / 2) * target.acceleration))
         speed, bend, gains = state.velocity - before, state.acceleration - target.acceleration, self._gains
-        jerk = -(gains[0] * error + gains[1] * speed + gains[2] * bend) / t
+        change = gains[0] * error + gains[1] * speed + gains[2] * bend
         # Far away its terms may cancel, which says nothing.
-        near = (np.abs(jerk) <= self.limits.jerk) & (np.abs(speed) <= _NEAR * t * self._step) & (np.abs(bend) <= _NEAR * self._step)
-        return np.where(near, state.acceleration + t * jerk, otherwise)
+        far = (np.abs(change) > self._step) | (np.abs(speed) > self._near_speed) | (np.abs(bend) > self._near_bend)
+        return np.where(far, otherwise, state.acceleration - change)

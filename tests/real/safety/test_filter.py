@@ -199,7 +199,10 @@ def test_inside_a_barrier_only_the_way_out_is_open() -> None:
     assert what.distances(safety.reference.position).min() >= inside - 1e-3
     deepest = []
     for _ in range(400):
-        deepest.append(what.distances(safety.step(at + up, safety.reference.position).command).min())
+        before = safety.reference
+        result = safety.step(at + up, before.position)
+        deepest.append(what.distances(result.command).min())
+        assert check_command(before, result.reference, limits(), TICK_S, what) == ""
     assert deepest[-1] > 0 and (np.diff(deepest[: int(np.argmax(np.array(deepest) > 0))]) >= -1e-3).all()
 
 
