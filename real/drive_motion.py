@@ -120,6 +120,8 @@ class JointMotion:
         assert info.motion is not None
         if info.motion.n != spec.action.dim:
             raise InputError(f"robot {info.name!r}: limits of {info.motion.n} joints, actions of {spec.action.dim} numbers")
+        if tuple(spec.action.names) != info.motion.names:
+            raise InputError(f"robot {info.name!r}: actions of {', '.join(spec.action.names)}, limits of {', '.join(info.motion.names)}: not the same in order")
         self.limits: MotionLimits = info.motion
         self.reference: Reference | None = None
         self._tick_s = 1.0 / info.rate_hz

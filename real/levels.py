@@ -205,4 +205,6 @@ def make_level(observation: ObservationSpec, action: ActionSpec, info: RobotInfo
         return RangeLevel(action)
     if info.motion.n != action.dim:
         raise InputError(f"robot {info.name!r}: limits of {info.motion.n} joints, actions of {action.dim} numbers")
+    if tuple(action.names) != info.motion.names:  # one joint would be kept in another's limits
+        raise InputError(f"robot {info.name!r}: actions of {', '.join(action.names)}, limits of {', '.join(info.motion.names)}: not the same in order")
     return JointLevel(observation, info)

@@ -67,7 +67,7 @@ def _escape(text: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 2 bad input (one line said why), 130 interrupted."""
+    """Run the command line; returns the exit code: 0 done, 1 the robot has gone, 2 bad input (one line said why), 130 interrupted."""
     try:
         result = app(args=list(argv) if argv is not None else None, standalone_mode=False)
     except InputError as error:
@@ -86,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = getattr(error, "format_message", None)
         if said is not None and type(error).__module__.partition(".")[0] in ("click", "typer"):
             return fail(said())
+        if type(error).__name__ == "RobotGone":  # by its name: most commands know nothing of robots
+            fail(str(error))
+            return 1
         if type(error).__name__ == "Abort":
             print("interrupted", file=sys.stderr)
             return 130

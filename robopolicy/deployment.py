@@ -76,6 +76,13 @@ class RunConfig(Config):
             raise ValueError(f"method {self.method}: {self.policy} is a server, which executes its policy itself; give it to robopolicy serve --method")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _running_drives_have_their_own(self) -> RunConfig:
+        given = sorted(self.drive_options.model_fields_set - {"state_dir"})
+        if self.drive is not None and given:
+            raise ValueError(f"drive_options.{given[0]}: {self.drive} runs already with options of its own; give it to robopolicy drive")
+        return self
+
     @pydantic.field_validator("slow_on")
     @classmethod
     def _bounds_rise(cls, value: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
@@ -265,6 +272,9 @@ def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: C
         robot = open_drive(config.robot, stack, config.drive, config.drive_options)
         policy = open_policy(config.policy, config.threads, config.method, config.keys)
         stack.callback(policy.close)
+        if robot.info.lockstep and (config.blackbox is not None or config.drive_options.deadman_s is not None):
+            asked = "blackbox" if config.blackbox is not None else "drive_options.deadman_s"
+            raise InputError(f"{asked}: robot {robot.info.name!r} is in lock-step, which has no clock and nobody beside it; leave it out, or run in real time")
         watcher, operator = (None, None) if robot.info.lockstep else watch_over(robot, config, stack)
         planner = None if config.planner is None else stack.enter_context(closing(open_planner(config.planner, robot, policy.spec)))
         runtime = Runtime(robot, policy, config.options, watcher=watcher, operator=operator, planner=planner)

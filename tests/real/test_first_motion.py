@@ -10,7 +10,9 @@ from real.drive import Drive, DriveOptions
 from real.drive_handle import DriveHandle
 from real.first_motion import go_to, preflight, require_passed
 from real.latch import Latch
-from real.robot import RobotInfo
+from real.robot import RobotGone, RobotInfo
+from robopolicy.cli import main
+from robopolicy.deployment import load_run_config
 from tests.real.jointed import RATE, Joints, limits, spec, worst
 
 
@@ -108,3 +110,20 @@ def test_what_is_held_back_is_said(tmp_path):
     robot = Joints(lockstep=True)
     with pytest.raises(InputError, match="from the pose after"):
         go_to(handle(tmp_path, robot), np.array([1.9, 0, 0]), speed=0.05, timeout_s=1.0)
+
+
+def test_a_robot_that_goes_before_the_run_is_one_line(monkeypatch, capsys):
+    def gone(config, stopped, watch):
+        raise RobotGone("joints: no answer within 1 s")
+
+    monkeypatch.setattr("robopolicy.deployment.run", gone)
+    assert main(["run", "robot=twin"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "error: joints: no answer within 1 s" in said
+
+
+@pytest.mark.parametrize("words", [["deadman_s=0.3"], ["stop_after_s=2"]])
+def test_a_running_drive_takes_no_options_from_a_run(words):
+    with pytest.raises(InputError, match="runs already with options of its own"):
+        load_run_config(["drive=tcp://127.0.0.1:5557", *(f"drive_options.{word}" for word in words)])
+    assert load_run_config(["drive=tcp://127.0.0.1:5557"]).drive_options.deadman_s is None
