@@ -15,7 +15,7 @@ import numpy as np
 from real.page_guard import guarded_server
 from real.page_operator import Deadman, Requests
 from real.page_scene import RobotScene
-from real.page_text import STYLE, History, Interventions, state_html
+from real.page_text import STYLE, History, Interventions, facts_html, state_html, told_html
 from real.telemetry import Subscription
 from real.telemetry_wire import Record
 
@@ -109,17 +109,19 @@ class OperatorPage:
         gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False, control_layout="fixed", control_width="medium")
         gui.set_panel_label("robopolicy")
         gui.add_html(STYLE)
-        self._state = gui.add_html(state_html({}, {}, None, 0))
+        self._state = gui.add_html(state_html({}, None))
+        self._facts = gui.add_html(facts_html({}, {}, 0))
         stop = gui.add_button("STOP", color="red", hint="Emergency stop, latched: robopolicy estop --clear")
-        stop.on_click(lambda event: self._say(event, "STOP", self._requests.stop()))
+        stop.on_click(lambda event: self._say("STOP", self._requests.stop()))
         hold = gui.add_button("Hold", color="yellow", hint="Brake and keep the pose")
-        hold.on_click(lambda event: self._say(event, "hold", self._requests.ask("hold")))
+        hold.on_click(lambda event: self._say("hold", self._requests.ask("hold")))
         self._resume = gui.add_button("Resume", color="green", disabled=not trusted, hint="Needs the token of the run")
-        self._resume.on_click(lambda event: self._say(event, "resume", self._requests.ask("resume")))
+        self._resume.on_click(lambda event: self._say("resume", self._requests.ask("resume")))
         self._speed = gui.add_slider("Speed %", min=0, max=100, step=5, initial_value=100)
         self._speed.on_update(self._speed_asked)
         self._held = gui.add_checkbox("Deadman: I hold it", initial_value=False, disabled=not trusted, hint="Ends when this browser is closed or hangs")
         self._held.on_update(self._deadman_asked)
+        self._told = gui.add_html(told_html("", ""))
         with gui.add_folder("Interventions"):
             self._list = gui.add_html(self._interventions.html())
         self._panel = gui.add_panel()
@@ -170,7 +172,8 @@ class OperatorPage:
         """Bring the page up to date."""
         silent = None if self._heard_at is None else time.monotonic() - self._heard_at
         with self._server.atomic():
-            self._change(self._state, "content", state_html(self._tick, self._info, silent, self._subscription.lost))
+            self._change(self._state, "content", state_html(self._tick, silent))
+            self._change(self._facts, "content", facts_html(self._tick, self._info, self._subscription.lost))
             self._change(self._list, "content", self._interventions.html())
             self._follow_speed()
             position = self._tick.get("measured", self._tick.get("reference"))
@@ -225,16 +228,14 @@ class OperatorPage:
             )
         self._plots[title] = new, names
 
-    def _say(self, event: Any, what: str, problem: str) -> None:
-        """Tell the browser that asked what became of it."""
-        if event.client is not None:
-            colour: Any = "red" if problem else "green"
-            event.client.add_notification(what, problem or "taken by the runtime", auto_close_seconds=8.0 if problem else 2.0, color=colour)
+    def _say(self, what: str, problem: str) -> None:
+        """Tell below the buttons what became of the last request; nothing is ever laid over them."""
+        self._told.content = told_html(what, problem)
 
     def _speed_asked(self, event: Any) -> None:
         if event.client_id is not None:  # a hand, not this program
             self._speed_asked_at = time.monotonic()
-            self._say(event, f"speed {self._speed.value} %", self._requests.ask("speed", self._speed.value / 100))
+            self._say(f"speed {self._speed.value} %", self._requests.ask("speed", self._speed.value / 100))
 
     def _deadman_asked(self, event: Any) -> None:
         if event.client_id is not None:
@@ -247,8 +248,7 @@ class OperatorPage:
 
     def _released(self, cause: str) -> None:
         self._held.value = False
-        for client in self._server.get_clients().values():
-            client.add_notification("deadman let go", cause, color="red")
+        self._say("deadman let go", cause)
 
     def _answers(self, browser: int, within_s: float) -> bool:
         """Whether the page in that browser answers a question."""

@@ -20,24 +20,37 @@ STYLE = """<style>
 </style>"""
 
 
-def state_html(values: dict[str, Any], info: dict[str, Any], silent_s: float | None, lost: int) -> str:
-    """Return the state in big letters, its cause, and what else one wants to know at a glance.
+def state_html(values: dict[str, Any], silent_s: float | None) -> str:
+    """Return the state in big letters, and its cause.
 
     Args:
         values: Of the newest tick.
-        info: What the run is made of.
         silent_s: Seconds since telemetry was heard; None: never yet.
-        lost: Messages lost on the way.
     """
     state, cause = str(values.get("state", "?")), str(values.get("cause", ""))
     colour = _COLOURS.get(state, "#495057")
     if silent_s is None or silent_s > 1:
         cause = "waiting for telemetry" if silent_s is None else f"nothing heard for {silent_s:.0f} s; last state: {state}"
         state, colour = "no telemetry", "#212529"
+    return (
+        f'<div style="margin:0.5em 0.75em;padding:0.6em 0.8em;border-radius:6px;background:{colour};color:#fff;text-align:center">'
+        f'<div id="robopolicy-state" style="font-size:2.1em;line-height:1.15;font-weight:800;letter-spacing:0.06em">{escape(state.upper())}</div>'
+        f'<div id="robopolicy-cause" style="min-height:1.4em;font-size:1.02em">{escape(cause) or "&nbsp;"}</div></div>'
+    )
+
+
+def facts_html(values: dict[str, Any], info: dict[str, Any], lost: int) -> str:
+    """Return what else one wants to know at a glance, in small letters.
+
+    Args:
+        values: Of the newest tick.
+        info: What the run is made of.
+        lost: Messages lost on the way.
+    """
     drive = str(values.get("drive", ""))
     facts = {
         "robot": info.get("robot"),
-        "drive": drive if drive and drive != state else None,
+        "drive": drive if drive and drive != values.get("state") else None,
         "speed": f"{100 * float(values['speed']):.0f} %" if isinstance(values.get("speed"), float | int) else None,
         "tick": values.get("tick"),
         "rate": f"{float(info['rate_hz']):g} Hz" if isinstance(info.get("rate_hz"), float | int) else None,
@@ -46,12 +59,14 @@ def state_html(values: dict[str, Any], info: dict[str, Any], silent_s: float | N
     counts = values.get("counts")
     facts.update({str(name): count for name, count in counts.items() if count} if isinstance(counts, dict) else {})
     told = " &nbsp;·&nbsp; ".join(f"{escape(name)} <b>{escape(str(value))}</b>" for name, value in list(facts.items())[:12] if value is not None)
-    return (
-        f'<div style="margin:0.5em 0.75em;padding:0.6em 0.8em;border-radius:6px;background:{colour};color:#fff;text-align:center">'
-        f'<div id="robopolicy-state" style="font-size:2.1em;line-height:1.15;font-weight:800;letter-spacing:0.06em">{escape(state.upper())}</div>'
-        f'<div id="robopolicy-cause" style="min-height:1.4em;font-size:1.02em">{escape(cause) or "&nbsp;"}</div></div>'
-        f'<div style="margin:0.3em 0.75em 0.6em;font-size:0.82em;text-align:center;opacity:0.85">{told or "&nbsp;"}</div>'
-    )
+    return f'<div style="margin:0.3em 0.75em 0.6em;font-size:0.82em;text-align:center;opacity:0.85">{told or "&nbsp;"}</div>'
+
+
+def told_html(what: str, problem: str) -> str:
+    """Return what became of a request: that it was taken, or why not."""
+    text = f"{what}: {problem or 'taken by the runtime'}" if what else "&nbsp;"
+    colour = "#fa5252" if problem else "#51cf66"
+    return f'<div style="margin:0.3em 0.9em;min-height:1.3em;font-size:0.85em;color:{colour}">{escape(text) if what else text}</div>'
 
 
 class Interventions:
