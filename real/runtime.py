@@ -24,6 +24,7 @@ from real.summary import EpisodeRecord, Summary
 
 _RAMP_PER_S = 0.5  # of the speed upwards; downwards it is at once
 _EARLY_S = 0.002  # before the next reading is due, waiting for plans ends
+_STILL = 1e-3  # rad/s or m/s
 _ARRIVED = 0.02  # rad or m from the first action at which the slow approach ends
 
 
@@ -145,6 +146,7 @@ class Runtime:
         self._held_by_operator = False
         self._goal: Mapping[str, np.ndarray] | None = None
         self._approach: np.ndarray | None = None  # the first action, while it is approached slowly
+        self._approached = 0  # ticks of that
         self._intended: np.ndarray | None = None  # shadow: the command that would have been
         self._tick, self._read_at, self._sent = 0, 0.0, False  # of the tick before
 
@@ -296,7 +298,7 @@ class Runtime:
         was_still = self.state != "active"
         action = self.plans.action(reading, self.level.due, self._goal)
         if action is not None and was_still and self._distance(action, reading) > self.options.approach:
-            self._approach = action
+            self._approach, self._approached = action, 0
         return action
 
     def _held(self, reading: Observation) -> str:
@@ -312,17 +314,22 @@ class Runtime:
         return ""
 
     def _approaching(self, reading: Observation) -> np.ndarray | None:
-        """Return the first action until it is reached, slowly; then ask anew, for the plan it came from is old."""
+        """Return the first action until it is reached, slowly, or nothing moves any more; then ask anew, for the plan it came from is old."""
         assert self._approach is not None
-        if self._distance(self._approach, reading) > _ARRIVED:
+        self._approached += 1
+        stands = reading.reference is not None and bool((np.abs(reading.reference.velocity) < _STILL).all())
+        if self._distance(self._approach, reading) > _ARRIVED and not (stands and self._approached > self.rate_hz):
             return self._approach
         self._approach = None
         self.plans.drop()
         return self.plans.action(reading, self.level.due, self._goal)
 
     def _distance(self, action: np.ndarray, reading: Observation) -> float:
-        """Return the largest distance of a joint, rad or m, from where it is sent to ``action``; 0 where commands are no positions."""
-        return 0.0 if reading.reference is None else float(np.abs(action - reading.reference.position).max())
+        """Return the largest distance of a joint, rad or m, from where it is sent to ``action`` in its range; 0 where commands are no positions."""
+        motion = self.robot.info.motion
+        if reading.reference is None or motion is None:
+            return 0.0
+        return float(np.abs(np.clip(action, motion.low, motion.high) - reading.reference.position).max())
 
     def _speed(self) -> float:
         return self.options.approach_speed * self.speed if self._approach is not None else self.speed * self.plans.certainty

@@ -120,3 +120,13 @@ def test_readings_that_are_no_numbers_at_first_only_delay_the_beginning(tmp_path
     assert runtime.state == "hold" and not len(robot.commands)
     go(runtime, 30)
     assert runtime.state == "active" and len(robot.commands)
+
+
+def test_an_approach_that_the_range_or_a_barrier_ends_asks_for_a_new_plan(tmp_path):
+    runtime, robot = closed(tmp_path, Sweep(speed=0.4, first_offset=3.0))  # all of it beyond the range
+    go(runtime, 1200)
+    assert runtime.summary.requests > 1 and runtime.state == "active" and np.abs(robot.position - 2).max() < 0.03
+    fenced, robot = closed(tmp_path, Sweep(speed=0.4, first_offset=0.9))
+    fenced.level.filter.limits = limits(high=0.4)  # what only the filter knows, like a barrier
+    go(fenced, 900)
+    assert fenced.summary.requests > 1 and robot.position[0] <= 0.4 + 1e-6
