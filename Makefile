@@ -18,7 +18,7 @@ PYTHON := $(shell for name in $(VENV)/bin/python python3.11 python3.12 python3.1
 endif
 TORCH_INDEX ?=
 ARGS ?=
-EXTRAS := sim,train,video,convert,export,teleop,blackbox,dev
+EXTRAS := sim,train,video,convert,export,teleop,dev
 
 , := ,
 BIN := $(VENV)/bin
