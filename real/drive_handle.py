@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +43,7 @@ class DriveHandle:
     Attributes:
         spec: The robot's.
         info: What its driver declares.
+        latch: File of the latched stop that the drive looks at.
 
     Raises:
         InputError: if nothing answers at the address, it is no drive, or another source commands the robot.
@@ -52,7 +54,7 @@ class DriveHandle:
         clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self._link: _Link = _Local(drive, clock, sleep) if isinstance(drive, Drive) else _Remote(drive, connect_s)
-        self.spec, self.info = self._link.spec, self._link.info
+        self.spec, self.info, self.latch = self._link.spec, self._link.info, self._link.latch
         self._newest = -1
 
     def read(self, timeout_s: float = 1.0) -> Observation:
@@ -118,6 +120,7 @@ class _Link(Protocol):
 
     spec: Spec
     info: RobotInfo
+    latch: Path
     skipped: int
 
     def read(self, timeout_s: float) -> Observation: ...
@@ -180,6 +183,7 @@ class _Remote:
         try:
             self.spec = Spec.from_dict(json.loads(reply.value("spec", str)))
             self.info = info_from_dict(json.loads(reply.value("info", str)))
+            self.latch = Path(reply.value("latch", str))
         except (WireError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"drive {self.address}: not a drive's greeting: {error}") from error
         self._session = reply.session
@@ -285,7 +289,7 @@ class _Local:
     skipped = 0
 
     def __init__(self, drive: Drive, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
-        self.spec, self.info, self._drive = drive.spec, drive.info, drive
+        self.spec, self.info, self.latch, self._drive = drive.spec, drive.info, drive.latch.path, drive
         self._clock, self._sleep = clock, sleep
         self._lockstep = drive.info.lockstep
         self._grid: Grid | None = None

@@ -240,7 +240,7 @@ class DriveServer:
         self.drive.hold()  # nothing of the source before is executed any more
         self.drive.resume()
         self._log(f"source: {self._who}")
-        meta = {"spec": json.dumps(self.drive.spec.to_dict()), "info": json.dumps(info_to_dict(self.drive.info))}
+        meta = {"spec": json.dumps(self.drive.spec.to_dict()), "info": json.dumps(info_to_dict(self.drive.info)), "latch": str(self.drive.latch.path)}
         return Message("ready", self._session, fingerprint=self.drive.spec.fingerprint(), meta=meta)
 
     def _command(self, message: Message) -> None:

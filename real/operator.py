@@ -51,6 +51,7 @@ class OperatorChannel:
         bind: Loopback address, ``tcp://127.0.0.1:PORT`` (port 0: any free one) or ``ipc://PATH``.
         folder: Where ``operator.json`` (0600: address and token) is left for page and command line; None: nowhere.
         telemetry: Address of the run's telemetry, left there too.
+        latch: File of the latched stop of the run's drive, left there too: for a stop when the runtime does not answer.
         clock_ns: Monotonic nanoseconds, the machine's.
 
     Attributes:
@@ -64,7 +65,7 @@ class OperatorChannel:
     """
 
     def __init__(
-        self, bind: str = "tcp://127.0.0.1:0", folder: Path | None = None, telemetry: str = "", *,
+        self, bind: str = "tcp://127.0.0.1:0", folder: Path | None = None, telemetry: str = "", latch: str = "", *,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:  # fmt: skip
         self.token, self.speed, self.refused = secrets.token_hex(16), 1.0, Counter[str]()
@@ -78,7 +79,7 @@ class OperatorChannel:
         try:
             self.address = checked_bind(self._socket, bind)
             if self.file is not None:
-                _write_private(self.file, {"address": self.address, "telemetry": telemetry, "token": self.token, "pid": os.getpid()})
+                _write_private(self.file, {"address": self.address, "telemetry": telemetry, "latch": latch, "token": self.token, "pid": os.getpid()})
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -232,12 +233,13 @@ class OperatorClient:
 
 
 def read_file(file: Path) -> dict[str, Any]:
-    """Return address, telemetry, token and pid of a run. Raises InputError if the file says none, or others could read it."""
+    """Return address, telemetry, latch, token and pid of a run. Raises InputError if the file says none, or others could read it."""
     try:
         if file.stat().st_mode & 0o077:
             raise InputError(f"{file}: others on this machine can read the token; expected mode 0600")
         found = json.loads(file.read_text(encoding="utf-8"))
-        return {"address": str(found["address"]), "telemetry": str(found["telemetry"]), "token": str(found["token"]), "pid": int(found["pid"])}
+        texts = {key: str(found[key]) for key in ("address", "telemetry", "latch", "token")}
+        return {**texts, "pid": int(found["pid"])}
     except FileNotFoundError:
         raise InputError(f"{file}: no runtime has left its address there; is one running? Else give --operator ADDRESS") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

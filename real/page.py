@@ -137,7 +137,7 @@ class OperatorPage:
         values = record.values
         if record.kind == "info":
             self._info = values
-            self._requests.robot = str(values.get("robot", ""))
+            self._requests.latch = str(values.get("latch", ""))
             self._draw(values)
         elif record.kind == "tick":
             self._tick = values

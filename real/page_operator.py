@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from policies.spec import InputError
-from real.latch import Latch, robot_folder
+from real.latch import Latch
 from real.operator import OperatorClient, OperatorRefused
 
 _BEAT_S = 0.05  # between two heartbeats; each one waits for the browser besides
@@ -25,7 +26,7 @@ class Requests:
     def __init__(self, address: str, token: str) -> None:
         self._client, self._lock = OperatorClient(address, token), threading.Lock()
         self._stopper, self._stop_lock = OperatorClient(address, token, timeout_s=1.0), threading.Lock()  # never waits for another request
-        self.robot = ""
+        self.latch = ""  # file of the drive's latched stop, as the run says
         self._closed = False
 
     def ask(self, kind: str, value: float | None = None) -> str:
@@ -51,10 +52,10 @@ class Requests:
                 return f"{error}; {self._latch()}"
 
     def _latch(self) -> str:
-        if not self.robot:
+        if not self.latch:
             return "USE THE ROBOT'S OWN STOP"
         try:
-            Latch(robot_folder(self.robot)).set("operator's page", "operator's page")
+            Latch(Path(self.latch).parent).set("operator's page", "operator's page")
         except (OSError, InputError) as error:
             return f"the latch cannot be written ({error}): USE THE ROBOT'S OWN STOP"
         return "stopped by the drive's latch instead"

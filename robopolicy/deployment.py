@@ -170,8 +170,8 @@ def watch_over(robot: DriveHandle, config: RunConfig, stack: ExitStack) -> tuple
     telemetry = Telemetry(config.telemetry, image_rate_hz=10.0)
     stack.callback(telemetry.close)
     limits = {} if info.motion is None else {"joints": list(info.motion.names), "limits": info.motion.to_dict()}
-    telemetry.info(robot=info.name, rate_hz=info.rate_hz, model=info.model, policy=config.policy, **limits)
-    operator = OperatorChannel(folder=state_folder(config.drive_options.state_dir), telemetry=telemetry.address)
+    telemetry.info(robot=info.name, rate_hz=info.rate_hz, model=info.model, policy=config.policy, latch=str(robot.latch), **limits)
+    operator = OperatorChannel(folder=state_folder(config.drive_options.state_dir), telemetry=telemetry.address, latch=str(robot.latch))
     stack.callback(operator.close)
     if config.blackbox is not None:
         from real import blackbox

@@ -47,18 +47,36 @@ def _ask(kind: str, address: str | None, file: Path | None, value: float | None 
     """Send one request. The file is read even where an address is given: it may hold that run's token."""
     from policies.spec import InputError
     from real.latch import state_folder
-    from real.operator import FILE_NAME, OperatorClient, read_file
+    from real.operator import FILE_NAME, OperatorClient, OperatorRefused, read_file
 
     try:
         found = read_file(file or state_folder() / FILE_NAME)
     except InputError:
         if address is None or file is not None:
             raise
-        found = {"address": address, "token": ""}
+        found = {"address": address, "token": "", "latch": ""}
+    latch = found["latch"] if address in (None, found["address"]) else ""
     token = found["token"] if address in (None, found["address"]) else ""
     client = OperatorClient(address or found["address"], token)
     try:
         client.request(kind, value)
+    except OperatorRefused as error:
+        if kind != "stop" or not latch:
+            raise
+        _latch(Path(latch).parent, str(error))
+        return
     finally:
         client.close()
     typer.echo(f"{kind}: the runtime at {client.address} has taken it")
+
+
+def _latch(folder: Path, why: str) -> None:
+    """Stop the robot by the file that its drive looks at, as the runtime does not. Raises InputError."""
+    from policies.spec import InputError
+    from real.latch import Latch
+
+    try:
+        record = Latch(folder).set("operator", "robopolicy stop")
+    except OSError as error:
+        raise InputError(f"stop: {why}; NOT stopped, the latch cannot be written either: {error.strerror}; use the robot's own stop") from error
+    typer.echo(f"stop: {why}; stopped by the drive's latch instead: {record.line()}")

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.spec import InputError
+from real.latch import Latch
 from real.operator import OperatorChannel, OperatorClient, OperatorRefused, read_file
 from real.wire import Message, encode
 from robopolicy.cli import main
@@ -245,3 +246,17 @@ def test_nobody_there_is_said_in_time(keep, tmp_path):
 def test_it_starts_quickly_and_without_torch():
     code = "import real.operator, sys; sys.exit('torch' in sys.modules or 'viser' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2]).returncode == 0
+
+
+def test_a_stop_that_the_runtime_does_not_hear_is_latched_for_its_drive(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ROBOPOLICY_STATE", str(tmp_path / "state"))
+    latch = Latch(tmp_path / "elsewhere" / "arm")
+    channel = OperatorChannel(folder=tmp_path / "state", latch=str(latch.path))  # which nobody polls
+    try:
+        assert main(["hold"]) == 2 and latch.read() is None
+        assert main(["stop"]) == 0
+        record = latch.read()
+        assert record is not None and record.cause == "operator" and record.who == "robopolicy stop"
+        assert "stopped by the drive's latch instead" in capsys.readouterr().out
+    finally:
+        channel.close()

@@ -288,7 +288,7 @@ def test_a_stop_that_the_runtime_does_not_hear_is_latched_for_the_drive(tmp_path
     monkeypatch.setenv("ROBOPOLICY_STATE", str(tmp_path))
     requests = Requests(f"ipc://{tmp_path}/nobody", "")
     assert "USE THE ROBOT'S OWN STOP" in requests.stop()
-    requests.robot = "toy"
+    requests.latch = str(robot_folder("toy") / "estop.json")
     assert "stopped by the drive's latch" in requests.stop()
     record = Latch(robot_folder("toy")).read()
     assert record is not None and record.who == "operator's page"
