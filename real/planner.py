@@ -143,8 +143,13 @@ class PlannerLevel:
             self.counts["failed"] += 1
             self.error = f"{type(answer).__name__}: {answer}"
             return
-        subgoal, state = answer
-        why = self._wrong(subgoal)
+        try:
+            subgoal, state = answer
+            why = self._wrong(subgoal)
+        except (TypeError, ValueError) as error:
+            self.counts["failed"] += 1
+            self.error = f"the planner named no sub-goal: {type(error).__name__}: {error}"
+            return
         if why:
             self.counts["failed"] += 1
             self.error = why

@@ -65,6 +65,7 @@ class Summary:
         jitter: How far readings came from one period after the one before.
         shadow: What a run in shadow compared.
         drive: What the drive counted (``DriveHandle.report``).
+        beside: What others counted: the planner, telemetry that was dropped, requests of operators that were refused.
         episodes: Finished episodes.
         ended: Why the run ended.
         failed: Whether it ended because the robot or, in lock-step, the policy had gone.
@@ -94,6 +95,7 @@ class Summary:
     jitter: Latency = field(default_factory=Latency)
     shadow: Shadow = field(default_factory=Shadow)
     drive: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
     episodes: list[EpisodeRecord] = field(default_factory=list)
     ended: str = ""
     failed: bool = False
@@ -121,6 +123,7 @@ class Summary:
             "holds": dict(self.holds),
             "interventions": dict(self.interventions),
             "drive": self.drive,
+            "beside": self.beside,
             "shadow": vars(self.shadow) if self.shadow.ticks else None,
             "ms_per_chunk": self.latency.to_dict(),
             "inference_ms": self.inference.to_dict(),

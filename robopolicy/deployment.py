@@ -286,9 +286,22 @@ def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: C
         gc.freeze()  # what exists now lives on: collections during the run need not walk it
         stack.callback(gc.unfreeze)
         summary = runtime.run(seconds=config.seconds, episodes=config.episodes, stopped=stopped)
+        summary.beside = _counted_beside(watcher, operator, planner)
     if config.json_file:
         emit_json(summary.to_dict(), Path(config.json_file))
     return summary
+
+
+def _counted_beside(telemetry: Telemetry | None, operator: OperatorChannel | None, planner: PlannerLevel | None) -> dict[str, dict[str, Any]]:
+    """Return what is counted by the parts beside the loop, JSON-ready."""
+    out: dict[str, dict[str, Any]] = {}
+    if telemetry is not None:
+        out["telemetry"] = {"dropped": telemetry.dropped, "refused": telemetry.refused}
+    if operator is not None:
+        out["operator"] = {"refused": dict(operator.refused)}
+    if planner is not None:
+        out["planner"] = {**planner.counts, "error": planner.error}
+    return out
 
 
 def drive(

@@ -16,6 +16,7 @@ from policies.hierarchy import Subgoal
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from real.planner import PlannerLevel
 from real.robot import Observation
+from robopolicy.deployment import _counted_beside
 
 STATE, GOAL = "observation.state", "observation.goal"
 SPEC = Spec(
@@ -172,3 +173,21 @@ def test_lock_step_counts_time_in_ticks_and_every_episode_begins_anew() -> None:
                 assert goal is not None
                 seen.append(goal[GOAL].tolist())
     np.testing.assert_allclose(seen, ([[0, 0]] * 20 + [[1, 1]] * 20 + [[2, 2]] * 5) * 2)
+
+
+def test_what_a_planner_gets_wrong_is_in_the_counts_of_a_run() -> None:
+    planner = Gated()
+    planner.answer = lambda now, times: 1 / 0
+    with level(planner, deadline_s=20) as planning:
+        assert planning.goal(READING, 0.0, wait_s=20) is None
+        counted = _counted_beside(None, None, planning)
+    assert counted == {"planner": {"asked": 1, "failed": 1, "error": "ZeroDivisionError: division by zero"}}
+    assert _counted_beside(None, None, None) == {}
+
+
+def test_an_answer_of_another_form_is_no_subgoal_and_no_exception() -> None:
+    for answer in (3, (1, 2, 3), (Subgoal("state", np.array([["a", "b"]]), np.zeros(1), np.ones(1)), {})):
+        planner = Gated()
+        planner.plan = lambda obs, state, now, answer=answer: answer  # type: ignore[method-assign]
+        with level(planner, deadline_s=20) as planning:
+            assert planning.goal(READING, 0.0, wait_s=20) is None and planning.counts == {"asked": 1, "failed": 1}
