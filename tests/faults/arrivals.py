@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,7 +128,10 @@ class RobotLog:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._offset, self._events, self._about = path, 0, [], {}
+        self._path, self._offset, self._about = path, 0, {}
+        self._rows: list[tuple[int, np.ndarray, np.ndarray, bool, bool]] = []  # arrived, position, before, written, anew
+        self._refused: list[str] = []
+        self._last, self._fresh = np.zeros(0), True
 
     def arrivals(self) -> Arrivals:
         """Return what has reached the robot so far."""
@@ -136,29 +140,26 @@ class RobotLog:
             new, found, _ = file.read().rpartition(b"\n")
         self._offset += len(new) + len(found)
         for line in new.splitlines():
-            event = json.loads(line)
-            if event["kind"] == "start":
-                self._about = self._about or event["about"]
-            else:
-                self._events.append(event)
-        return self._arrivals(MotionLimits.from_dict(self._about["motion"]), 1.0 / self._about["rate_hz"])
+            self._take(json.loads(line))
+        limits, tick_s = MotionLimits.from_dict(self._about["motion"]), 1.0 / self._about["rate_hz"]
+        shape = len(self._rows), limits.n
+        arrived, position, before, written, anew = ([row[k] for row in self._rows] for k in range(5))
+        times, table, stood = np.array(arrived, np.int64), np.array(position).reshape(shape), np.array(before).reshape(shape)
+        late = np.diff(times, prepend=times[:1]) > 1e9 * _LATE_S
+        begun = np.array(anew, bool) | (late & (table == stood).all(axis=1))
+        return Arrivals(limits, tick_s, times, table, np.array(written, bool), begun, stood, list(self._refused))
 
-    def _arrivals(self, limits: MotionLimits, tick_s: float) -> Arrivals:
-        rows, position, anew, before = [], [], [], []
-        last, fresh = np.full(limits.n, np.nan), True
-        for event in self._events:
-            if event["kind"] in ("begin", "silent"):
-                last, fresh = (np.array(event["command"]), True) if event["kind"] == "begin" else (last, True)
-            elif not event.get("refused"):
-                before.append(last)
-                last = np.array(event["command"], np.float64) if event["kind"] == "write" else last
-                rows.append(event)
-                position.append(last)
-                anew.append(fresh)
-                fresh = False
-        table, stood = (np.array(part).reshape(len(rows), limits.n) for part in (position, before))
-        arrived, written = np.array([row["t"] for row in rows], np.int64), np.array([row["kind"] == "write" for row in rows], bool)
-        late = np.diff(arrived, prepend=arrived[:1]) > 1e9 * _LATE_S
-        anew = np.array(anew, bool) | (late & (table == stood).all(axis=1))
-        refused = [event["refused"] for event in self._events if event.get("refused")]
-        return Arrivals(limits, tick_s, arrived, table, written, anew, stood, refused)
+    def _take(self, event: dict[str, Any]) -> None:
+        """Take one line in."""
+        kind = event["kind"]
+        if kind == "start":
+            self._about = self._about or event["about"]
+        elif kind in ("begin", "silent"):
+            self._last, self._fresh = np.array(event["command"]) if kind == "begin" else self._last, True
+        elif event.get("refused"):
+            self._refused.append(event["refused"])
+        else:
+            before = self._last
+            self._last = np.array(event["command"], np.float64) if kind == "write" else before
+            self._rows.append((event["t"], self._last, before, kind == "write", self._fresh))
+            self._fresh = False

@@ -24,7 +24,7 @@ class WallClock:
         self.environment = {
             "LD_PRELOAD": library(),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_CACHE_DURATION": "1",  # s until a step is seen; a look at the file with every look at the clock costs too much
+            "FAKETIME_NO_CACHE": "1",  # the file is read at every look at the wall clock, so that a step is seen at once
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "PYTHONPATH": faked,
         }

@@ -13,14 +13,14 @@ from pathlib import Path
 from tests.faults.frames import peak_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 90.0  # a guard on a loaded machine, never a measure
+PATIENCE_S = 60.0  # a guard on a loaded machine, never a measure
 
 
 class Process:
     """One command in a process of its own; a context manager.
 
     Args:
-        name: What it is; its output goes to NAME.out.
+        name: What it is; its output goes to NAME-0.out, that of the next of that name to NAME-1.out.
         command: Words after the interpreter.
         folder: Where its files go.
         announces: File that it writes once it is ready; None: it is ready when it runs.
@@ -28,7 +28,12 @@ class Process:
     """
 
     def __init__(self, name: str, command: Sequence[object], folder: Path, announces: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
-        self.name, self.command, self.announces, self.out = name, [str(word) for word in command], announces, folder / f"{name}.out"
+        self.name, self.command, self.announces, self.out = (
+            name,
+            [str(word) for word in command],
+            announces,
+            folder / f"{name}-{len(list(folder.glob(f'{name}-*.out')))}.out",
+        )
         self._environment = dict(environment or {})
         self.start()
 
@@ -94,6 +99,7 @@ class Process:
 
     def end(self) -> int:
         """SIGINT, and return the exit status."""
+        self.killed = True
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(PATIENCE_S)
 
@@ -105,4 +111,4 @@ def wait_until(
     until = time.monotonic() + patience_s
     while not condition():
         assert possible() and time.monotonic() < until, why()
-        time.sleep(0.02)
+        time.sleep(0.03)

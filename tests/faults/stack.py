@@ -51,6 +51,7 @@ class Stack:
         self._server_bind = "tcp://127.0.0.1:0" if tcp else f"ipc://{folder}/server"
         self._ended = ExitStack()
         self._processes: list[Process] = []
+        self.frozen_ns: list[int] = []  # when a test stopped the robot itself
 
     def __enter__(self) -> Stack:
         with ExitStack() as stack:
@@ -158,9 +159,11 @@ class Stack:
         wait_until(still, lambda: f"the robot does not stand still\n{self.said()}", self.healthy)
         return row
 
-    def judge(self, frozen_ns: int | None = None) -> Arrivals:
-        """Fail unless everything that reached the robot (which was frozen itself at ``frozen_ns``) was safe, and return it."""
-        found = self.arrived() if frozen_ns is None else self.arrived().without_freeze(frozen_ns)
+    def judge(self) -> Arrivals:
+        """Fail unless everything that has reached the robot was safe, see :meth:`Arrivals.require_safe`, and return it."""
+        found = self.arrived()
+        for frozen_ns in self.frozen_ns:
+            found = found.without_freeze(frozen_ns)
         found.require_safe()
         assert found.most_in(20) <= 20 + 5, "commands were caught up in a burst"
         return found
