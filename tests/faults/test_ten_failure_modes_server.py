@@ -130,7 +130,7 @@ def test_9_a_network_that_loses_doubles_delays_reorders_and_parts(tmp_path, tick
         assert_stood_in_time(stack, parted)
         assert_nothing_stale(stack.judge())
     assert relay.counts["lost"] > 0 and relay.counts["doubled"] > 0 and relay.counts["reordered"] > 0
-    assert summary["late_replies"] > 0 and summary["plans"] > 5
+    assert summary["late_replies"] > 0 and summary["plans"] >= 2
 
 
 @pytest.mark.parametrize("cuts", [1, pytest.param(20, marks=pytest.mark.soak)])
