@@ -84,7 +84,7 @@ class Watch:
 
 
 def processes() -> dict[str, int]:
-    """Return name -> id of this process and the commands that it has started; on Linux, elsewhere nothing."""
+    """Return name -> id of this process and of server, twin and drive, which it has started; on Linux, elsewhere nothing."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -92,8 +92,10 @@ def processes() -> dict[str, int]:
             words = (folder / "cmdline").read_text().split("\0")
         except (OSError, IndexError, ValueError):
             continue  # it has ended meanwhile
-        if parent == os.getpid() and "robopolicy" in words[:-1]:
-            found[words[words.index("robopolicy") + 1]] = int(folder.name)
+        text = " ".join(words)
+        for name in ("serve", "twin", "drive"):
+            if parent == os.getpid() and (f"robopolicy {name} " in text or f"real.{name}_server" in text):
+                found[name] = int(folder.name)
     return {"runtime": os.getpid(), **found} if Path("/proc/self/stat").is_file() else {}
 
 

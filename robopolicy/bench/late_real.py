@@ -23,6 +23,8 @@ from robopolicy.bench import late_world
 from robopolicy.bench.serve import process
 from robopolicy.processes import announce
 
+_OVER_S = 5.0  # after so long without a new episode there is none left
+
 
 class Delayed:
     """A policy over numpy arrays whose every call takes at least ``seconds``; see ``policies.base.Policy``.
@@ -101,14 +103,16 @@ def play(
         policy = PolicyClient(server)
         stack.callback(policy.close)
         robot = open_drive({"type": "twin", "address": twin}, stack, options=DriveOptions(state_dir=state))
-        runtime, told = Runtime(robot, policy, RuntimeOptions(lead=max(delay, 1), timeout_s=2.0)), 0
+        runtime, told, over_at = Runtime(robot, policy, RuntimeOptions(lead=max(delay, 1), timeout_s=2.0)), 0, time.monotonic()
 
         def stopped() -> bool:
-            nonlocal told
+            nonlocal told, over_at
             if say and len(runtime.summary.episodes) > told:
                 told = len(runtime.summary.episodes)
                 say(f"{told} of {episodes} episodes, {runtime.summary.successes} succeeded")
-            return False
+            if runtime.cause != "episode over":
+                over_at = time.monotonic()
+            return time.monotonic() - over_at > _OVER_S  # the runtime missed the end of an earlier one; the twin's records are complete
 
         summary = runtime.run(episodes=episodes, seconds=60.0 + 3 * episodes * limit / rate_hz, stopped=stopped)
     world = summary.drive.get("robot") or []
