@@ -113,7 +113,7 @@ def start(address: str, folder: Path, limits: RingLimits = RingLimits(), *, jpeg
     command += ["--max-bytes", str(limits.max_bytes), "--segment-seconds", str(limits.segment_s), "--flush-seconds", str(limits.flush_s)]
     command += ["--jpeg", str(jpeg), "--with-parent"]
     command += [] if image_rate_hz is None else ["--image-rate", str(image_rate_hz)]
-    return subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL, start_new_session=True)  # Ctrl-C is the run's alone
 
 
 def await_start(process: subprocess.Popen[bytes], telemetry: Telemetry, timeout_s: float = 20.0) -> None:

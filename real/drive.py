@@ -23,6 +23,7 @@ from policies.spec import InputError
 from real.drive_motion import commanded_motion
 from real.latch import Latch, robot_folder
 from real.robot import Observation, Robot, RobotGone
+from real.safety.redundancy import Redundancy
 
 _MAX_CAUSES = 64  # counted apart; causes come from what others sent
 
@@ -39,6 +40,7 @@ class DriveOptions(Config):
         deadman_s: Age of the deadman's signal beyond which the robot brakes and holds; None: there is no deadman.
         blocked_s: Seconds that the robot may take to answer a tick before it is taken for gone.
         state_dir: Where the latched stop lies; None: as ``real.latch.state_folder`` says.
+        watch: Only read: nothing is sent to the robot, which somebody else moves (a run in shadow); a stop is still requested.
     """
 
     model_config = pydantic.ConfigDict(frozen=True)
@@ -50,6 +52,7 @@ class DriveOptions(Config):
     deadman_s: pydantic.PositiveFloat | None = None
     blocked_s: pydantic.PositiveFloat = 3.0
     state_dir: str | None = None
+    watch: bool = False
 
 
 @dataclass
@@ -130,6 +133,7 @@ class Drive:
         self.latch = latch or Latch(robot_folder(info.name, options.state_dir))
         self.counts = DriveCounts()
         self.motion = commanded_motion(driver.spec, info)
+        self.redundancy = Redundancy(info.redundant, driver.spec.observation) if info.redundant else None
         self.reading = DriveReading(-1, "holding", "starting", None, None)
         self._driver, self._clock = driver, clock
         self._offer: tuple[np.ndarray, Reference | None] | None = None  # the checked command of the next tick
@@ -220,13 +224,14 @@ class Drive:
 
     def request_stop(self) -> None:
         """Request the robot's own stop, once; the drive calls it at rest, its process also when it ends."""
-        if not self._drive_stopped and not self._gone:
+        if not self._drive_stopped and not self._gone and (self._latched or not self.options.watch):
             self._drive_stopped = True
             self._driver.stop()
 
     def tally(self) -> dict[str, Any]:
         """Return the counts, JSON-ready."""
-        return {**asdict(self.counts), "refused": dict(self.counts.refused)}
+        disagreed = dict(self.redundancy.disagreed) if self.redundancy else {}
+        return {**asdict(self.counts), "refused": dict(self.counts.refused), "sensors_disagreed": disagreed}
 
     def report(self) -> dict[str, Any]:
         """Return the counts, and under ``robot`` the driver's own report (None where it has none)."""
@@ -316,6 +321,9 @@ class Drive:
 
     def _send(self, offered: tuple[np.ndarray, Reference | None] | None, cause: str, now: float) -> None:
         """Write the offered command, or the brake's next sample, or hold, or request the drive's own stop."""
+        if self.options.watch and not self._latched:
+            self.reading.state, self.reading.cause = "holding", "watching"
+            return
         if offered is not None and self._drive_stopped:
             cause = self._wake()
             offered = None if cause else offered
@@ -360,8 +368,11 @@ class Drive:
         before, observation = self.reading, None
         if not self._gone:
             observation = self._driver.read()
+            doubt = self.redundancy.apply(observation) if self.redundancy else ""
             new = anew or before.observation is None or observation.episode != before.observation.episode
-            if new or observation.ended or self._drive_stopped:
+            if doubt:
+                self._unsure = doubt
+            elif new or observation.ended or self._drive_stopped or self.options.watch:
                 self._unsure = self.motion.rest_at(observation)
             else:
                 self._unsure, stop = self.motion.watch(observation)

@@ -237,8 +237,7 @@ class DriveServer:
         self._session, self._identity, self._sequence = secrets.randbits(63) or 1, identity, message.sequence
         self._who, self._heard, self._spoken = _text(message, "who", "unnamed"), now, now
         self.counts["leases"] += 1
-        self.drive.hold()  # nothing of the source before is executed any more
-        self.drive.resume()
+        self.drive.hold()  # nothing of the source before is executed any more; what an operator holds stays held
         self._log(f"source: {self._who}")
         meta = {"spec": json.dumps(self.drive.spec.to_dict()), "info": json.dumps(info_to_dict(self.drive.info)), "latch": str(self.drive.latch.path)}
         return Message("ready", self._session, fingerprint=self.drive.spec.fingerprint(), meta=meta)

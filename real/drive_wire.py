@@ -15,14 +15,15 @@ from real.robot import Observation, RobotInfo
 from real.wire import Message, WireError
 
 _REFERENCE = "drive.reference"  # beside the robot's fields, whose names begin with observation.
-_INFO = ("name", "rate_hz", "on_silence", "silence_s", "lockstep", "episodes", "substeps", "model", "barriers")
+_INFO = ("name", "rate_hz", "on_silence", "silence_s", "lockstep", "episodes", "substeps", "model", "barriers", "redundant")
 
 
 def info_to_dict(info: RobotInfo) -> dict[str, Any]:
     """Return a JSON-ready mapping; the inverse of :func:`info_from_dict`."""
     motion = None if info.motion is None else info.motion.to_dict()
     barriers = None if info.barriers is None else dict(info.barriers)
-    return {**{key: getattr(info, key) for key in _INFO}, "home": list(info.home), "motion": motion, "barriers": barriers}
+    redundant = None if info.redundant is None else {name: dict(sensors) for name, sensors in info.redundant.items()}
+    return {**{key: getattr(info, key) for key in _INFO}, "home": list(info.home), "motion": motion, "barriers": barriers, "redundant": redundant}
 
 
 def info_from_dict(value: dict[str, Any]) -> RobotInfo:

@@ -43,6 +43,7 @@ class PolicyLevel:
         lead = 0 if self.lockstep else options.lead
         self.chunks = ChunkBuffer(policy.n_action_steps, policy.spec.action.dim, info.rate_hz / info.substeps, lead, options.quantile)
         self.window = ObservationWindow(policy.spec.observation, policy.n_obs_steps, info.substeps, options.max_age_s, info.motion, options.frozen_after, given)
+        self._rate_hz = self.chunks.rate_hz
         self.missing, self.certainty = "starting", 1.0
         self._summary, self._clock = summary, clock
         self._streams: State = policy.initial_state(1)
@@ -59,6 +60,10 @@ class PolicyLevel:
         self.drop()
         self.chunks.clear()
         self._streams = self.policy.initial_state(1)
+
+    def slow(self, speed: float) -> None:
+        """Ask for plans as early as a policy step takes at ``speed``, above 0 to 1."""
+        self.chunks.rate_hz = self._rate_hz * max(speed, 0.01)
 
     def drop(self) -> None:
         """Forget the plan and the request in flight: the robot is no longer where they begin."""
@@ -92,7 +97,8 @@ class PolicyLevel:
             return None
         if np.shape(action) != (self.policy.spec.action.dim,) or not np.isfinite(action).all():
             self._summary.bad_actions += 1
-            self.missing = "bad action"
+            self.missing, self._failed_before = "bad action", True
+            self.drop()  # what comes after it in the plan is for a robot that has made this step; the next plan starts here
             return None
         return action
 

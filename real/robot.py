@@ -55,6 +55,8 @@ class RobotInfo:
         motion: Limits of the commanded joint positions; None: commands are not joint positions (then only their range is kept).
         model: MJCF or URDF text of the robot alone, for its kinematics; empty: there is none.
         home: (n,) joint positions of a pose that the robot can always be brought to slowly; empty: none is known.
+        redundant: Observation field -> what ``real.safety.redundancy.Sensors`` takes: sensors that measure the same, and how far
+            they may differ. The drive reads their median.
         barriers: What ``real.safety.barriers.BarrierConfig`` takes: workspace planes, self-collision, margin; None: none.
     """
 
@@ -69,6 +71,7 @@ class RobotInfo:
     model: str = ""
     home: tuple[float, ...] = ()
     barriers: Mapping[str, Any] | None = None
+    redundant: Mapping[str, Any] | None = None
 
 
 class RobotGone(ConnectionError):

@@ -295,6 +295,7 @@ class Runtime:
         self.plans.collect(0.0)
         if self.plans.certainty <= 0:
             self.level.drop()
+        self.plans.slow(self._speed())
         was_still = self.state != "active"
         action = self.plans.action(reading, self.level.due, self._goal)
         if action is not None and was_still and self._distance(action, reading) > self.options.approach:

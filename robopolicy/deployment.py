@@ -257,19 +257,27 @@ def load_local(path: str | Path, threads: int = 1, method: str | None = None, de
     return load_policy(folder, device, method, weights), name
 
 
-def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: Callable[[Runtime], Any] | None = None) -> Summary:
+def run(
+    config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: Callable[[Runtime], Any] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Summary:  # fmt: skip
     """Run the control runtime as ``config`` says; robot and policy are let go of whatever happens.
 
     Args:
         config: The run.
         stopped: Asked before every tick.
         watch: Called with the runtime before it starts; a context manager that it returns is open while it runs.
+        say: Told what the pre-flight found, line by line.
 
     Raises:
         InputError: one line, before anything moves: no robot, no policy, or they do not fit.
     """
     with ExitStack() as stack:
-        robot = open_drive(config.robot, stack, config.drive, config.drive_options)
+        if config.shadow and config.drive is not None:
+            raise InputError(f"shadow: the drive at {config.drive} sends what it is told; leave drive= out, then one is started that only reads")
+        robot = open_drive(config.robot, stack, config.drive, config.drive_options.model_copy(update={"watch": config.shadow or config.drive_options.watch}))
+        if config.shadow and robot.info.lockstep:
+            raise InputError(f"shadow: robot {robot.info.name!r} is in lock-step, its time passes by commands alone; run it in real time")
         policy = open_policy(config.policy, config.threads, config.method, config.keys)
         stack.callback(policy.close)
         if robot.info.lockstep and (config.blackbox is not None or config.drive_options.deadman_s is not None):
@@ -280,7 +288,10 @@ def run(config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: C
         runtime = Runtime(robot, policy, config.options, watcher=watcher, operator=operator, planner=planner)
         if config.preflight:
             seen = policy.spec.subset([name for name in policy.spec.observation.fields if planner is None or name != planner.field])
-            require_passed(preflight(robot, seen, trained_ranges(policy), max_age_s=config.max_age_s))
+            findings = preflight(robot, seen, trained_ranges(policy), max_age_s=config.max_age_s)
+            for finding in findings:
+                say(f"pre-flight: {finding.what}: {finding.line}")
+            require_passed(findings)
         if watch is not None:
             stack.enter_context(watch(runtime))
         gc.freeze()  # what exists now lives on: collections during the run need not walk it

@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
         given = {"json": json_file, "shadow": "true" if shadow else None, "speed": speed}
         config = load_run_config([*(arguments or []), *(f"{key}={value}" for key, value in given.items() if value is not None)])
         with stop_signals() as stopped:
-            summary = run_robot(config, stopped, status)
+            summary = run_robot(config, stopped, status, typer.echo)
         typer.echo(summary.line())
         if config.shadow:
             typer.echo(summary.shadow_line())

@@ -113,7 +113,7 @@ def test_what_is_held_back_is_said(tmp_path):
 
 
 def test_a_robot_that_goes_before_the_run_is_one_line(monkeypatch, capsys):
-    def gone(config, stopped, watch):
+    def gone(*arguments):
         raise RobotGone("joints: no answer within 1 s")
 
     monkeypatch.setattr("robopolicy.deployment.run", gone)
@@ -127,3 +127,18 @@ def test_a_running_drive_takes_no_options_from_a_run(words):
     with pytest.raises(InputError, match="runs already with options of its own"):
         load_run_config(["drive=tcp://127.0.0.1:5557", *(f"drive_options.{word}" for word in words)])
     assert load_run_config(["drive=tcp://127.0.0.1:5557"]).drive_options.deadman_s is None
+
+
+def test_shadow_only_reads_whoever_moves_the_robot(tmp_path):
+    robot = Joints()
+    drive = Drive(robot, DriveOptions(watch=True), Latch(tmp_path), clock=lambda: 0.0)
+    for tick in range(50):
+        robot.offset[:] = 0.05 * tick  # moved by hand, far beyond the tracking limit
+        assert drive.tick(0.01 * tick).state == "holding"
+        drive.hold()
+    drive.request_stop()
+    assert robot.log == [] and drive.latch.read() is None and drive.reading.cause == "watching"
+    assert np.allclose(drive.reading.reference.position, robot.offset)
+    drive.stop("a person says so")
+    drive.tick(1.0)
+    assert robot.words == ["stop"]
