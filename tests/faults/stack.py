@@ -18,7 +18,7 @@ import zmq
 from real.wire import Limits, Message, decode, encode
 from tests.faults.arrivals import Arrivals, RobotLog
 from tests.faults.policies import PolicyControl
-from tests.faults.processes import Process, wait_until
+from tests.faults.processes import PATIENCE_S, Process, wait_until
 
 HERE = Path(__file__).resolve().parent
 TASK = "arm/tour"
@@ -129,7 +129,7 @@ class Stack:
     def pass_ticks(self, number: int) -> None:
         """Let ``number`` more messages reach the robot."""
         goal = self.ticks() + number
-        wait_until(lambda: self.ticks() >= goal, lambda: f"the drive has stopped ticking\n{self.said()}", self.healthy)
+        wait_until(lambda: self.ticks() >= goal, lambda: f"the drive has stopped ticking\n{self.said()}", self.healthy, PATIENCE_S + 0.05 * number)
 
     def until_moving(self) -> None:
         """Wait until the robot is told to move."""
