@@ -242,6 +242,9 @@ class Runtime:
             self._obey(self._operator.poll())
         self.speed = min(self._asked_speed, self.speed + _RAMP_PER_S / self.rate_hz)
         if self._episode is None or reading.episode != self._episode.index:
+            if self._episode is not None and not self._finished:  # its end came while this process did not read
+                self._episode.unseen = True
+                self.summary.episodes.append(self._episode)
             self._episode, self._finished, self._approach = EpisodeRecord(reading.episode), False, None
             self.plans.begin(self._episode)
             self.level.start(reading)

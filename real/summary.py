@@ -13,7 +13,7 @@ from real.latency import Latency
 
 @dataclass
 class EpisodeRecord:
-    """One episode as the runtime saw it: actions sent, ticks held, plans, network calls."""
+    """One episode as the runtime saw it: actions sent, ticks held, plans, network calls; ``unseen``: its last reading was missed."""
 
     index: int
     success: bool = False
@@ -21,6 +21,7 @@ class EpisodeRecord:
     holds: int = 0
     plans: int = 0
     network_calls: float = 0.0
+    unseen: bool = False
 
 
 @dataclass

@@ -198,6 +198,17 @@ def test_a_new_episode_begins_anew():
     np.testing.assert_array_equal(asked["noise"], row_keys(0, 1, 0))
 
 
+def test_an_episode_whose_end_was_missed_is_counted():
+    runtime, robot, _ = make()
+    for _ in range(6):
+        runtime.tick()
+    robot.episode = 1
+    for _ in range(3):
+        runtime.tick()
+    (missed,) = runtime.summary.episodes
+    assert missed.unseen and missed.index == 0 and not missed.success
+
+
 def test_overruns_are_counted_and_never_caught_up():
     runtime, robot, _ = make(slow={10: 0.33, 20: 0.02, 25: 0.055})
     summary = runtime.run(seconds=3.0)
