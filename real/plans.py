@@ -78,10 +78,15 @@ class PolicyLevel:
             due: Whether this tick begins a policy step.
             goal: Fields (*shape) that a planner puts in the place of the observed ones.
         """
-        if due and self.chunks.wants_plan():
-            self._ask(reading, goal)
         if not due:
             return None
+        fault = self.window.fault(reading, self._clock(), self.lockstep)
+        if fault:  # whoever does not see where the robot is moves no further, whatever was planned before
+            self.missing, self._failed_before = fault, True
+            self.drop()
+            return None
+        if self.chunks.wants_plan():
+            self._ask(reading, goal)
         if self.lockstep and self.policy.in_flight:
             self.collect(self.options.lockstep_timeout_s)
         action = self.chunks.take()
@@ -124,10 +129,6 @@ class PolicyLevel:
     def _ask(self, reading: Observation, goal: Mapping[str, np.ndarray] | None) -> None:
         """Ask for a plan from the window that ends with this reading."""
         now = self._clock()
-        fault = self.window.fault(reading, now, self.lockstep)
-        if fault:
-            self.missing = fault
-            return
         ages = {name: now - 1e-9 * stamp for name, stamp in reading.capture_ns.items()}
         noise = row_keys(self.options.noise_seed, self._record.index, self._calls)
         budget_s = self.options.lockstep_timeout_s if self.lockstep else self.options.timeout_s

@@ -220,6 +220,29 @@ def test_a_doubtful_policy_is_slowed_down_or_held(tmp_path, doubt, share):
         assert runtime.state == "active" and np.abs(np.diff(robot.commands, axis=0)).max() * RATE < 1.25 * share
 
 
+def test_a_robot_that_is_blind_brakes_at_once_and_goes_on_when_it_sees(tmp_path):
+    runtime, robot = closed(tmp_path, Sweep((1.8, -1.8, 1.8), 0.8))
+    go(runtime, 63)
+    read, blind = robot.read, [True]
+
+    def noise():
+        reading = read()
+        if blind[0]:
+            reading.fields["observation.environment"] = np.zeros(1, np.float32)
+            reading.fields["observation.state"] = reading.fields["observation.state"].astype(np.float64)  # not as the spec says
+        return reading
+
+    robot.read = noise
+    for _ in range(60):
+        runtime.tick()
+    assert runtime.state == "hold" and runtime.cause == "bad observation" and robot.words[-1] == "hold"
+    assert max(worst(robot.commands, limits()).values()) <= 1 + 1e-6
+    plans, blind[0] = runtime.summary.plans, False
+    for _ in range(30):
+        runtime.tick()
+    assert runtime.state == "active" and runtime.summary.plans == plans + 1
+
+
 class Goals:
     """A planner that has no sub-goal at first."""
 
