@@ -27,9 +27,9 @@ import zmq
 from policies.motion import Reference
 from policies.spec import InputError
 from real.drive import Drive, DriveOptions, DriveReading, kind_of
-from real.drive_log import Lines
 from real.drive_wire import info_to_dict, reading_message
 from real.latency import Latency
+from real.lines import Lines
 from real.robots import robot_class
 from real.ticks import Grid
 from real.wire import Limits, Message, WireError, checked_bind, configure, decode, receive, send

@@ -47,6 +47,7 @@ def register(app: typer.Typer) -> None:
         from real.wire import require_loopback
 
         require_loopback(bind, keys is not None)  # said at once, not after torch has been loaded
+        from real.lines import Lines
         from real.metrics import MetricsServer
         from real.server import PolicyServer
         from robopolicy.deployment import load_local
@@ -55,22 +56,24 @@ def register(app: typer.Typer) -> None:
 
         policy, name = load_local(checkpoint, threads, method, device, weights)
         with stop_signals(with_parent) as stopped, ExitStack() as stack:
+            say = Lines(_write)  # a closed pipe costs lines, not the server
+            stack.callback(say.close)
             server = PolicyServer(
-                policy, bind, name=name, idle_s=idle, batch_s=batch_ms / 1e3, max_batch=max_batch, keys=keys, stats_s=stats, log=_say,
+                policy, bind, name=name, idle_s=idle, batch_s=batch_ms / 1e3, max_batch=max_batch, keys=keys, stats_s=stats, log=say,
             )  # fmt: skip
             stack.callback(server.close)
             if metrics_port is not None:
                 metrics = MetricsServer(server.stats, metrics_port)
                 stack.callback(metrics.close)
-                _say(f"metrics: {metrics.address}/metrics")
+                say(f"metrics: {metrics.address}/metrics")
             seconds = server.warm_up()
             gc.collect()
             gc.freeze()  # what exists now lives on: collections while serving need not walk it
             tell(str(announce) if announce else None, server.address)
-            _say(f"ready: {name} at {server.address}, {1e3 * seconds:.1f} ms a plan")
+            say(f"ready: {name} at {server.address}, {1e3 * seconds:.1f} ms a plan")
             server.serve(stopped)
-            _say(f"ended: {server.stats.line()}")
+            say(f"ended: {server.stats.line()}")
 
 
-def _say(line: str) -> None:
+def _write(line: str) -> None:
     print(line, flush=True)

@@ -29,6 +29,9 @@ def register(app: typer.Typer) -> None:
         with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
     ) -> None:
         """Simulate a robot: a task's world behind the same interface as a real one, for `robopolicy run robot=twin`."""
+        from contextlib import closing
+
+        from real.lines import Lines
         from real.wire import require_loopback
         from robopolicy.json_output import emit_json
         from robopolicy.processes import announce as tell
@@ -37,17 +40,17 @@ def register(app: typer.Typer) -> None:
         from sim.registry import make
 
         require_loopback(bind)
-        with stop_signals(with_parent) as stopped:
+        with stop_signals(with_parent) as stopped, closing(Lines(_write)) as say:  # a closed pipe costs lines, not the robot
             env = make(task, 1, observations, image_size, max_steps)  # type: ignore[arg-type]
             world = World(env, seed0, episodes, lockstep, speed, silence, open_log(log, env, lockstep, speed) if log else None)
-            server = TwinServer(world, bind, _say)
+            server = TwinServer(world, bind, say)
             tell(str(announce) if announce else None, server.address)
             pace = "lock-step" if lockstep else f"{world.rate_hz:g} Hz"
-            _say(f"ready: {env.task} at {server.address}, {pace}, holds after {world.silence_s:g} s without a command")
+            say(f"ready: {env.task} at {server.address}, {pace}, holds after {world.silence_s:g} s without a command")
             server.serve(stopped)
             if json_file:
                 emit_json(records_json(env.task, server.finished()), json_file)
 
 
-def _say(line: str) -> None:
+def _write(line: str) -> None:
     print(line, flush=True)

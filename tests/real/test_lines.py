@@ -11,9 +11,9 @@ import pytest
 import zmq
 
 from real.drive import Drive, DriveOptions
-from real.drive_log import Lines
 from real.drive_server import DriveServer
 from real.latch import Latch
+from real.lines import Lines
 from real.wire import Message, encode
 from tests.real.driven import Outsider, placed
 from tests.real.jointed import GOAL, ROOT, Joints, limits, moves, worst
