@@ -9,7 +9,7 @@ from policies.spec import InputError
 from real.robot import RobotInfo
 from real.runtime import RuntimeOptions
 from tests.real.jointed import Joints, limits, worst
-from tests.real.test_levels import Sweep, Wishes, closed, go
+from tests.real.test_levels import Sweep, Wishes, closed, go, threads  # noqa: F401  (threads: a fixture)
 
 
 def real_time(tmp_path, policy, options=RuntimeOptions(), **parts):

@@ -58,10 +58,26 @@ class Wishes:
         return [Request(kind, value) for kind, (tick, value) in due.items() if tick == self.polls]
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """No thread of a policy outlives its test."""
+    yield
+    while LOCAL:
+        LOCAL.pop().close()
+
+
+LOCAL = []
+
+
+def local(policy, *clock):
+    LOCAL.append(LocalPolicy(policy, *clock))
+    return LOCAL[-1]
+
+
 def closed(tmp_path, policy, options=RuntimeOptions(), robot=None, **parts):
     robot = robot or Joints(lockstep=True)
     handle = DriveHandle(Drive(robot, DriveOptions(), Latch(tmp_path)))
-    return Runtime(handle, LocalPolicy(policy), options, **parts), robot
+    return Runtime(handle, local(policy), options, **parts), robot
 
 
 def go(runtime, ticks):
@@ -125,7 +141,7 @@ def test_whatever_is_planned_what_leaves_is_inside_all_limits(tmp_path_factory, 
 
     drive = Drive(robot, DriveOptions(), Latch(tmp_path_factory.mktemp("latch")), clock=lambda: clock[0])
     robot.read, read = (lambda: _stamped(read(), clock[0])), robot.read
-    runtime = Runtime(DriveHandle(drive, clock=lambda: clock[0], sleep=sleep), LocalPolicy(Mixed(), lambda: clock[0]), clock=lambda: clock[0])
+    runtime = Runtime(DriveHandle(drive, clock=lambda: clock[0], sleep=sleep), local(Mixed(), lambda: clock[0]), clock=lambda: clock[0])
     go(runtime, 300)
     if len(robot.commands):
         assert np.isfinite(robot.commands).all() and (np.abs(robot.commands) <= 2 + 1e-9).all()

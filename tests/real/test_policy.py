@@ -92,9 +92,10 @@ def test_exception_is_a_failed_request(make):
 
 
 def test_one_request_in_flight_and_close_ends_the_thread(make):
+    before = set(threading.enumerate())
     local = make(ReachPolicy(delay_s=0.05))
     local.request(observation(local), local.initial_state(1), np.array([1]), budget_s=5)
     with pytest.raises(RuntimeError, match="in flight"):
         local.request(observation(local), local.initial_state(1), np.array([1]), budget_s=5)
     local.close()
-    assert not any(t.name == "policy" and t.is_alive() for t in threading.enumerate())
+    assert not set(threading.enumerate()) - before
