@@ -192,7 +192,8 @@ class Mapped:
         """Return the array (*shape) at ``placed``, a view. Raises SharedMemoryRefused if it does not lie in the slots."""
         dtype = np.dtype(placed.dtype)
         size = math.prod(placed.shape) * dtype.itemsize
-        if placed.dtype == "bool" or placed.offset % _ALIGN or placed.offset < _PAGE or placed.offset + size > len(self._bytes):
+        too_many = math.prod(n or 1 for n in placed.shape) > len(self._bytes)  # of an empty array, too: numpy makes none with such a shape
+        if too_many or placed.dtype == "bool" or placed.offset % _ALIGN or placed.offset < _PAGE or placed.offset + size > len(self._bytes):
             raise SharedMemoryRefused(
                 f"array {name[:60]!r}: {placed.dtype}{list(placed.shape)} at offset {placed.offset} does not lie in the {len(self._bytes)} bytes shared"
             )

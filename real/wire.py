@@ -247,15 +247,18 @@ def _described(item: Any, limits: Limits) -> tuple[str, str, list[int], Any, int
         raise WireError(f"array {_shown(name)}: dtype {_shown(dtype)}, expected one of {', '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > _MAX_DIMS:
         raise WireError(f"array {_shown(name)}: shape {_shown(shape)} is not one")
-    size = _TYPES[dtype].itemsize
+    size = extent = _TYPES[dtype].itemsize
     for n in shape:
         if type(n) is not int or not 0 <= n < 1 << 31:
             raise WireError(f"array {_shown(name)}: shape {_shown(shape)} is not one")
         size *= n
+        extent *= n or 1
     if not (place is None or isinstance(place, bytes) or (type(place) is int and 0 <= place < _INT64)):
         raise WireError(f"array {_shown(name)}: place {_shown(place)}, expected none, bytes or an offset")
     if size > limits.frame_bytes:
         raise WireError(f"array {_shown(name)}: {_shown(size)} bytes, at most {limits.frame_bytes} are allowed")
+    if extent >= _INT64:  # numpy makes no array of these, not even an empty one
+        raise WireError(f"array {_shown(name)}: shape {_shown(shape)} is not one")
     return name, dtype, shape, place, size
 
 

@@ -166,6 +166,8 @@ def test_the_protocol_before_is_named():
         (["a", "float32", [1.0], None], 4, "shape"),
         (["a", "float32", [2**31 - 1] * 8, None], 4, "at most 65536"),
         (["a", "float32", [1] * 9, None], 4, "shape"),
+        (["a", "float32", [0, *[2**31 - 1] * 3], None], 0, "shape"),  # empty, and yet more than numpy can name
+        (["a", "float32", [*[2**31 - 1] * 7, 0], b""], None, "shape"),
         (["a", "float32", [1]], 4, "expected \\[name, dtype, shape, place\\]"),
         (["a", "float32", [1], b"1234"], 4, "describes 0 arrays in frames, the message has 1"),
         (["a", "float32", [1], "1234"], None, "place '1234'"),
