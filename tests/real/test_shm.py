@@ -108,7 +108,9 @@ def mapped():
 EMPTY = (0, 2**31 - 1, 2**31 - 1, 2**31 - 1)  # and yet more than numpy can name
 
 
-@pytest.mark.parametrize("offset, shape", [(4096, EMPTY), (0, (1,)), (4095, (1,)), (4096 + 1, (1,)), (4096, (2 * 8192 + 1,)), (4096 + 2 * 8192, (1,)), (4096, (2**40,))])
+@pytest.mark.parametrize(
+    "offset, shape", [(4096, EMPTY), (0, (1,)), (4095, (1,)), (4096 + 1, (1,)), (4096, (2 * 8192 + 1,)), (4096 + 2 * 8192, (1,)), (4096, (2**40,))]
+)
 def test_edges(offset, shape):
     with pytest.raises(SharedMemoryRefused, match="does not lie in the 20480 bytes shared"):
         MAPPED.array("a", Placed("uint8", shape, offset))
