@@ -38,6 +38,7 @@ from robopolicy.json_output import emit_json
 from robopolicy.processes import Background, end
 
 DEFAULT = "runtime/default"
+_LONGEST_IPC = 100  # bytes of an address: Unix sockets have 107 for the path
 
 
 class RunConfig(Config):
@@ -156,7 +157,9 @@ def open_drive(robot: dict[str, Any], stack: ExitStack, address: str | None = No
         return stack.enter_context(DriveHandle(Drive(driver, options)))
     driver.close()  # the drive process connects anew, and alone
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robopolicy-", ignore_cleanup_errors=True)))
-    process = stack.enter_context(DriveProcess(robot, folder, options, linger_s=15.0))
+    room = f"ipc://{folder}/drive"  # of a folder that is this user's alone: nobody else on the machine can be its source
+    bind = room if len(room) < _LONGEST_IPC else "tcp://127.0.0.1:0"
+    process = stack.enter_context(DriveProcess(robot, folder, options, bind, linger_s=15.0))
     return stack.enter_context(DriveHandle(process.address()))
 
 
