@@ -44,7 +44,8 @@ def register(app: typer.Typer) -> None:
         if config.json_file:
             typer.echo(f"counts: {config.json_file}")
         if summary.failed:
-            typer.echo(f"error: {summary.ended}", err=True)
+            hint = "; once it is safe: robopolicy estop --clear" if summary.ended.startswith("stopped: ") else ""
+            typer.echo(f"error: {summary.ended}{hint}", err=True)
             raise typer.Exit(1)
         typer.echo(f"ended: {summary.ended}; the robot holds")
 
