@@ -14,6 +14,8 @@ import numpy as np
 from policies.motion import MotionLimits
 from policies.spec import InputError
 
+__all__ = ["JointInterpolator", "MotionLimits", "MotionState"]  # whoever controls joints needs their limits, too
+
 #: Share of acceleration and of jerk that a planned stop uses; the rest corrects what a tick of finite length leaves over.
 _STOP_ACCELERATION, _STOP_JERK = 0.9, 0.7
 

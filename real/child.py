@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
+
+from policies.spec import InputError
 
 _ROOT = str(Path(__file__).resolve().parent.parent)
 
@@ -23,3 +27,27 @@ def environment() -> dict[str, str]:
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     kept = [path for path in given if path and Path(path).is_absolute()]
     return {**os.environ, "PYTHONPATH": os.pathsep.join([_ROOT, *kept])}
+
+
+def announced(file: Path, process: subprocess.Popen[bytes], log: Path, who: str, timeout_s: float) -> str:
+    """Return the address that ``process`` writes to ``file`` once it is served.
+
+    Args:
+        file: Written whole or not at all.
+        process: Which says in ``log`` why it ends.
+        log: Its output.
+        who: What it is called in the message.
+        timeout_s: How long to wait.
+
+    Raises:
+        InputError: with the last line of the log, if it has ended or is not ready in time.
+    """
+    until = time.monotonic() + timeout_s
+    while not file.exists():
+        if process.poll() is not None or time.monotonic() > until:
+            why = "ended" if process.poll() is not None else f"is not ready after {timeout_s:g} s"
+            lines = log.read_text(errors="replace").split("\n")
+            last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+            raise InputError(f"{who} {why}: {last.strip().removeprefix('error: ')}")
+        time.sleep(0.02)
+    return file.read_text()

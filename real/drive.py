@@ -183,7 +183,7 @@ class Drive:
         return self._refused
 
     def hold(self, operator: str = "") -> None:
-        """Brake and hold: in the next tick for the source of commands, until :meth:`resume` (a new source is one) for an ``operator``."""
+        """Brake and hold: in the next tick for the source of commands, until :meth:`resume` for an ``operator``, whoever is the source."""
         self._offer, self._held_by = None, operator or self._held_by
         if not operator:
             self._heard = self._asked_to_hold = True

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from policies.spec import InputError
-from real.child import environment, module_command
+from real.child import announced, environment, module_command
 from real.drive import DriveOptions
-
-_WAIT_S = 0.02
 
 
 class DriveProcess:
@@ -43,15 +39,7 @@ class DriveProcess:
 
     def address(self, timeout_s: float = 30.0) -> str:
         """Return the address once it is served. Raises InputError with the last line of its log if that never happens."""
-        until = time.monotonic() + timeout_s
-        while not self._file.exists():
-            if self.process.poll() is not None or time.monotonic() > until:
-                why = "ended" if self.process.poll() is not None else f"is not ready after {timeout_s:g} s"
-                lines = self.log.read_text(errors="replace").split("\n")
-                last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-                raise InputError(f"the drive {why}: {last.strip().removeprefix('error: ')}")
-            time.sleep(_WAIT_S)
-        return self._file.read_text()
+        return announced(self._file, self.process, self.log, "the drive", timeout_s)
 
     def end(self, timeout_s: float = 15.0) -> None:
         """Ask it to end: it brakes, holds, requests the robot's stop. One that does not is killed; the robot does what silence does."""

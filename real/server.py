@@ -186,6 +186,11 @@ class PolicyServer:
         except (WireError, SpecMismatch) as error:
             self.stats.malformed += 1
             reply = _error(message, "spec" if isinstance(error, SpecMismatch) else "wire", str(error))
+        except Exception as error:  # what nobody has thought of costs the sender, never the server
+            self.stats.malformed += 1
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            self._log(f"message not handled: {text}")
+            reply = _error(message, "wire", text)
         if reply is not None:
             self._send(identity, reply)
 

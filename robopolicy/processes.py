@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from policies.spec import InputError
+from real.child import announced
 
 
 def end(process: subprocess.Popen[bytes], patience_s: float = 5.0) -> None:
@@ -83,12 +82,4 @@ class Background:
 
     def address(self, timeout_s: float = 120.0) -> str:
         """Return the address once it is served. Raises InputError with the last line of its log if that never happens."""
-        until = time.monotonic() + timeout_s
-        while not self._file.exists():
-            if self.process.poll() is not None or time.monotonic() > until:
-                why = "ended" if self.process.poll() is not None else f"is not ready after {timeout_s:g} s"
-                lines = self.log.read_text(errors="replace").split("\n")
-                last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-                raise InputError(f"{' '.join(self.process.args[2:5])} {why}: {last.strip()}")  # type: ignore[index]
-            time.sleep(0.02)
-        return self._file.read_text()
+        return announced(self._file, self.process, self.log, " ".join(self.process.args[2:5]), timeout_s)  # type: ignore[index]

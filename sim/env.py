@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from policies.motion import MotionLimits
+from policies.control import MotionLimits
 from policies.spec import Spec
 
 Observation = dict[str, np.ndarray]

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from policies.control import JointInterpolator, MotionState
+from policies.control import JointInterpolator, MotionLimits, MotionState
 from policies.kinematics import Kinematics
-from policies.motion import MotionLimits
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from sim import render
 from sim.env import BatchEnv, Observation, StepResult

@@ -20,7 +20,7 @@ WINGS = ("robopolicy", "sim", "real", "policies")
 #: What a wing may import of the house; a name with a dot stands for that module alone.
 ARROWS = {
     "policies": {"policies"},
-    "sim": {"sim", "policies.spec", "policies.motion", "policies.control", "policies.kinematics"},
+    "sim": {"sim", "policies.spec", "policies.control", "policies.kinematics"},
     "real": {"real", "policies"},
     "robopolicy": {"robopolicy", "sim", "real", "policies"},
 }

@@ -38,12 +38,13 @@ def test_a_second_source_is_refused_while_there_is_a_first(stack):
     assert_stood_before_the_next(found, killed)
 
 
-def assert_stood_before_the_next(found, since):
-    """Between the commands of the one and the other source the arm stood still."""
+def assert_stood_before_the_next(found, since, lease_s=1.0):
+    """The arm stood still before the lease of the first source ran out, and then moved as the second moves it: the last joint alone."""
     row = found.row(since)
     still = found.still_from(row)
-    moved = np.abs(np.diff(found.position[row:, -1])) > 0
-    assert still is not None and still < row + int(np.argmax(moved))
+    moved = np.diff(found.position[row:], axis=0) != 0
+    assert still is not None and still - row < lease_s / found.tick_s, "another source got the lease while the arm moved"
+    assert moved[still - row :, -1].any() and not moved[still - row :, :-1].any()
 
 
 def test_a_stop_outlives_every_process(stack):

@@ -9,7 +9,15 @@ from policies.spec import InputError
 from real.robot import RobotInfo
 from real.runtime import RuntimeOptions
 from tests.real.jointed import Joints, limits, worst
-from tests.real.test_levels import Sweep, Wishes, closed, go, threads  # noqa: F401  (threads: a fixture)
+from tests.real.levelled import LOCAL, Sweep, Wishes, closed, go
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """No thread of a policy outlives its test."""
+    yield
+    while LOCAL:
+        LOCAL.pop().close()
 
 
 def real_time(tmp_path, policy, options=RuntimeOptions(), **parts):

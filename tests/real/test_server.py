@@ -199,3 +199,21 @@ def test_addresses_that_cannot_be_bound(serve):
         PolicyServer(ReachPolicy(), "tcp://0.0.0.0:5555")
     with pytest.raises(InputError, match="cannot be bound"):
         PolicyServer(ReachPolicy(), serve(ReachPolicy()).address)
+
+
+def test_what_nobody_has_thought_of_costs_the_sender_alone(serve, connect, monkeypatch):
+    server = serve(ReachPolicy())
+    good, bad = connect(server.address), connect(server.address, timeout_s=1.0)
+    enqueue = server._enqueue
+
+    def broken(identity, message, since):
+        if message.session == bad_session:
+            raise ZeroDivisionError("a case\nthat was forgotten")
+        enqueue(identity, message, since)
+
+    bad_session = bad.session
+    monkeypatch.setattr(server, "_enqueue", broken)
+    with pytest.raises(RequestFailed, match="ZeroDivisionError: a case that was forgotten"):
+        bad.act(observation(bad), bad.initial_state(1), np.array([1]))
+    plan, _ = good.act(observation(good), good.initial_state(1), np.array([1]))
+    assert plan.actions.shape == (1, 8, 2) and server.stats.malformed == 1
