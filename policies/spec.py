@@ -21,12 +21,13 @@ ACTION_KINDS = (
     "position",  # absolute target: holding repeats the last command
     "velocity",  # rate: holding is zero
     "delta",  # increment on the present target: holding is zero
+    "effort",  # force or torque: holding is zero
     "gripper",  # opening or effort, held at its last value
     "rotation_axis_angle",  # absolute orientation, 3 numbers, rad
     "rotation_quaternion",  # absolute orientation, (w, x, y, z)
     "rotation_6d",  # first two columns of the rotation matrix
 )
-_ZERO_WHEN_HELD = ("velocity", "delta")
+_ZERO_WHEN_HELD = ("velocity", "delta", "effort")
 _DTYPES = ("float32", "float64", "uint8", "int64", "bool")
 
 

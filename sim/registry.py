@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from policies.spec import InputError, suggest
 from sim.env import BatchEnv
 
-#: Modules of ``sim/suites/``.
-SUITES = ("metaworld", "pusht", "two_route", "arm")
+#: Modules and packages of ``sim/suites/``.
+SUITES = ("metaworld", "pusht", "two_route", "arm", "classic")
 
 ObservationMode = Literal["state", "image", "state+image"]
 
@@ -31,6 +32,10 @@ class Options:
     image_size: int = 96
     max_episode_steps: int | None = None
     autoreset: bool = False
+    threads: int = 1
+    engine: str = "mujoco"
+    reward: str = ""  # the task's own
+    randomize: Mapping[str, Any] | None = None
 
     @property
     def state(self) -> bool:
@@ -57,6 +62,9 @@ class Entry:
         install: The command that brings them.
         factory: Makes the worlds: (name, options) -> BatchEnv.
         short: Name that stands for it where a name has no slash; empty: the last segment of ``name``.
+        engines: That its worlds can be stepped by (``sim.engine.ENGINES``).
+        rewards: Kinds of reward, the first by default.
+        batched: Whether its worlds take ``threads`` and ``randomize``.
     """
 
     name: str
@@ -68,6 +76,9 @@ class Entry:
     install: str
     factory: Callable[[str, Options], BatchEnv]
     short: str = ""
+    engines: tuple[str, ...] = ("mujoco",)
+    rewards: tuple[str, ...] = ("dense",)
+    batched: bool = False
 
     @property
     def short_name(self) -> str:
@@ -97,6 +108,13 @@ def _entries() -> dict[str, Entry]:
         for item in importlib.import_module(f"sim.suites.{suite}").entries():
             out[item.name] = item
     return out
+
+
+def modules_entries(package: str) -> list[Entry]:
+    """Return the entries of the classes in ``TASKS`` of every module of a suite that is a ``package`` (its dotted name)."""
+    folder = importlib.import_module(package).__path__
+    found = [importlib.import_module(f"{package}.{module.name}") for module in sorted(pkgutil.iter_modules(folder), key=lambda m: m.name)]
+    return [task.entry() for module in found for task in getattr(module, "TASKS", ())]
 
 
 def names(tag: str | None = None) -> list[str]:
@@ -141,6 +159,10 @@ def make(
     image_size: int = 96,
     max_episode_steps: int | None = None,
     autoreset: bool = False,
+    threads: int = 1,
+    engine: str = "mujoco",
+    reward: str = "",
+    randomize: Mapping[str, Any] | None = None,
 ) -> BatchEnv:
     """Make ``num_worlds`` worlds of a task.
 
@@ -151,6 +173,10 @@ def make(
         image_size: Height and width of observation images, px.
         max_episode_steps: Time limit in control steps; None: the task's own.
         autoreset: Whether an ended world begins anew by itself.
+        threads: Of the physics; results do not depend on it.
+        engine: One of ``sim.engine.ENGINES``.
+        reward: One of the task's kinds of reward; empty: its first.
+        randomize: What ``sim.randomize`` draws anew for every episode; None: nothing.
 
     Raises:
         InputError: one line, for an unknown task, a suite that is not installed, a bad option, or cameras on a machine
@@ -165,4 +191,13 @@ def make(
         raise InputError(f"image_size of task {item.name!r}: expected at least 8 px, found {image_size}")
     if "image" in observations and "camera" not in item.tags:
         raise InputError(f"task {item.name!r} has no camera: use observations=state")
-    return item.factory(item.name, Options(num_worlds, observations, image_size, max_episode_steps, autoreset))
+    if engine not in item.engines:
+        raise InputError(f"engine {engine!r} of task {item.name!r}: expected one of {', '.join(item.engines)}{suggest(engine, item.engines)}")
+    if reward and reward not in item.rewards:
+        raise InputError(f"reward {reward!r} of task {item.name!r}: expected one of {', '.join(item.rewards)}{suggest(reward, item.rewards)}")
+    if threads < 1:
+        raise InputError(f"threads of task {item.name!r}: expected at least 1, found {threads}")
+    if randomize and not item.batched:
+        raise InputError(f"task {item.name!r} cannot be randomized: its worlds are not on an engine of sim.engine")
+    options = Options(num_worlds, observations, image_size, max_episode_steps, autoreset, threads, engine, reward, randomize)
+    return item.factory(item.name, options)

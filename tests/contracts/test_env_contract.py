@@ -17,7 +17,7 @@ from sim import gym, registry
 from sim.env import BatchEnv
 from tests.require import require
 
-TASKS = ("two-route", "pusht", "metaworld/push", "metaworld/peg-insert-side", "metaworld/drawer-open", "arm/reach", "arm/push", "arm/tour")
+TASKS = ("two-route", "pusht", "metaworld/push", "metaworld/peg-insert-side", "metaworld/drawer-open", "arm/reach", "arm/push", "arm/tour", "classic/cartpole")
 GYM_TASK = "Pendulum-v1"
 SEEDS = np.array([7, 2_000_003, 11], np.int64)
 every_task = pytest.mark.parametrize("task", [*TASKS, GYM_TASK])

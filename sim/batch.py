@@ -1,0 +1,102 @@
+"""The MuJoCo engine: N worlds stepped by the library's own threads (``mujoco.batch.Batch``).
+
+No Python per world: controls are written into one array, one call steps all worlds, and what it computed lies in arrays.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (the functions of mujoco are compiled and come without stubs)
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from policies.spec import InputError, suggest
+from sim import render
+
+
+class MujocoEngine:
+    """N worlds on ``mujoco.batch``; see :class:`sim.engine.Engine`.
+
+    Args:
+        model: ``mujoco.MjModel``; copied.
+        num_worlds: N.
+        threads: Of the library; results do not depend on it.
+    """
+
+    name = "mujoco"
+
+    def __init__(self, model: Any, num_worlds: int, threads: int = 1) -> None:
+        render.configure()
+        import mujoco
+        import mujoco.batch
+
+        self._mj: Any = mujoco
+        self.version = f"mujoco {mujoco.__version__}"
+        self.model, self.num_worlds, self.threads = model, num_worlds, threads
+        # A persistent batch goes on from the stages that step() computed last, so fresh positions cost nothing.
+        self._worlds: Any = mujoco.batch.Batch(model, num_worlds, nthread=threads, persistent=True)
+        self._scene: tuple[Any, Any] | None = None
+        self._expanded: dict[str, np.ndarray] = {}
+        self._derived = False
+
+    def bind(self, field: str) -> np.ndarray:
+        """Return the live (N, ...) array of an ``MjData`` field. Raises InputError for an unknown one."""
+        from mujoco import batch
+
+        if field not in batch.DATA_FIELDS:
+            raise InputError(f"mujoco computes no field {field!r} for a batch of worlds{suggest(field, batch.DATA_FIELDS)}")
+        return self._worlds.bind(field)
+
+    def expand(self, field: str) -> np.ndarray:
+        """Return the live (N, ...) values of a model field. Raises InputError for an unknown one."""
+        from mujoco import batch
+
+        if field not in batch.MODEL_FIELDS and not hasattr(self.model.opt, field.removeprefix("opt.")):
+            raise InputError(f"the model has no field {field!r}{suggest(field, batch.MODEL_FIELDS)}")
+        if field not in self._expanded:
+            self._expanded[field] = self._worlds.expand(field)
+            derives = field.startswith("opt.") or field in self._mj.MjModel._setconst_inputs
+            self._derived |= derives
+        return self._expanded[field]
+
+    def refresh(self, rows: np.ndarray | None = None) -> None:
+        """Derive the constants of worlds ``rows`` (K,) from their fields (``mj_setConst``)."""
+        if self._derived:
+            self._worlds.set_const(rows)
+
+    def reset(self, rows: np.ndarray | None = None) -> None:
+        """Put worlds ``rows`` (K,) into the initial state without computing what follows from it."""
+        self._worlds.reset(rows, stage=self._mj.mjtStage.mjSTAGE_NONE.value)
+
+    def forward(self, rows: np.ndarray | None = None) -> None:
+        """Compute what follows from the state of worlds ``rows`` (K,)."""
+        self._worlds.forward(rows)
+
+    def step(self, rows: np.ndarray | None = None, ticks: int = 1, fresh: bool = True) -> None:
+        """Advance worlds ``rows`` (K,) by ``ticks`` physics steps; see :meth:`sim.engine.Engine.step`."""
+        stages = self._mj.mjtStage
+        self._worlds.step(rows, ticks, stages.mjSTAGE_VEL.value if fresh else stages.mjSTAGE_NONE.value)
+
+    def save(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the integration state (K, S) of worlds ``rows`` (all by default)."""
+        return self._worlds.state.copy() if rows is None else self._worlds.state[rows]
+
+    def load(self, state: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """Put ``state`` (K, S) into worlds ``rows`` (K,)."""
+        self._worlds.state[slice(None) if rows is None else rows] = state
+
+    def scene(self, row: int) -> tuple[Any, Any]:
+        """Return (model, data) of world ``row`` with its own model fields, forward computed; valid until the next call."""
+        if self._scene is None:
+            self._scene = self._worlds.get_model(row), self._mj.MjData(self.model)
+        model, data = self._scene
+        if self._expanded:
+            self._worlds.get_model(row, model)
+        self._worlds.get_data(row, data)
+        self._mj.mj_forward(model, data)
+        return model, data
+
+    def close(self) -> None:
+        """Release the worlds."""
+        self._worlds, self._scene, self._expanded = None, None, {}

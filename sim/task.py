@@ -1,0 +1,201 @@
+"""A task of one's own: a class beside an MJCF file, in array code over all worlds.
+
+Subclass :class:`MujocoTask`, fill in four methods, and list the class in ``TASKS`` of a module in ``sim/suites/<suite>/``:
+``docs/simulation.md`` does it in ten minutes, ``sim/suites/classic/cartpole.py`` is the one to copy.
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
+from sim import render
+from sim.draws import Draws
+from sim.engine import make_engine
+from sim.env import BatchEnv, Observation
+from sim.episodes import EpisodicBatch, Outcome
+from sim.registry import Entry, Options
+
+PICTURE_SIZE = 256  # px, pictures for people
+
+
+class MujocoTask(EpisodicBatch):
+    """N worlds of a task on any engine (``sim/engine.py``).
+
+    A subclass describes itself in the class attributes and computes for **all** N worlds at once; worlds that have ended keep
+    what they had. ``fresh`` positions and sensors are those after the step, not of the tick before.
+
+    Attributes:
+        engine: The worlds.
+        model: ``mujoco.MjModel``.
+        reward_kind: ``dense`` or ``sparse``.
+    """
+
+    task_name: ClassVar[str]  #: e.g. ``classic/cartpole``
+    description: ClassVar[str]  #: One line for people.
+    tags: ClassVar[tuple[str, ...]] = ()  #: Beside the suite's name; ``expert`` if there is one.
+    xml: ClassVar[str]  #: MJCF file beside the module of the class.
+    rate_hz: ClassVar[float]  #: Of actions; the physics runs at the timestep of the file.
+    time_limit_s: ClassVar[float]  #: Of an episode.
+    version: ClassVar[int] = 1  #: Raised when a number of the task changes.
+    camera: ClassVar[str] = ""  #: Of observation images and of pictures for people; empty: none.
+    rewards: ClassVar[tuple[str, ...]] = ("dense",)  #: Kinds that :meth:`judge` knows, the first by default.
+    info_fields: ClassVar[Mapping[str, str]] = {}  #: name -> dtype of what :meth:`judge` reports beside ``success``
+    fresh: ClassVar[bool] = True
+
+    def __init__(self, name: str, options: Options) -> None:
+        if options.images and not render.available():
+            raise InputError(f"task {name!r} cannot show images on this machine: {render.unavailable_reason()}; use observations=state")
+        render.configure()
+        self.reward_kind = options.reward or self.rewards[0]
+        self.model: Any = self.make_model()
+        self._image_size = options.image_size if options.images else 0
+        steps = options.max_episode_steps or self.max_steps()
+        spec = self._make_spec(options)
+        self.engine = make_engine(options.engine, self.model, options.num_worlds, options.threads)
+        version = f"{self.task_name.partition('/')[0]} {self.version}, {self.engine.version}"
+        version += "" if self.reward_kind == self.rewards[0] else f", {self.reward_kind} reward"
+        super().__init__(name, version, spec, options.num_worlds, steps, options.autoreset, self.info_fields)
+        self.ticks = round(1.0 / (self.rate_hz * self.model.opt.timestep))
+        if abs(self.ticks * self.model.opt.timestep * self.rate_hz - 1.0) > 1e-9:
+            raise InputError(f"task {name!r}: {self.rate_hz:g} actions a second are no whole number of physics steps of {self.model.opt.timestep:g} s")
+        self.qpos, self.qvel, self.ctrl = (self.engine.bind(field) for field in ("qpos", "qvel", "ctrl"))  # (N, nq), (N, nv), (N, nu)
+        self._cameras: dict[int, render.Camera] = {}
+        self.prepare()
+
+    # What a task fills in ----------------------------------------------------------------------------------------
+
+    def make_model(self) -> Any:
+        """Return the ``mujoco.MjModel``: of the file beside the class, unless a task builds on it (``mujoco.MjSpec``)."""
+        import mujoco
+
+        return mujoco.MjModel.from_xml_path(str(self.xml_path()))  # type: ignore[attr-defined]
+
+    @abc.abstractmethod
+    def observation_fields(self) -> dict[str, Field]:
+        """Return the observed fields but images, e.g. ``{"observation.state": Field((4,), names=...)}``."""
+
+    @abc.abstractmethod
+    def action_fields(self) -> dict[str, Field]:
+        """Return the fields of the action, in the order in which :meth:`apply` gets them."""
+
+    def prepare(self) -> None:
+        """Bind arrays of the engine and allocate what the task keeps; called once."""
+
+    @abc.abstractmethod
+    def lay_out(self, rows: np.ndarray, draws: Draws) -> None:
+        """Write the first state of worlds ``rows`` (K,), which are as the model file says, with ``draws`` (K rows)."""
+
+    def apply(self, action: np.ndarray) -> None:
+        """Write what ``action`` (N, Da) float32, clipped, means into the engine's controls; ``self.ctrl[:] = action`` by default."""
+        self.ctrl[:] = action
+
+    @abc.abstractmethod
+    def judge(self, action: np.ndarray) -> Outcome:
+        """Return what the step with ``action`` (N, Da) was worth to all N worlds; ``info`` holds ``success`` (N,) bool."""
+
+    @abc.abstractmethod
+    def observe(self, out: Observation) -> None:
+        """Write the present observation of all N worlds into ``out``, field -> (N, \\*shape)."""
+
+    # The worlds --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def xml_path(cls) -> Path:
+        """Return the file of the model."""
+        return Path(inspect.getfile(next(c for c in cls.__mro__ if "xml" in vars(c)))).with_name(cls.xml)
+
+    @classmethod
+    def max_steps(cls) -> int:
+        """Return the time limit in control steps."""
+        return round(cls.time_limit_s * cls.rate_hz)
+
+    @classmethod
+    def entry(cls) -> Entry:
+        """Return what the registry needs."""
+        suite = cls.task_name.partition("/")[0]
+        return Entry(
+            name=cls.task_name,
+            description=cls.description,
+            tags=(suite, *cls.tags, *(("camera",) if cls.camera else ())),
+            rate_hz=cls.rate_hz,
+            max_episode_steps=cls.max_steps(),
+            requires=("mujoco",),
+            install="`pip install 'robopolicy[sim]'`",
+            factory=cls._make,
+            engines=("mujoco", "warp", "bullet"),
+            rewards=cls.rewards,
+            batched=True,
+        )
+
+    @classmethod
+    def _make(cls, name: str, options: Options) -> BatchEnv:
+        return cls(name, options)
+
+    def _make_spec(self, options: Options) -> Spec:
+        fields = self.observation_fields()
+        if not options.state:
+            fields = {name: field for name, field in fields.items() if name != "observation.environment_state"}
+        if self._image_size:
+            fields[f"observation.images.{self.camera}"] = Field((self._image_size, self._image_size, 3), "uint8", kind="image")
+        return Spec(ObservationSpec(fields, self.rate_hz), ActionSpec(self.action_fields(), self.rate_hz))
+
+    def _begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:
+        self.engine.reset(rows)
+        self.lay_out(rows, Draws(seeds, self.version))
+        self.engine.forward(rows)
+
+    def _advance(self, rows: np.ndarray, action: np.ndarray) -> Outcome:
+        if rows.size == self.num_worlds:
+            self.apply(action)
+            self.engine.step(None, self.ticks, self.fresh)
+            return self.judge(action)
+        padded = np.zeros((self.num_worlds, action.shape[1]), np.float32)
+        padded[rows] = action
+        self.apply(padded)
+        self.engine.step(rows, self.ticks, self.fresh)
+        found = self.judge(padded)
+        cut = None if found.truncated is None else found.truncated[rows]
+        return Outcome(found.reward[rows], found.terminated[rows], {n: v[rows] for n, v in found.info.items()}, cut)
+
+    def _observe(self, rows: np.ndarray, out: Observation) -> None:
+        if rows.size == self.num_worlds:
+            self.observe(out)
+        else:
+            kept = {name: array.copy() for name, array in out.items()}
+            self.observe(kept)
+            for name, array in kept.items():
+                out[name][rows] = array[rows]
+        if self._image_size:
+            out[f"observation.images.{self.camera}"][rows] = self.pictures(rows, self._image_size)
+
+    # Pictures ----------------------------------------------------------------------------------------------------
+
+    def pictures(self, rows: np.ndarray, size: int) -> np.ndarray:
+        """Return (K, size, size, 3) uint8 of worlds ``rows`` (K,)."""
+        if size not in self._cameras:
+            self._cameras[size] = render.Camera(self.model, size, size, self.camera)
+        out = np.zeros((len(rows), size, size, 3), np.uint8)
+        for k, row in enumerate(rows):
+            out[k] = self._cameras[size].picture(*self.engine.scene(int(row)))
+        return out
+
+    def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
+        """Return (len(worlds), 256, 256, 3) uint8, or None when this machine cannot render or the task has no camera."""
+        if not self.camera or not render.available():
+            return None
+        return self.pictures(np.arange(self.num_worlds) if worlds is None else np.asarray(worlds), PICTURE_SIZE)
+
+    def close(self) -> None:
+        """Free cameras and worlds; may be called twice."""
+        for camera in self._cameras.values():
+            camera.close()
+        self._cameras = {}
+        self.engine.close()
+        super().close()
