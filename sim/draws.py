@@ -16,7 +16,7 @@ Bound = float | Sequence[float] | np.ndarray
 
 
 class Draws:
-    """Draws for K episodes; every call gives (K, \\*shape) and goes on in each episode's own sequence.
+    """Draws for K episodes; every call gives (K, *shape) and goes on in each episode's own sequence.
 
     Args:
         seeds: (K,) int64, of the episodes.
@@ -38,15 +38,15 @@ class Draws:
         return (bits.astype(np.float64) * 2.0**-63).reshape(len(self._seeds), *shape)
 
     def uniform(self, low: Bound = 0.0, high: Bound = 1.0, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """Return (K, \\*shape) float64 in [low, high); bounds broadcast against ``shape``."""
+        """Return (K, *shape) float64 in [low, high); bounds broadcast against ``shape``."""
         low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
         return low + (high - low) * self._unit(shape)
 
     def normal(self, mean: Bound = 0.0, std: Bound = 1.0, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """Return (K, \\*shape) float64 normals (Box and Muller 1958)."""
+        """Return (K, *shape) float64 normals (Box and Muller 1958)."""
         radius, angle = self._unit(shape), self._unit(shape)
         return np.asarray(mean) + np.asarray(std) * np.sqrt(-2.0 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)
 
     def integers(self, low: int, high: int, shape: tuple[int, ...] = ()) -> np.ndarray:
-        """Return (K, \\*shape) int64 in [low, high)."""
+        """Return (K, *shape) int64 in [low, high)."""
         return np.minimum(low + np.floor((high - low) * self._unit(shape)), high - 1).astype(np.int64)

@@ -102,7 +102,7 @@ class MujocoTask(EpisodicBatch):
 
     @abc.abstractmethod
     def observe(self, out: Observation) -> None:
-        """Write the present observation of all N worlds into ``out``, field -> (N, \\*shape)."""
+        """Write the present observation of all N worlds into ``out``, field -> (N, *shape)."""
 
     # The worlds --------------------------------------------------------------------------------------------------
 
