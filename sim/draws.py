@@ -29,6 +29,11 @@ class Draws:
     def __len__(self) -> int:
         return len(self._seeds)
 
+    @property
+    def seeds(self) -> np.ndarray:
+        """(K,) int64 of the episodes."""
+        return self._seeds
+
     def _unit(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return (K, *shape) float64, uniform in [0, 1)."""
         count = int(np.prod(shape))

@@ -96,6 +96,14 @@ class MujocoTask(EpisodicBatch):
         """Write what ``action`` (N, Da) float32, clipped, means into the engine's controls; ``self.ctrl[:] = action`` by default."""
         self.ctrl[:] = action
 
+    def play(self, rows: np.ndarray | None, action: np.ndarray) -> None:
+        """Carry out ``action`` (N, Da) in worlds ``rows`` (K,) (None: all) for one control step of ``self.ticks`` physics steps.
+
+        One call of :meth:`apply` and one of the engine, unless a task has a faster loop of its own inside a control step.
+        """
+        self.apply(action)
+        self.engine.step(rows, self.ticks, self.fresh)
+
     @abc.abstractmethod
     def judge(self, action: np.ndarray) -> Outcome:
         """Return what the step with ``action`` (N, Da) was worth to all N worlds; ``info`` holds ``success`` (N,) bool."""
@@ -153,13 +161,11 @@ class MujocoTask(EpisodicBatch):
 
     def _advance(self, rows: np.ndarray, action: np.ndarray) -> Outcome:
         if rows.size == self.num_worlds:
-            self.apply(action)
-            self.engine.step(None, self.ticks, self.fresh)
+            self.play(None, action)
             return self.judge(action)
         padded = np.zeros((self.num_worlds, action.shape[1]), np.float32)
         padded[rows] = action
-        self.apply(padded)
-        self.engine.step(rows, self.ticks, self.fresh)
+        self.play(rows, padded)
         found = self.judge(padded)
         cut = None if found.truncated is None else found.truncated[rows]
         return Outcome(found.reward[rows], found.terminated[rows], {n: v[rows] for n, v in found.info.items()}, cut)
