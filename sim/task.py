@@ -10,7 +10,7 @@ import abc
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from sim.engine import make_engine
 from sim.env import BatchEnv, Observation
 from sim.episodes import EpisodicBatch, Outcome
 from sim.registry import Entry, Options
+
+if TYPE_CHECKING:
+    from sim.randomize import Randomizer
 
 PICTURE_SIZE = 256  # px, pictures for people
 
@@ -35,6 +38,7 @@ class MujocoTask(EpisodicBatch):
         engine: The worlds.
         model: ``mujoco.MjModel``.
         reward_kind: ``dense`` or ``sparse``.
+        randomizer: What differs from episode to episode, or None.
     """
 
     task_name: ClassVar[str]  #: e.g. ``classic/cartpole``
@@ -68,6 +72,7 @@ class MujocoTask(EpisodicBatch):
         self.qpos, self.qvel, self.ctrl = (self.engine.bind(field) for field in ("qpos", "qvel", "ctrl"))  # (N, nq), (N, nv), (N, nu)
         self._cameras: dict[int, render.Camera] = {}
         self.prepare()
+        self.randomizer = self._make_randomizer(options)
 
     # What a task fills in ----------------------------------------------------------------------------------------
 
@@ -154,21 +159,40 @@ class MujocoTask(EpisodicBatch):
             fields[f"observation.images.{self.camera}"] = Field((self._image_size, self._image_size, 3), "uint8", kind="image")
         return Spec(ObservationSpec(fields, self.rate_hz), ActionSpec(self.action_fields(), self.rate_hz))
 
+    def _make_randomizer(self, options: Options) -> Randomizer | None:
+        if not options.randomize:
+            return None
+        from sim.randomize import Randomizer
+
+        return Randomizer(options.randomize, self.engine, self.spec, self.num_worlds)
+
     def _begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:
         self.engine.reset(rows)
+        if self.randomizer is not None:
+            self.randomizer.ended(rows[~self._running[rows] & (self._elapsed[rows] > 0)])
+            self.randomizer.begin(rows, seeds)
         self.lay_out(rows, Draws(seeds, self.version))
         self.engine.forward(rows)
 
     def _advance(self, rows: np.ndarray, action: np.ndarray) -> Outcome:
         if rows.size == self.num_worlds:
-            self.play(None, action)
-            return self.judge(action)
+            self.play(None, self._sent(action))
+            found = self.judge(action)
+            if self.randomizer is not None:
+                self.randomizer.judged(rows, found.info["success"])
+            return found
         padded = np.zeros((self.num_worlds, action.shape[1]), np.float32)
         padded[rows] = action
-        self.play(rows, padded)
+        self.play(rows, self._sent(padded))
         found = self.judge(padded)
+        if self.randomizer is not None:
+            self.randomizer.judged(rows, found.info["success"][rows])
         cut = None if found.truncated is None else found.truncated[rows]
         return Outcome(found.reward[rows], found.terminated[rows], {n: v[rows] for n, v in found.info.items()}, cut)
+
+    def _sent(self, action: np.ndarray) -> np.ndarray:
+        """Return what arrives at the actuators when the policy sends ``action`` (N, Da); rewards are of what was sent."""
+        return action if self.randomizer is None else self.randomizer.act(action)
 
     def _observe(self, rows: np.ndarray, out: Observation) -> None:
         if rows.size == self.num_worlds:
@@ -178,6 +202,8 @@ class MujocoTask(EpisodicBatch):
             self.observe(kept)
             for name, array in kept.items():
                 out[name][rows] = array[rows]
+        if self.randomizer is not None:
+            self.randomizer.sense(out, rows)
         if self._image_size:
             out[f"observation.images.{self.camera}"][rows] = self.pictures(rows, self._image_size)
 
