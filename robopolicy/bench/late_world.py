@@ -30,9 +30,9 @@ class KickedPush(Push):
         due = hashed(seeds, steps, _LANE) < OFTEN * 2.0**63
         if due.any():
             away = hashed_normals(seeds[due], steps[due], _LANE)
-            velocity: Any = self._qvel[rows[due]]
+            velocity: Any = self.qvel[rows[due]]
             velocity[:, N : N + 2] += SPEED * away / np.linalg.norm(away, axis=1, keepdims=True)
-            self._qvel[rows[due]] = velocity
+            self.qvel[rows[due]] = velocity
 
     def _advance(self, rows: np.ndarray, action: np.ndarray) -> Outcome:
         self._kick(rows)
@@ -41,7 +41,7 @@ class KickedPush(Push):
     def control_step(self, command: np.ndarray) -> Any:
         """See :meth:`sim.suites.arm.ArmBatch.control_step`; kicks come with the first tick of a control step."""
         rows = np.flatnonzero(self._running)
-        self._kick(rows[self._ticks[rows] % self.control_substeps == 0])
+        self._kick(rows[self._driven[rows] % self.control_substeps == 0])
         return super().control_step(command)
 
 

@@ -1,8 +1,9 @@
-"""A seven-joint arm under joint position commands: reach a point, push a puck, tour several points in order.
+"""A seven-joint arm under joint position commands: what its tasks share, and which there are.
 
 A policy acts at 20 Hz; its targets become a smooth reference at 100 Hz (``policies.control.JointInterpolator``, the same
-code as on a robot), which the joints' position servos follow in MuJoCo. The arm is ``arm.xml`` beside this file; tasks add
-a table and what stands on it. All worlds are stepped together by ``mujoco.batch``.
+code as on a robot), which the joints' position servos follow. The arm is ``arm.xml`` beside this file; tasks add a table, what
+stands on it, and another tool where they need one. Reach, push and tour are in ``arm_tasks.py``, the peg and its hole in
+``arm_insert.py``, the gripper and the cube in ``arm_pick.py``.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -10,7 +11,9 @@ a table and what stands on it. All worlds are stepped together by ``mujoco.batch
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +21,31 @@ import numpy as np
 
 from policies.control import JointInterpolator, MotionLimits, MotionState
 from policies.kinematics import Kinematics
-from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
+from policies.spec import ActionSpec, Field, ObservationSpec, Spec
 from sim import render
-from sim.env import BatchEnv, Observation, StepResult
-from sim.episodes import EpisodicBatch, Outcome
+from sim.draws import Draws
+from sim.env import Observation, StepResult
+from sim.episodes import Outcome
 from sim.registry import Entry, Options
+from sim.task import MujocoTask
 
 VERSION = 1  # raised when the arm, the scenes or a number of the tasks changes
 RATE_HZ = 20.0  # of actions
 SUBSTEPS = 5  # joint commands per action: 100 Hz
 CAMERA = "front"
-PICTURE_SIZE = 256  # px
 
 JOINTS = tuple(f"joint{i}" for i in range(1, 8))
 N = len(JOINTS)
 HOME = (0.0, 0.0, 0.0, -2.0, 0.0, np.pi - 2.0, 0.0)  # rad, the tool points down, 0.55 m in front and 0.36 m up
 HOME_SPREAD = 0.2  # rad, uniform, of every joint at the beginning of an episode
+TABLE = 2  # contype of the table, that only the arm and what collides with this bit meet
 
-_TASKS = {
-    "reach": ("bring the tool of a seven-joint arm to a point", 100),
-    "push": ("push a puck across a table to a point with a seven-joint arm", 250),
-    "tour": ("visit three points in their order with a seven-joint arm", 240),
-}
+_MODULES = ("arm_tasks",)
 
 
 def entries() -> list[Entry]:
-    """Return the three tasks."""
-    return [
-        Entry(
-            name=f"arm/{task}",
-            description=description,
-            tags=("arm", "joints", "expert", "camera"),
-            rate_hz=RATE_HZ,
-            max_episode_steps=steps,
-            requires=("mujoco",),
-            install="`pip install 'robopolicy[sim]'`",
-            factory=_make,
-            short=f"arm-{task}",
-        )
-        for task, (description, steps) in _TASKS.items()
-    ]
-
-
-def _make(name: str, options: Options) -> BatchEnv:
-    from sim.suites.arm_tasks import TASKS
-
-    return TASKS[name.rpartition("/")[2]](name, options)
+    """Return the arm's tasks."""
+    return [task.entry() for module in _MODULES for task in importlib.import_module(f"sim.suites.{module}").TASKS]
 
 
 @functools.cache
@@ -99,20 +81,7 @@ def barriers() -> dict[str, Any]:
     return {"planes": [{"point": [0.0, 0.0, 0.0], "normal": [0.0, 0.0, 1.0]}], "self_collision": True, "margin_m": 0.01}
 
 
-def make_spec(task_fields: dict[str, Field], image_size: int) -> Spec:
-    """Return the spec: joint positions in rad, velocities in rad/s and the tool's tip in m; what the task adds; joint position targets."""
-    low, high = joint_range()
-    names = (*JOINTS, *(f"{name}.velocity" for name in JOINTS), "hand.x", "hand.y", "hand.z")
-    fields = {"observation.state": Field((len(names),), unit="rad, rad/s, m", names=names), **task_fields}
-    if image_size:
-        fields[f"observation.images.{CAMERA}"] = Field((image_size, image_size, 3), "uint8", kind="image")
-    # float32 limits inside the float64 range, so that a clipped action never leaves it
-    inside = np.nextafter(low.astype(np.float32), np.float32(np.inf)), np.nextafter(high.astype(np.float32), np.float32(-np.inf))
-    target = Field((N,), unit="rad", low=tuple(inside[0]), high=tuple(inside[1]), kind="position", names=JOINTS)
-    return Spec(ObservationSpec(fields, RATE_HZ), ActionSpec({"joint_position": target}, RATE_HZ))
-
-
-class ArmBatch(EpisodicBatch):
+class ArmBatch(MujocoTask):
     """N arms at a table; a task says what else is there, what it observes, when it has succeeded and how it is done.
 
     Attributes:
@@ -123,32 +92,18 @@ class ArmBatch(EpisodicBatch):
         home: (7,) joint positions, rad.
     """
 
+    tags = ("joints", "expert")
+    xml = "arm.xml"
+    rate_hz = RATE_HZ
+    version = VERSION
+    camera = CAMERA
+    rewards = ("dense", "sparse")
     goals_shown = 1  # markers of goal positions in the scene
 
-    def __init__(self, name: str, options: Options) -> None:
-        if options.images and not render.available():
-            raise InputError(f"task {name!r} cannot show images on this machine: {render.unavailable_reason()}; use observations=state")
-        render.configure()
-        import mujoco
-        import mujoco.batch
-
-        self._mj: Any = mujoco
-        self._image_size = options.image_size if options.images else 0
-        spec = make_spec(self.task_fields(options.state), self._image_size)
-        steps = options.max_episode_steps or _TASKS[name.rpartition("/")[2]][1]
-        version = f"arm {VERSION}, mujoco {mujoco.__version__}"
-        super().__init__(name, version, spec, options.num_worlds, steps, options.autoreset)
-        self.control_substeps, self.motion, self.robot_model = SUBSTEPS, motion_limits(), robot_model()
-        self.barriers, self.home = barriers(), HOME
-        self._model: Any = self._scene()
-        self._ticks_of_physics = round(1 / (RATE_HZ * SUBSTEPS * self._model.opt.timestep))
-        self._worlds: Any = mujoco.batch.Batch(self._model, self.num_worlds, nthread=1)
-        self._qpos, self._qvel, self._ctrl, self._mocap = (self._worlds.bind(n) for n in ("qpos", "qvel", "ctrl", "mocap_pos"))
-        self._sites, self._hand_id = self._worlds.bind("site_xpos"), self._model.site("hand").id
-        self._interpolator = JointInterpolator(self.motion, RATE_HZ * SUBSTEPS, SUBSTEPS)
-        self._motion_state = MotionState(*np.zeros((4, self.num_worlds, N)))  # of what the servos follow, one row a world
-        self._ticks = np.zeros(self.num_worlds, np.int64)
-        self._cameras: dict[int, render.Camera] = {}
+    @classmethod
+    def entry(cls) -> Entry:
+        """Return what the registry needs."""
+        return dataclasses.replace(super().entry(), short=cls.task_name.replace("/", "-"))
 
     # What a task fills in ----------------------------------------------------------------------------------------
 
@@ -158,66 +113,120 @@ class ArmBatch(EpisodicBatch):
         """Return the observation fields beside the arm's own; ``state``: those that a camera could show are wanted too."""
 
     @abc.abstractmethod
-    def _lay_out(self, row: int, generator: np.random.Generator) -> None:
-        """Draw what the task places in world ``row``, whose arm stands already."""
+    def place(self, rows: np.ndarray, draws: Draws) -> None:
+        """Draw what the task places in worlds ``rows`` (K,), whose arms stand already."""
 
     @abc.abstractmethod
-    def _judge(self, rows: np.ndarray) -> Outcome:
-        """Return what the present state of worlds ``rows`` (K,) is worth; called once an action."""
+    def observe_task(self, out: Observation) -> None:
+        """Write the task's fields for all N worlds."""
 
-    @abc.abstractmethod
-    def _observe_task(self, rows: np.ndarray, out: Observation) -> None:
-        """Write the task's fields, see :meth:`sim.episodes.EpisodicBatch._observe`."""
+    @classmethod
+    def robot(cls) -> str:
+        """Return the MJCF text of the arm with the tool of this task."""
+        return robot_model()
 
-    def _furnish(self, scene: Any) -> None:
+    def furnish(self, scene: Any) -> None:
         """Add to the ``mujoco.MjSpec`` of the scene; nothing by default."""
 
     # The worlds --------------------------------------------------------------------------------------------------
 
-    def _scene(self) -> Any:
+    def make_model(self) -> Any:
         """Return the ``mujoco.MjModel`` of the arm, its table, goal markers, lights, a camera and the task's own things."""
-        mj = self._mj
-        scene = mj.MjSpec.from_string(self.robot_model)
+        import mujoco
+
+        mj: Any = mujoco
+        scene = mj.MjSpec.from_string(self.robot())
         world = scene.worldbody
         world.add_light(pos=[0.5, -0.8, 2.0], dir=[0.0, 0.4, -1.0], type=mj.mjtLightType.mjLIGHT_DIRECTIONAL)
-        world.add_geom(name="table", type=mj.mjtGeom.mjGEOM_BOX, pos=[0.4, 0, -0.02], size=[0.55, 0.6, 0.02], rgba=[0.76, 0.7, 0.6, 1], contype=2)
+        world.add_geom(name="table", type=mj.mjtGeom.mjGEOM_BOX, pos=[0.4, 0, -0.02], size=[0.55, 0.6, 0.02], rgba=[0.76, 0.7, 0.6, 1], contype=TABLE)
         world.add_camera(name=CAMERA, pos=[1.75, 0.0, 1.0], xyaxes=[0, 1, 0, -0.459, 0, 0.888], fovy=42)
         for k in range(self.goals_shown):
             marker = world.add_body(name=f"goal{k}", mocap=True)
             shade = 0.6 + 0.4 * k / max(self.goals_shown - 1, 1)
             marker.add_geom(type=mj.mjtGeom.mjGEOM_SPHERE, size=[0.02, 0, 0], rgba=[0.1, shade, 0.3, 1], contype=0, conaffinity=0)
-        self._furnish(scene)
+        self.furnish(scene)
         return scene.compile()
 
-    def _begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:
-        self._worlds.reset(rows, stage=self._mj.mjtStage.mjSTAGE_NONE.value)
-        for row, seed in zip(rows, seeds, strict=True):
-            generator = np.random.default_rng([int(seed), VERSION])
-            self._qpos[row, :N] = np.array(HOME) + generator.uniform(-HOME_SPREAD, HOME_SPREAD, N)
-            self._lay_out(int(row), generator)
-        self._ctrl[rows] = self._qpos[rows, :N]
-        self._keep(rows, self._interpolator.start(self._qpos[rows, :N]))
-        self._ticks[rows] = 0
-        self._worlds.forward(rows)
+    def prepare(self) -> None:
+        """Bind what all tasks read, and let every reference rest at zero."""
+        self.control_substeps, self.motion, self.robot_model = SUBSTEPS, motion_limits(), self.robot()
+        self.barriers, self.home = barriers(), HOME
+        self._sites, self._hand_id = self.engine.bind("site_xpos"), self.model.site("hand").id
+        self._mocap = self.engine.bind("mocap_pos")  # (N, movable bodies, 3)
+        self._ticks_a_command = self.ticks // SUBSTEPS
+        self._interpolator = JointInterpolator(self.motion, RATE_HZ * SUBSTEPS, SUBSTEPS)
+        self._motion_state = MotionState(*np.zeros((4, self.num_worlds, N)))  # of what the servos follow, one row a world
+        self._driven = np.zeros(self.num_worlds, np.int64)  # ticks of the drive in this episode
+        self._due = np.zeros(self.num_worlds, bool)  # worlds whose control step is complete when they are judged
 
-    def _advance(self, rows: np.ndarray, action: np.ndarray) -> Outcome:
-        state, targets = MotionState(*(part[rows] for part in self._motion_state)), action.astype(np.float64)
+    def _make_spec(self, options: Options) -> Spec:
+        fields = {**_arm_field(), **self.task_fields(options.state)}
+        if self._image_size:
+            fields[f"observation.images.{CAMERA}"] = Field((self._image_size, self._image_size, 3), "uint8", kind="image")
+        return Spec(ObservationSpec(fields, RATE_HZ), ActionSpec(self.action_fields(), RATE_HZ))
+
+    def observation_fields(self) -> dict[str, Field]:
+        """Return the arm's state, see :func:`_arm_field`, and the task's fields."""
+        return {**_arm_field(), **self.task_fields(state=True)}
+
+    def action_fields(self) -> dict[str, Field]:
+        """Return the joint position targets."""
+        return {"joint_position": _target_field()}
+
+    def lay_out(self, rows: np.ndarray, draws: Draws) -> None:
+        """Let the arms of worlds ``rows`` (K,) stand near home, and place what the task needs."""
+        self.qpos[rows, :N] = draws.uniform(-HOME_SPREAD, HOME_SPREAD, (N,)) + HOME
+        self.place(rows, draws)
+        self._rest(rows)
+
+    def _rest(self, rows: np.ndarray) -> None:
+        """Let the references of worlds ``rows`` (K,) rest where their arms stand."""
+        self.ctrl[rows, :N] = self.qpos[rows, :N]
+        self._keep(rows, self._interpolator.start(self.qpos[rows, :N]))
+        self._driven[rows] = 0
+
+    def play(self, rows: np.ndarray | None, action: np.ndarray) -> None:
+        """Make commands of ``action`` (N, Da) and have the servos of worlds ``rows`` (K,) (None: all) follow them."""
+        if rows is None:
+            state, targets = self._motion_state, action[:, :N].astype(np.float64)
+        else:
+            state, targets = MotionState(*(part[rows] for part in self._motion_state)), action[rows, :N].astype(np.float64)
         for substep in range(SUBSTEPS):
             command, state = self._interpolator.step(state, targets, substep)
-            self._drive(rows, command)
+            self._drive(rows, command, substep == SUBSTEPS - 1)
         self._keep(rows, state)
-        self._ticks[rows] += SUBSTEPS
-        return self._judge(rows)
+        self._driven[slice(None) if rows is None else rows] += SUBSTEPS
+        self._due[:] = self._running
 
-    def _keep(self, rows: np.ndarray, state: MotionState) -> None:
-        """Store ``state`` of K streams as that of worlds ``rows`` (K,)."""
+    def _keep(self, rows: np.ndarray | None, state: MotionState) -> None:
+        """Store ``state`` of K streams as that of worlds ``rows`` (K,) (None: all)."""
         for mine, new in zip(self._motion_state, state, strict=True):
-            mine[rows] = new
+            mine[slice(None) if rows is None else rows] = new
 
-    def _drive(self, rows: np.ndarray, command: np.ndarray) -> None:
-        """One control tick of worlds ``rows`` (K,) with joint positions ``command`` (K, 7)."""
-        self._ctrl[rows] = command
-        self._worlds.step(rows, self._ticks_of_physics, self._mj.mjtStage.mjSTAGE_POS.value)
+    def _drive(self, rows: np.ndarray | None, command: np.ndarray, fresh: bool = True) -> None:
+        """One control tick of worlds ``rows`` (K,) (None: all) with joint positions ``command`` (K, 7)."""
+        self.ctrl[slice(None) if rows is None else rows, :N] = command
+        self.engine.step(rows, self._ticks_a_command, fresh)
+
+    def worth(self, success: np.ndarray, shaped: np.ndarray) -> Outcome:
+        """Return the outcome of worlds with ``success`` (N,) bool; ``shaped`` (N,) is the dense reward. Nothing here ends an episode."""
+        reward = shaped if self.reward_kind == "dense" else success.astype(np.float64)
+        return Outcome(reward, np.zeros(self.num_worlds, bool), {"success": success})
+
+    @property
+    def hand(self) -> np.ndarray:
+        """(N, 3) position of the tool's tip, m."""
+        return self._sites[:, self._hand_id]
+
+    def observe(self, out: Observation) -> None:
+        """Write joint positions, velocities and the tip, and the task's fields."""
+        state = out["observation.state"]
+        state[:, :N], state[:, N : 2 * N], state[:, 2 * N : 2 * N + 3] = self.qpos[:, :N], self.qvel[:, :N], self.hand
+        self.observe_task(out)
+
+
+class DrivenArm(ArmBatch):
+    """An arm all of whose actions are joint positions: a twin can step it at the drive's rate; see :class:`sim.env.JointDriven`."""
 
     def control_step(self, command: np.ndarray) -> StepResult:
         """Apply joint positions ``command`` (N, 7), rad, for one tick of the drive; see :class:`sim.env.JointDriven`.
@@ -228,48 +237,31 @@ class ArmBatch(EpisodicBatch):
         """
         self._checked(command)
         rows = np.flatnonzero(self._running)
-        chosen = np.clip(np.asarray(command, np.float64)[rows], self.motion.low, self.motion.high)
+        command = np.clip(np.asarray(command, np.float64), self.motion.low, self.motion.high)
         due = rows
         if rows.size:
-            self._drive(rows, chosen)
-            self._keep(rows, self._interpolator.start(chosen))
-            self._ticks[rows] += 1
-            due = rows[self._ticks[rows] % SUBSTEPS == 0]
+            self._drive(rows, command[rows])
+            self._keep(rows, self._interpolator.start(command[rows]))
+            self._driven[rows] += 1
+            due = rows[self._driven[rows] % SUBSTEPS == 0]
             self._observe(rows, self._obs)
-        return self._settled(due, self._judge(due) if due.size else None)
+        if not due.size:
+            return self._settled(due, None)
+        self._due[:] = False
+        self._due[due] = True
+        found = self.judge(command.astype(np.float32))
+        return self._settled(due, Outcome(found.reward[due], found.terminated[due], {n: v[due] for n, v in found.info.items()}))
 
-    @property
-    def hand(self) -> np.ndarray:
-        """(N, 3) position of the tool's tip, m."""
-        return self._sites[:, self._hand_id]
 
-    def _observe(self, rows: np.ndarray, out: Observation) -> None:
-        state = out["observation.state"]
-        state[rows, :N], state[rows, N : 2 * N], state[rows, 2 * N :] = self._qpos[rows, :N], self._qvel[rows, :N], self.hand[rows]
-        self._observe_task(rows, out)
-        if self._image_size:
-            out[f"observation.images.{CAMERA}"][rows] = self._pictures(rows, self._image_size)
+def _arm_field() -> dict[str, Field]:
+    """Return the field of joint positions, rad, joint velocities, rad/s, and the tip of the tool, m, (17,)."""
+    names = (*JOINTS, *(f"{name}.velocity" for name in JOINTS), "hand.x", "hand.y", "hand.z")
+    return {"observation.state": Field((len(names),), unit="rad, rad/s, m", names=names)}
 
-    def _pictures(self, rows: np.ndarray, size: int) -> np.ndarray:
-        """Return (K, size, size, 3) uint8."""
-        if size not in self._cameras:
-            self._cameras[size] = render.Camera(self._model, size, size, CAMERA)
-        out, data = np.zeros((len(rows), size, size, 3), np.uint8), self._mj.MjData(self._model)
-        for k, row in enumerate(rows):
-            self._worlds.get_data(int(row), data)
-            self._mj.mj_forward(self._model, data)
-            out[k] = self._cameras[size].picture(self._model, data)
-        return out
 
-    def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
-        """Return (len(worlds), 256, 256, 3) uint8, or None when this machine cannot render."""
-        if not render.available():
-            return None
-        return self._pictures(np.arange(self.num_worlds) if worlds is None else np.asarray(worlds), PICTURE_SIZE)
-
-    def close(self) -> None:
-        """Free cameras and worlds; may be called twice."""
-        for camera in self._cameras.values():
-            camera.close()
-        super().close()
-        self._cameras = {}
+def _target_field() -> Field:
+    """Return the field of joint position targets, (7,) rad."""
+    low, high = joint_range()
+    # float32 limits inside the float64 range, so that a clipped action never leaves it
+    inside = np.nextafter(low.astype(np.float32), np.float32(np.inf)), np.nextafter(high.astype(np.float32), np.float32(-np.inf))
+    return Field((N,), unit="rad", low=tuple(inside[0]), high=tuple(inside[1]), kind="position", names=JOINTS)

@@ -1,4 +1,4 @@
-"""What the arm is asked to do: :class:`Reach`, :class:`Push` and :class:`Tour`, each with its expert.
+"""What the arm is asked to do without another tool: :class:`Reach`, :class:`Push` and :class:`Tour`, each with its expert.
 
 Points are drawn in a ring sector before the arm that its tool reaches pointing down. Episodes never terminate by
 themselves: success is reported per step, and who evaluates ends the episode at the first.
@@ -7,16 +7,17 @@ themselves: success is reported per step, and who evaluates ends the episode at 
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import numpy as np
 
 from policies.spec import Field
+from sim.draws import Draws
 from sim.env import Observation
 from sim.episodes import Outcome
 from sim.oracles.arm_expert import TipServo, push_waypoint
-from sim.registry import Options
-from sim.suites.arm import HOME, ArmBatch, N
+from sim.suites.arm import HOME, HOME_SPREAD, VERSION, DrivenArm, N
 
 RADIUS, ANGLE, HEIGHT = (0.38, 0.62), 0.7, (0.12, 0.42)  # m from the base's axis, rad to both sides, m above the table
 REACHED = 0.025  # m, between tip and goal
@@ -31,22 +32,51 @@ PUSH_RADIUS, PUSH_ANGLE = (0.45, 0.63), 0.45
 _XYZ = ("x", "y", "z")
 
 
-class _PointTask(ArmBatch):
+class _Generated(DrivenArm):
+    """An arm whose episodes are drawn by one ``numpy`` generator each, world by world.
+
+    That is slower than ``sim.draws``, but data sets and checkpoints exist for the episodes that it gives. Where a place is
+    drawn until it is far enough from another, it costs little beside the episode.
+    """
+
+    def prepare(self) -> None:
+        """Make the expert besides."""
+        super().prepare()
+        self._servo = TipServo(self.robot_model, np.array(HOME))
+
+    def lay_out(self, rows: np.ndarray, draws: Draws) -> None:
+        """See :meth:`ArmBatch.lay_out`."""
+        for row, seed in zip(rows, draws.seeds, strict=True):
+            generator = np.random.default_rng([int(seed), VERSION])
+            self.qpos[row, :N] = np.array(HOME) + generator.uniform(-HOME_SPREAD, HOME_SPREAD, N)
+            self._place(int(row), generator)
+        self._rest(rows)
+
+    def place(self, rows: np.ndarray, draws: Draws) -> None:
+        """Nothing: each world is laid out whole."""
+
+    @abc.abstractmethod
+    def _place(self, row: int, generator: np.random.Generator) -> None:
+        """Draw what the task places in world ``row``, whose arm stands already."""
+
+
+class _PointTask(_Generated):
     """Goals that the tip is brought to; ``_goals`` (N, G, 3), m, ``_visited`` (N, G) bool."""
 
-    def __init__(self, name: str, options: Options) -> None:
-        super().__init__(name, options)
+    def prepare(self) -> None:
+        """Allocate the goals besides."""
+        super().prepare()
         self._goals = np.zeros((self.num_worlds, self.goals_shown, 3))
         self._visited = np.zeros((self.num_worlds, self.goals_shown), bool)
-        self._servo = TipServo(self.robot_model, np.array(HOME))
+        self._worlds = np.arange(self.num_worlds)
 
     @classmethod
     def task_fields(cls, state: bool) -> dict[str, Field]:
         """Return the field of the goal, (3,) m."""
         return {"observation.environment_state": Field((3,), unit="m", kind="goal", names=tuple(f"goal.{axis}" for axis in _XYZ))}
 
-    def _lay_out(self, row: int, generator: np.random.Generator) -> None:
-        previous = self._servo.tip(self._qpos[row, :N])
+    def _place(self, row: int, generator: np.random.Generator) -> None:
+        previous = self._servo.tip(self.qpos[row, :N])
         for k in range(self.goals_shown):
             goal = previous
             while np.linalg.norm(goal - previous) < APART:
@@ -56,27 +86,32 @@ class _PointTask(ArmBatch):
         self._mocap[row] = self._goals[row]
         self._visited[row] = False
 
-    def _judge(self, rows: np.ndarray) -> Outcome:
-        present = np.minimum(self._visited[rows].sum(axis=1), self.goals_shown - 1)
-        distance = np.linalg.norm(self.hand[rows] - self._goals[rows, present], axis=1)
-        self._visited[rows, present] |= distance < REACHED
-        success = np.asarray(self._visited[rows].all(axis=1))
-        return Outcome(success - distance, np.zeros(len(rows), bool), {"success": success})
+    def judge(self, action: np.ndarray) -> Outcome:
+        """Reward a short way to the next goal, and success once all were visited."""
+        present = np.minimum(self._visited.sum(axis=1), self.goals_shown - 1)
+        distance = np.linalg.norm(self.hand - self._goals[self._worlds, present], axis=1)
+        self._visited[self._worlds, present] |= (distance < REACHED) & self._due
+        success = np.asarray(self._visited.all(axis=1))
+        return self.worth(success, success - distance)
 
-    def _observe_task(self, rows: np.ndarray, out: Observation) -> None:
-        out["observation.environment_state"][rows] = self._goals[rows, -1]
+    def observe_task(self, out: Observation) -> None:
+        """Write the last goal."""
+        out["observation.environment_state"][:] = self._goals[:, -1]
 
     def expert_action(self) -> np.ndarray:
         """Return joint targets (N, 7) float32, rad, towards the first goal not visited; where ended, the arm's own pose."""
-        out = self._qpos[:, :N].astype(np.float32)
+        out = self.qpos[:, :N].astype(np.float32)
         for row in np.flatnonzero(self._running):
             goal = self._goals[row, min(int(self._visited[row].sum()), self.goals_shown - 1)]
-            out[row] = self._servo.target(self._qpos[row, :N], goal, speed=0.25, approach=2.0)
+            out[row] = self._servo.target(self.qpos[row, :N], goal, speed=0.25, approach=2.0)
         return np.clip(out, self._low, self._high)
 
 
 class Reach(_PointTask):
     """Bring the tip to within 25 mm of the goal. ``info``: ``success``."""
+
+    task_name, description = "arm/reach", "bring the tool of a seven-joint arm to a point"
+    time_limit_s = 5.0
 
 
 class Tour(_PointTask):
@@ -86,6 +121,8 @@ class Tour(_PointTask):
     planner, who reads ``observation.goals`` (positions in m and whether they were visited), writes the next one.
     """
 
+    task_name, description = "arm/tour", "visit three points in their order with a seven-joint arm"
+    time_limit_s = 12.0
     goals_shown = TOUR_GOALS
 
     @classmethod
@@ -94,21 +131,21 @@ class Tour(_PointTask):
         names = tuple(f"goal{k}.{part}" for k in range(TOUR_GOALS) for part in (*_XYZ, "visited"))
         return {**super().task_fields(state), "observation.goals": Field((len(names),), unit="m, 1", names=names)}
 
-    def _observe_task(self, rows: np.ndarray, out: Observation) -> None:
-        super()._observe_task(rows, out)
-        listed = np.concatenate([self._goals[rows], self._visited[rows, :, None]], axis=2)
-        out["observation.goals"][rows] = listed.reshape(len(rows), -1)
+    def observe_task(self, out: Observation) -> None:
+        """Write the last goal, and the list of all."""
+        super().observe_task(out)
+        listed = out["observation.goals"].reshape(self.num_worlds, TOUR_GOALS, 4)
+        listed[..., :3], listed[..., 3] = self._goals, self._visited
 
 
-class Push(ArmBatch):
+class Push(_Generated):
     """Push the puck to within 30 mm of the goal. ``info``: ``success``.
 
     The puck slides and turns in the plane of the table under dry friction, and does not tip.
     """
 
-    def __init__(self, name: str, options: Options) -> None:
-        super().__init__(name, options)
-        self._servo = TipServo(self.robot_model, np.array(HOME))
+    task_name, description = "arm/push", "push a puck across a table to a point with a seven-joint arm"
+    time_limit_s = 12.5
 
     @classmethod
     def task_fields(cls, state: bool) -> dict[str, Field]:
@@ -117,8 +154,11 @@ class Push(ArmBatch):
             return {"observation.goal": Field((2,), unit="m", kind="goal", names=("goal.x", "goal.y"))}
         return {"observation.environment_state": Field((4,), unit="m", names=("puck.x", "puck.y", "goal.x", "goal.y"))}
 
-    def _furnish(self, scene: Any) -> None:
-        mj = self._mj
+    def furnish(self, scene: Any) -> None:
+        """Add the puck."""
+        import mujoco
+
+        mj: Any = mujoco
         puck = scene.worldbody.add_body(name="puck", pos=[0, 0, PUCK_HEIGHT / 2])
         for axis in ((1, 0, 0), (0, 1, 0)):
             puck.add_joint(name=f"puck.{'xy'[axis[1]]}", type=mj.mjtJoint.mjJNT_SLIDE, axis=axis, damping=8.0, frictionloss=1.0)
@@ -126,34 +166,36 @@ class Push(ArmBatch):
         disc = mj.mjtGeom.mjGEOM_CYLINDER
         puck.add_geom(name="puck", type=disc, size=[PUCK_RADIUS, PUCK_HEIGHT / 2, 0], mass=0.3, rgba=[0.2, 0.45, 0.85, 1], contype=4)
 
-    def _lay_out(self, row: int, generator: np.random.Generator) -> None:
+    def _place(self, row: int, generator: np.random.Generator) -> None:
         puck = goal = np.zeros(2)
         while not PUSH_LENGTH[0] < np.linalg.norm(goal - puck) < PUSH_LENGTH[1]:
             radius, angle = generator.uniform(*PUSH_RADIUS, 2), generator.uniform(-PUSH_ANGLE, PUSH_ANGLE, 2)
             puck, goal = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-        self._qpos[row, N:] = *puck, 0.0
+        self.qpos[row, N:] = *puck, 0.0
         self._mocap[row, 0] = *goal, 0.0
 
-    def _judge(self, rows: np.ndarray) -> Outcome:
-        distance = np.linalg.norm(self._qpos[rows, N : N + 2] - self._mocap[rows, 0, :2], axis=1)
+    def judge(self, action: np.ndarray) -> Outcome:
+        """Reward a short way of the puck to its goal."""
+        distance = np.linalg.norm(self.qpos[:, N : N + 2] - self._mocap[:, 0, :2], axis=1)
         success = distance < PUSHED
-        return Outcome(success - distance, np.zeros(len(rows), bool), {"success": success})
+        return self.worth(success, success - distance)
 
-    def _observe_task(self, rows: np.ndarray, out: Observation) -> None:
-        goal = self._mocap[rows, 0, :2]
+    def observe_task(self, out: Observation) -> None:
+        """Write puck and goal, or the goal alone."""
         if "observation.environment_state" in out:
-            out["observation.environment_state"][rows] = np.concatenate([self._qpos[rows, N : N + 2], goal], axis=1)
+            out["observation.environment_state"][:, :2] = self.qpos[:, N : N + 2]
+            out["observation.environment_state"][:, 2:] = self._mocap[:, 0, :2]
         else:
-            out["observation.goal"][rows] = goal
+            out["observation.goal"][:] = self._mocap[:, 0, :2]
 
     def expert_action(self) -> np.ndarray:
         """Return joint targets (N, 7) float32, rad; where ended, the arm's own pose."""
-        out = self._qpos[:, :N].astype(np.float32)
+        out = self.qpos[:, :N].astype(np.float32)
         for row in np.flatnonzero(self._running):
             clearance = PUCK_RADIUS + TOOL_RADIUS
-            point, speed = push_waypoint(self.hand[row], self._qpos[row, N : N + 2], self._mocap[row, 0, :2], clearance)
-            out[row] = self._servo.target(self._qpos[row, :N], point, speed, approach=5.0)
+            point, speed = push_waypoint(self.hand[row], self.qpos[row, N : N + 2], self._mocap[row, 0, :2], clearance)
+            out[row] = self._servo.target(self.qpos[row, :N], point, speed, approach=5.0)
         return np.clip(out, self._low, self._high)
 
 
-TASKS: dict[str, type[ArmBatch]] = {"reach": Reach, "push": Push, "tour": Tour}
+TASKS = (Reach, Push, Tour)

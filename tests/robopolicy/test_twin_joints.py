@@ -134,7 +134,7 @@ def test_ticks_over_the_wire_equal_actions_of_the_world(serve) -> None:
     made, env = world(lockstep=True, seed0=4), arm()
     robot, obs = serve(made), env.reset(np.array([4]))
     interpolator = JointInterpolator(env.motion, 100, 5)
-    reading, state, interpolating = robot.read(), interpolator.start(env._qpos[:, :7]), 0
+    reading, state, interpolating = robot.read(), interpolator.start(env.qpos[:, :7]), 0
     while not reading.ended:
         for name, array in obs.items():
             np.testing.assert_array_equal(reading.fields[name], array[0])
@@ -221,7 +221,7 @@ def test_the_expert_keeps_clear_of_the_barriers_that_the_arm_declares(task: str)
     env.reset(np.arange(6))
     for _ in range(env.max_episode_steps):
         for row in np.flatnonzero(env._running):
-            assert barriers.distances(env._qpos[row, :7]).min() > barriers.config.reserve_m
+            assert barriers.distances(env.qpos[row, :7]).min() > barriers.config.reserve_m
         env.retire(env.step(env.expert_action()).info["success"])
         if not env._running.any():
             break
