@@ -222,8 +222,6 @@ class Randomizer:
         require_possible(selection, draw, _MODEL)
         for field in (selection.named.field, *companions(selection)):
             self._fields.open(field)
-        if selection.named.also == "mass" and draw.inertia:
-            self._fields.open("body_inertia")
         return _Entry(selection, draw, distribution, neutral(selection, draw))
 
     def _blank(self) -> dict[str, np.ndarray]:

@@ -55,7 +55,7 @@ NAMED: dict[str, Named] = {
     "friction_spin": Named("geom_friction", "geom", (1,), low=0.0, unit="m"),
     "friction_roll": Named("geom_friction", "geom", (2,), low=0.0, unit="m"),
     "size": Named("geom_size", "geom", low=0.0, positive=True, also="size", unit="m"),
-    "geom_position": Named("geom_pos", "geom", also="geom_frame", unit="m"),
+    "geom_position": Named("geom_pos", "geom", unit="m"),
     "geom_orientation": Named("geom_quat", "geom", also="rotation", unit="rad"),
     "damping": Named("dof_damping", "joint", low=0.0, unit="N s/m or N m s/rad"),
     "armature": Named("dof_armature", "joint", low=0.0, unit="kg or kg m2"),
@@ -81,7 +81,7 @@ NAMED: dict[str, Named] = {
     "color": Named("geom_rgba", "geom", (0, 1, 2), low=0.0, high=1.0),
     "material": Named("geom_matid", "geom", low=0.0, also="material"),
     "material_color": Named("mat_rgba", "material", (0, 1, 2), low=0.0, high=1.0),
-    "site_position": Named("site_pos", "site", also="site_frame", unit="m"),
+    "site_position": Named("site_pos", "site", unit="m"),
 }
 
 #: Beginning of a field of ``MjModel`` -> (kind, accessor of the names, attribute that counts them).
@@ -187,7 +187,8 @@ def _quantity(name: str, model: Any, where: str) -> Named:
     known = prefix in _KINDS or name.startswith("opt.")
     if not known or values is None or callable(values) or np.asarray(values).dtype.kind != "f" or any(name.endswith(end) for end in _DERIVED):
         raise InputError(f"{where}: there is no field {name!r} to vary{suggest(name, [*NAMED, *_own_fields(model)])}")
-    return Named(name, "option" if name.startswith("opt.") else _KINDS[prefix][0])
+    also = "center_of_mass" if name == "body_iquat" else ""  # the same bodies have one
+    return Named(name, "option" if name.startswith("opt.") else _KINDS[prefix][0], also=also)
 
 
 def _own_fields(model: Any) -> list[str]:
@@ -221,6 +222,7 @@ _UNABLE = {
     "kp": "{} is no position servo: it has gain and gear, but no kp",
     "kd": "{} is no position or velocity servo: it has no kd",
     "gain": "{} is a servo: vary its kp or kd",
+    "center_of_mass": "{} is compiled as simple (its centre of mass is its frame's origin); write simple='false' into its MJCF body",
     "size": "{} has no size that could vary (a mesh or a height field)",
 }
 
@@ -230,6 +232,8 @@ def able_elements(named: Named, model: Any) -> np.ndarray:
     able = np.ones(getattr(model, _COUNTS[named.kind]), bool)
     if named.also in ("mass", "inertia"):
         return np.asarray(model.body_mass) > 0
+    if named.also == "center_of_mass":
+        return np.asarray(model.body_simple) == 0
     if named.also in ("kp", "kd", "gain"):
         gain, bias = np.asarray(model.actuator_gainprm), np.asarray(model.actuator_biasprm)
         position = (bias[:, 1] != 0) & (bias[:, 1] == -gain[:, 0])

@@ -1,7 +1,7 @@
 """Model fields of every world, written for many worlds at once, with what follows from them kept in step.
 
-A mass takes its inertia along, a servo's gain its bias, a geom's size its bounds; a frame that moves is no longer taken for its
-body's. What physics does not allow (a mass of zero, friction below zero) is refused before it reaches the engine.
+A mass takes its inertia along, a servo's gain its bias; the engine derives the rest (bounds of geoms, inverse weights, offsets of
+cameras). What physics does not allow (a mass of zero, friction below zero) is refused before it reaches the engine.
 """
 
 from __future__ import annotations
@@ -18,10 +18,6 @@ from sim.randomize_fields import Selection, field_rows
 #: Fields beside the selected one that are written with it.
 _COMPANIONS = {
     "mass": ("body_inertia",),
-    "center_of_mass": ("body_sameframe", "body_simple", "dof_simplenum"),
-    "geom_frame": ("geom_sameframe",),
-    "site_frame": ("site_sameframe",),
-    "size": ("geom_rbound", "geom_aabb"),
     "kp": ("actuator_biasprm",),
     "kd": ("actuator_gainprm",),
 }
@@ -29,8 +25,6 @@ _COMPANIONS = {
 
 def companions(selection: Selection) -> tuple[str, ...]:
     """Return the fields that are written beside the selected one."""
-    if selection.named.also == "rotation":
-        return ("geom_sameframe",) if selection.named.kind == "geom" else ()
     return _COMPANIONS.get(selection.named.also, ())
 
 
@@ -88,52 +82,13 @@ class ModelFields:
     def _follow(self, selection: Selection, rows: np.ndarray, now: np.ndarray, new: np.ndarray, inertia: bool) -> None:
         """Write what hangs on the values that became ``new`` (K, R, C)."""
         also, mine = selection.named.also, selection.rows
-        where = np.ix_(rows, mine)
         if also == "mass" and inertia:
-            self.open("body_inertia")[where] *= new / now
+            self.open("body_inertia")[np.ix_(rows, mine)] *= new / now
         elif also == "kp":
             self.open("actuator_biasprm")[rows[:, None], mine[None, :], 1] = -new[:, :, 0]
         elif also == "kd":
             velocity = np.asarray(self.engine.model.actuator_biasprm)[mine, 1] == 0
             self.open("actuator_gainprm")[rows[:, None], mine[velocity][None, :], 0] = new[:, velocity, 0]
-        elif also == "size":
-            self._bounds(rows, mine)
-        elif also == "center_of_mass":
-            self._unsimplify(rows, mine)
-        for field in companions(selection):
-            if field.endswith("sameframe"):
-                self.open(field)[where] = 0
-
-    def _unsimplify(self, rows: np.ndarray, bodies: np.ndarray) -> None:
-        """Make the engine forget that these bodies turn about their own centre of mass."""
-        owner = np.asarray(self.engine.model.dof_bodyid)
-        self.open("body_simple")[np.ix_(rows, bodies)] = 0
-        self.open("dof_simplenum")[np.ix_(rows, np.flatnonzero(np.isin(owner, bodies)))] = 0
-
-    def _bounds(self, rows: np.ndarray, geoms: np.ndarray) -> None:
-        """Derive bounding spheres and boxes of geoms from their sizes."""
-        sizes = self.open("geom_size")[np.ix_(rows, geoms)]
-        half, radius = bounds_of(np.asarray(self.engine.model.geom_type)[geoms], sizes)
-        self.open("geom_rbound")[np.ix_(rows, geoms)] = radius[..., None]
-        boxes = self.open("geom_aabb")
-        boxes[rows[:, None, None], geoms[None, :, None], np.arange(3, 6)[None, None, :]] = half
-
-
-def bounds_of(shapes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return half edges (K, G, 3) of the boxes and radii (K, G) of the spheres around geoms of ``shapes`` (G,) and ``sizes`` (K, G, 3)."""
-    first, second, third = np.moveaxis(sizes, -1, 0)
-    by_shape = {
-        2: ((first, first, first), first),
-        3: ((first, first, first + second), first + second),
-        4: ((first, second, third), sizes.max(axis=-1)),
-        5: ((first, first, second), np.hypot(first, second)),
-        6: ((first, second, third), np.linalg.norm(sizes, axis=-1)),
-    }
-    half, radius = np.zeros_like(sizes), np.zeros_like(first)
-    for shape, (edges, around) in by_shape.items():
-        mine = shapes == shape
-        half[:, mine], radius[:, mine] = np.stack(edges, axis=-1)[:, mine], around[:, mine]
-    return half, radius
 
 
 def quaternion(turn: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ XML = """
     <light name="lamp" pos="0 -1 2" dir="0 0.4 -1"/>
     <camera name="front" pos="0 -2 0.6" xyaxes="1 0 0 0 0.3 1" fovy="50"/>
     <geom name="floor" type="plane" size="3 3 0.1" material="red"/>
-    <body name="marker" mocap="true" pos="1 1 1"><geom type="sphere" size="0.02" contype="0" conaffinity="0"/></body>
+    <body name="marker" mocap="true" pos="1 1 1"><geom type="sphere" size="0.02" mass="0" contype="0" conaffinity="0"/></body>
     <body name="crate" pos="0.6 0 0.1">
       <freejoint name="crate"/>
       <inertial pos="0 0 0" mass="0.5" diaginertia="0.002 0.003 0.004"/>
