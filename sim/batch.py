@@ -36,7 +36,10 @@ class MujocoEngine:
         self.model, self.num_worlds, self.threads = model, num_worlds, threads
         # A persistent batch goes on from the stages that step() computed last, so fresh positions cost nothing.
         self._worlds: Any = mujoco.batch.Batch(model, num_worlds, nthread=threads, persistent=True)
+        self._worlds.reset(stage=mujoco.mjtStage.mjSTAGE_NONE.value)
+        self._initial: np.ndarray = self._worlds.state[0].copy()
         self._scene: tuple[Any, Any] | None = None
+        self._spare: tuple[Any, Any] | None = None
         self._expanded: dict[str, np.ndarray] = {}
         self._derived = False
 
@@ -67,7 +70,10 @@ class MujocoEngine:
 
     def reset(self, rows: np.ndarray | None = None) -> None:
         """Put worlds ``rows`` (K,) into the initial state without computing what follows from it."""
-        self._worlds.reset(rows, stage=self._mj.mjtStage.mjSTAGE_NONE.value)
+        if self._expanded:  # a world's own fields may decide where it begins
+            self._worlds.reset(rows, stage=self._mj.mjtStage.mjSTAGE_NONE.value)
+        else:
+            self._worlds.state[slice(None) if rows is None else rows] = self._initial
 
     def forward(self, rows: np.ndarray | None = None) -> None:
         """Compute what follows from the state of worlds ``rows`` (K,)."""
@@ -86,6 +92,21 @@ class MujocoEngine:
         """Put ``state`` (K, S) into worlds ``rows`` (K,)."""
         self._worlds.state[slice(None) if rows is None else rows] = state
 
+    def contact_forces(self, out: np.ndarray) -> None:
+        """Write the forces that contacts put on every body in the last tick into ``out`` (N, nbody, 6), N and Nm, world by world.
+
+        ``mj_rnePostConstraint`` on a copy of each world: as slow as a loop over worlds is; no call does it for all.
+        """
+        if self._spare is None:
+            self._spare = self._worlds.get_model(0), self._mj.MjData(self.model)
+        model, data = self._spare
+        for row in range(self.num_worlds):
+            if self._expanded:
+                self._worlds.get_model(row, model)
+            self._worlds.get_data(row, data)
+            self._mj.mj_rnePostConstraint(model, data)
+            out[row] = data.cfrc_ext
+
     def scene(self, row: int) -> tuple[Any, Any]:
         """Return (model, data) of world ``row`` with its own model fields, forward computed; valid until the next call."""
         if self._scene is None:
@@ -99,4 +120,4 @@ class MujocoEngine:
 
     def close(self) -> None:
         """Release the worlds."""
-        self._worlds, self._scene, self._expanded = None, None, {}
+        self._worlds, self._scene, self._spare, self._expanded = None, None, None, {}

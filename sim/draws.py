@@ -6,13 +6,16 @@ begin, and row k never depends on which others begin with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from sim.episodes import hashed
+from sim.episodes import hashed, mixed
 
 Bound = float | Sequence[float] | np.ndarray
+
+_NOTHING, _LAST_BIT = np.zeros(1, np.uint64), np.uint64(1)
 
 
 class Draws:
@@ -21,10 +24,14 @@ class Draws:
     Args:
         seeds: (K,) int64, of the episodes.
         stream: What the numbers are for: sequences of different streams are independent.
+        first: (K, L), the first numbers of each sequence (:func:`unit_numbers`) where they are known; computed otherwise.
     """
 
-    def __init__(self, seeds: np.ndarray, stream: int = 0) -> None:
-        self._seeds, self._stream, self._drawn = np.asarray(seeds, np.int64), stream, 0
+    def __init__(self, seeds: np.ndarray, stream: int = 0, first: np.ndarray | None = None) -> None:
+        self._seeds, self._stream, self.drawn = np.asarray(seeds, np.int64), stream, 0
+        self._first = first
+        self._known = 0 if first is None else first.shape[1]
+        self._prefix: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self._seeds)
@@ -36,11 +43,12 @@ class Draws:
 
     def _unit(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return (K, *shape) float64, uniform in [0, 1)."""
-        count = int(np.prod(shape))
-        lanes = self._drawn + np.arange(count)
-        self._drawn += count
-        bits = hashed(self._seeds[:, None], self._stream, lanes[None, :])
-        return (bits.astype(np.float64) * 2.0**-63).reshape(len(self._seeds), *shape)
+        begin, self.drawn = self.drawn, self.drawn + math.prod(shape)
+        if self._first is not None and self.drawn <= self._known:
+            return self._first[:, begin : self.drawn].reshape(len(self._seeds), *shape)
+        if self._prefix is None:
+            self._prefix = _sequences(self._seeds, self._stream)
+        return _numbers(self._prefix, begin, self.drawn).reshape(len(self._seeds), *shape)
 
     def uniform(self, low: Bound = 0.0, high: Bound = 1.0, shape: tuple[int, ...] = ()) -> np.ndarray:
         """Return (K, *shape) float64 in [low, high); bounds broadcast against ``shape``."""
@@ -55,3 +63,66 @@ class Draws:
     def integers(self, low: int, high: int, shape: tuple[int, ...] = ()) -> np.ndarray:
         """Return (K, *shape) int64 in [low, high)."""
         return np.minimum(low + np.floor((high - low) * self._unit(shape)), high - 1).astype(np.int64)
+
+
+def unit_numbers(seeds: np.ndarray, stream: int, count: int) -> np.ndarray:
+    """Return the first ``count`` numbers (*shape, count), uniform in [0, 1), of the sequences of ``seeds`` (*shape)."""
+    return _numbers(_sequences(seeds, stream), 0, count)
+
+
+def _sequences(seeds: np.ndarray, stream: int) -> np.ndarray:
+    """Return the hash (*shape, 1) that every number of a sequence begins with."""
+    return mixed(mixed(_NOTHING, np.asarray(seeds, np.int64)[..., None]), stream)
+
+
+def _numbers(prefix: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Return numbers ``begin`` to ``end`` of the sequences of ``prefix`` (*shape, 1), as (*shape, end - begin)."""
+    return (mixed(prefix, np.arange(begin, end)) >> _LAST_BIT).view(np.int64) * 2.0**-63
+
+
+class Ahead:
+    """The next episodes of N worlds that begin anew by themselves: their seeds, and the first numbers of their draws.
+
+    Few worlds end in a step, and hashing for few costs as much as for hundreds: what the coming episodes of all worlds need
+    is computed at once, many episodes ahead. The numbers are those that :class:`Draws` computes.
+
+    Args:
+        num_worlds: N.
+        stream: Of the draws.
+        numbers: How many are kept at most.
+    """
+
+    def __init__(self, num_worlds: int, stream: int, numbers: int = 1 << 16) -> None:
+        self._num_worlds, self._stream, self._numbers = num_worlds, stream, numbers
+        self._base = np.full(num_worlds, np.iinfo(np.int64).min // 2)  # (N,) episode count of column 0
+        self._seeds, self._first = np.zeros((num_worlds, 0), np.int64), np.zeros((num_worlds, 0, 0))
+        self._asked: tuple[np.ndarray, np.ndarray] | None = None
+        self._lent: Draws | None = None
+        self._length = 1
+
+    def seeds(self, rows: np.ndarray, roots: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Return the seeds (K,) of episodes ``counts`` (N,) of worlds ``rows`` (K,), whose first seeds were ``roots`` (N,)."""
+        if self._lent is not None:
+            self._length = max(self._length, self._lent.drawn)
+        episodes = min(self._numbers // (self._num_worlds * self._length), 16)
+        if episodes < 2:
+            return hashed(roots[rows], rows, counts[rows])
+        column = counts[rows] - self._base[rows]
+        if self._first.shape[2] < self._length or column.max() >= self._seeds.shape[1]:
+            self._base = counts.copy()
+            worlds = np.arange(self._num_worlds)[:, None]
+            self._seeds = hashed(roots[:, None], worlds, counts[:, None] + np.arange(episodes))
+            self._first = unit_numbers(self._seeds, self._stream, self._length)
+            column = np.zeros(len(rows), np.int64)
+        self._asked = rows, column
+        return self._seeds[rows, column]
+
+    def draws(self, rows: np.ndarray, seeds: np.ndarray) -> Draws:
+        """Return the draws of episodes with ``seeds`` (K,) in worlds ``rows`` (K,): those just asked for, or any others."""
+        asked, self._asked = self._asked, None
+        if asked is not None and asked[0] is rows:
+            self._lent = Draws(seeds, self._stream, self._first[rows, asked[1]])
+        else:
+            self._base[rows] = np.iinfo(np.int64).min // 2  # these worlds have new first seeds
+            self._lent = Draws(seeds, self._stream)
+        return self._lent

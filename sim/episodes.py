@@ -8,6 +8,7 @@ episode count) is settled here once for all suites.
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from policies.spec import InputError, Spec
 from sim.env import Observation, StepResult
 
 _MIX1, _MIX2, _GOLDEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
+_ONE, _SHIFTS = np.uint64(1), (np.uint64(30), np.uint64(27), np.uint64(31))
 
 
 def hashed(*parts: np.ndarray | int) -> np.ndarray:
@@ -24,15 +26,25 @@ def hashed(*parts: np.ndarray | int) -> np.ndarray:
 
     The mixing is SplitMix64's finaliser (Steele et al. 2014, "Fast splittable pseudorandom number generators").
     """
-    arrays = np.broadcast_arrays(*[np.atleast_1d(np.asarray(part, np.int64)) for part in parts])
-    with np.errstate(over="ignore"):
-        h = np.zeros(arrays[0].shape, np.uint64)
-        for part in arrays:
-            h = (h ^ part.astype(np.uint64)) + _GOLDEN
-            h = (h ^ (h >> np.uint64(30))) * _MIX1
-            h = (h ^ (h >> np.uint64(27))) * _MIX2
-            h = h ^ (h >> np.uint64(31))
-    return (h >> np.uint64(1)).astype(np.int64)
+    h = np.zeros(1, np.uint64)
+    for part in parts:
+        h = mixed(h, part)
+    return (h >> _ONE).view(np.int64)
+
+
+def mixed(state: np.ndarray, part: np.ndarray | int) -> np.ndarray:
+    """Mix integers ``part``, a number or an array, into the running hash ``state`` (K,) uint64; shapes broadcast to that of the result.
+
+    :func:`hashed` is this over all its parts from 0, without the last bit.
+    """
+    h = state ^ np.atleast_1d(np.asarray(part, np.int64)).view(np.uint64)
+    h += _GOLDEN
+    h ^= h >> _SHIFTS[0]
+    h *= _MIX1
+    h ^= h >> _SHIFTS[1]
+    h *= _MIX2
+    h ^= h >> _SHIFTS[2]
+    return h
 
 
 def hashed_normals(*parts: np.ndarray | int) -> np.ndarray:
@@ -87,7 +99,8 @@ class EpisodicBatch(abc.ABC):
             raise InputError(f"max_episode_steps of task {task!r}: expected at least 1, found {max_episode_steps}")
         self.task, self.suite_version, self.spec = task, suite_version, spec
         self.num_worlds, self.max_episode_steps, self.autoreset = num_worlds, max_episode_steps, autoreset
-        self._low, self._high = spec.action.low, spec.action.high
+        self._low, self._high = (np.asarray(side, np.float32) for side in (spec.action.low, spec.action.high))
+        self._all = np.arange(num_worlds)
         self._obs: Observation = {n: np.zeros((num_worlds, *f.shape), f.dtype) for n, f in spec.observation.fields.items()}
         self._info = {n: np.zeros(num_worlds, dtype) for n, dtype in {"success": "bool", **(info or {})}.items()}
         self._running = np.zeros(num_worlds, bool)
@@ -97,6 +110,7 @@ class EpisodicBatch(abc.ABC):
         self._root_seeds = np.zeros(num_worlds, np.int64)
         self._episode_count = np.zeros(num_worlds, np.int64)
         self._begun = False
+        self._flags_lent = False  # whether the caller holds the arrays of flags and info themselves
 
     # What a suite fills in ---------------------------------------------------------------------------------------
 
@@ -131,9 +145,12 @@ class EpisodicBatch(abc.ABC):
         if (picked < 0).any():
             raise ValueError(f"seeds: expected numbers from 0, found {int(picked.min())}")
         self._root_seeds[rows], self._episode_count[rows] = picked, 0
-        self._start(rows, picked)
+        self._keep_own_flags()
         self._begun = True
-        return _copied(self._obs)
+        if not rows.size:
+            return _copied(self._obs)
+        self._start(rows, picked)
+        return self._observed(rows)
 
     def step(self, action: np.ndarray) -> StepResult:
         """Apply ``action`` (N, Da) in robot units, clipped to the limits; see :meth:`sim.env.BatchEnv.step`.
@@ -150,6 +167,9 @@ class EpisodicBatch(abc.ABC):
 
     def _settled(self, rows: np.ndarray, outcome: Outcome | None) -> StepResult:
         """Count the control step that gave worlds ``rows`` (K,) this ``outcome`` (None: no rows) and return its result for all worlds."""
+        if outcome is not None and rows.size == self.num_worlds:
+            return self._all_settled(outcome)
+        self._keep_own_flags()
         reward = np.zeros(self.num_worlds, np.float32)
         if outcome is not None:
             self._elapsed[rows] += 1
@@ -161,15 +181,55 @@ class EpisodicBatch(abc.ABC):
             self._running[rows] = ~(cut | outcome.terminated)
             for name, values in outcome.info.items():
                 self._info[name][rows] = values
-            self._observe(rows, self._obs)
-        next_obs = _copied(self._obs)
+        next_obs = _copied(self._obs) if outcome is None else self._observed(rows)
         result = StepResult(next_obs, next_obs, reward, self._terminated.copy(), self._truncated.copy(), _copied(self._info))
-        ended = np.flatnonzero(~self._running)
-        if self.autoreset and ended.size:
-            self._episode_count[ended] += 1
-            self._start(ended, hashed(self._root_seeds[ended], ended, self._episode_count[ended]))
-            result.obs = _copied(self._obs)
+        if self.autoreset and not self._running.all():
+            result.obs = self._begun_again(np.flatnonzero(~self._running))
         return result
+
+    def _all_settled(self, outcome: Outcome) -> StepResult:
+        """Do what :meth:`_settled` does where every world was running, in as few array calls as can be."""
+        terminated = np.array(outcome.terminated, bool)
+        self._elapsed += 1
+        cut = self._elapsed >= self.max_episode_steps
+        if outcome.truncated is not None:
+            cut |= outcome.truncated
+        ended = cut | terminated
+        self._terminated, self._truncated = terminated, np.greater(cut, terminated)  # cut and not terminated
+        info = dict(self._info)
+        for name, values in outcome.info.items():
+            info[name] = np.array(values, info[name].dtype)
+        self._info, self._flags_lent = info, True
+        reward, next_obs = np.array(outcome.reward, np.float32), self._observed(self._all)
+        result = StepResult(next_obs, next_obs, reward, terminated, self._truncated, dict(info))
+        if np.count_nonzero(ended):
+            np.logical_not(ended, out=self._running)
+            self._keep_own_flags()
+            if self.autoreset:
+                result.obs = self._begun_again(np.flatnonzero(ended))
+        return result
+
+    def _begun_again(self, ended: np.ndarray) -> Observation:
+        """Begin the next episode of worlds ``ended`` (K,) and return the observation of all."""
+        self._episode_count[ended] += 1
+        self._start(ended, self._next_seeds(ended))
+        return self._observed(ended)
+
+    def _next_seeds(self, rows: np.ndarray) -> np.ndarray:
+        """Return the seeds (K,) of the episodes that worlds ``rows`` (K,) begin by themselves."""
+        return hashed(self._root_seeds[rows], rows, self._episode_count[rows])
+
+    def _observed(self, rows: np.ndarray) -> Observation:
+        """Return the observation of all worlds, that of ``rows`` (K,) new, in arrays that are not written again."""
+        self._observe(rows, self._obs)
+        return _copied(self._obs)
+
+    def _keep_own_flags(self) -> None:
+        """Part flags and info from the arrays that the last step returned: those belong to the caller, these are about to change."""
+        if not self._flags_lent:
+            return
+        self._flags_lent = False
+        self._terminated, self._truncated, self._info = self._terminated.copy(), self._truncated.copy(), _copied(self._info)
 
     def retire(self, mask: np.ndarray) -> None:
         """End the episodes where ``mask`` (N,) bool is set; see :meth:`sim.env.BatchEnv.retire`.
@@ -180,6 +240,7 @@ class EpisodicBatch(abc.ABC):
         if self.autoreset:
             raise RuntimeError(f"task {self.task!r}: retire() is for worlds without auto-reset")
         ended = self._running & np.asarray(mask, bool)
+        self._keep_own_flags()
         self._truncated |= ended
         self._running &= ~ended
 
@@ -204,22 +265,21 @@ class EpisodicBatch(abc.ABC):
         action = np.asarray(action, np.float32)
         if action.shape != (self.num_worlds, self._low.size):
             raise ValueError(f"action: expected shape ({self.num_worlds}, {self._low.size}), found {action.shape}")
-        rows = np.flatnonzero(self._running)
-        chosen = action[rows]
-        if not np.isfinite(chosen).all():
+        rows = self._all if np.count_nonzero(self._running) == self.num_worlds else np.flatnonzero(self._running)
+        chosen = action if rows is self._all else action[rows]
+        # one number tells whether all are finite: a NaN or an infinity spreads into the sum of squares (which may also overflow)
+        if not math.isfinite(np.vdot(chosen, chosen)) and not np.isfinite(chosen).all():
             bad = rows[~np.isfinite(chosen).all(axis=1)][0]
             raise ValueError(f"action of world {bad} is not finite: {action[bad].tolist()}")
-        return rows, np.clip(chosen, self._low, self._high)
+        clipped = np.maximum(chosen, self._low)
+        return rows, np.minimum(clipped, self._high, out=clipped)
 
     def _start(self, rows: np.ndarray, seeds: np.ndarray) -> None:
-        if not rows.size:
-            return
         self._begin(rows, seeds)
         self._elapsed[rows] = 0
         self._running[rows], self._terminated[rows], self._truncated[rows] = True, False, False
         for values in self._info.values():
             values[rows] = 0
-        self._observe(rows, self._obs)
 
 
 def _copied(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from sim import render
-from sim.draws import Draws
+from sim.draws import Ahead, Draws
 from sim.engine import make_engine
 from sim.env import BatchEnv, Observation
 from sim.episodes import EpisodicBatch, Outcome
@@ -52,6 +52,9 @@ class MujocoTask(EpisodicBatch):
     rewards: ClassVar[tuple[str, ...]] = ("dense",)  #: Kinds that :meth:`judge` knows, the first by default.
     info_fields: ClassVar[Mapping[str, str]] = {}  #: name -> dtype of what :meth:`judge` reports beside ``success``
     fresh: ClassVar[bool] = True
+    short: ClassVar[str] = ""  #: Name where a name has no slash; empty: the last segment of ``task_name``.
+    requires: ClassVar[tuple[str, ...]] = ("mujoco",)  #: Modules that must be importable.
+    engines: ClassVar[tuple[str, ...]] = ("mujoco", "warp", "bullet")  #: That can step it.
 
     def __init__(self, name: str, options: Options) -> None:
         if options.images and not render.available():
@@ -71,6 +74,8 @@ class MujocoTask(EpisodicBatch):
             raise InputError(f"task {name!r}: {self.rate_hz:g} actions a second are no whole number of physics steps of {self.model.opt.timestep:g} s")
         self.qpos, self.qvel, self.ctrl = (self.engine.bind(field) for field in ("qpos", "qvel", "ctrl"))  # (N, nq), (N, nv), (N, nu)
         self._cameras: dict[int, render.Camera] = {}
+        self._ahead = Ahead(self.num_worlds, self.version)
+        self._scratch: Observation = _empty(self._obs)
         self.prepare()
         self.randomizer = self._make_randomizer(options)
 
@@ -98,7 +103,10 @@ class MujocoTask(EpisodicBatch):
         """Write the first state of worlds ``rows`` (K,), which are as the model file says, with ``draws`` (K rows)."""
 
     def apply(self, action: np.ndarray) -> None:
-        """Write what ``action`` (N, Da) float32, clipped, means into the engine's controls; ``self.ctrl[:] = action`` by default."""
+        """Write what ``action`` (N, Da) float32, clipped, means into the engine's controls; ``self.ctrl[:] = action`` by default.
+
+        Called right before the worlds are stepped: also where a task keeps what was.
+        """
         self.ctrl[:] = action
 
     def play(self, rows: np.ndarray | None, action: np.ndarray) -> None:
@@ -111,11 +119,17 @@ class MujocoTask(EpisodicBatch):
 
     @abc.abstractmethod
     def judge(self, action: np.ndarray) -> Outcome:
-        """Return what the step with ``action`` (N, Da) was worth to all N worlds; ``info`` holds ``success`` (N,) bool."""
+        """Return what the step with ``action`` (N, Da) was worth to all N worlds; ``info`` holds ``success`` (N,) bool.
+
+        The arrays are copied by the caller: they may be the task's own, or views of the engine's.
+        """
 
     @abc.abstractmethod
     def observe(self, out: Observation) -> None:
-        """Write the present observation of all N worlds into ``out``, field -> (N, *shape)."""
+        """Write the present observation of all N worlds into ``out``, field -> (N, *shape): every number of it, the arrays are new.
+
+        Called after a step, and once more when worlds have begun anew in it; so it changes nothing that the task keeps.
+        """
 
     # The worlds --------------------------------------------------------------------------------------------------
 
@@ -139,10 +153,11 @@ class MujocoTask(EpisodicBatch):
             tags=(suite, *cls.tags, *(("camera",) if cls.camera else ())),
             rate_hz=cls.rate_hz,
             max_episode_steps=cls.max_steps(),
-            requires=("mujoco",),
+            requires=cls.requires,
             install="`pip install 'robopolicy[sim]'`",
             factory=cls._make,
-            engines=("mujoco", "warp", "bullet"),
+            short=cls.short,
+            engines=cls.engines,
             rewards=cls.rewards,
             batched=True,
         )
@@ -171,8 +186,11 @@ class MujocoTask(EpisodicBatch):
         if self.randomizer is not None:
             self.randomizer.ended(rows[~self._running[rows] & (self._elapsed[rows] > 0)])
             self.randomizer.begin(rows, seeds)
-        self.lay_out(rows, Draws(seeds, self.version))
+        self.lay_out(rows, self._ahead.draws(rows, seeds))
         self.engine.forward(rows)
+
+    def _next_seeds(self, rows: np.ndarray) -> np.ndarray:
+        return self._ahead.seeds(rows, self._root_seeds, self._episode_count)
 
     def _advance(self, rows: np.ndarray, action: np.ndarray) -> Outcome:
         if rows.size == self.num_worlds:
@@ -194,14 +212,20 @@ class MujocoTask(EpisodicBatch):
         """Return what arrives at the actuators when the policy sends ``action`` (N, Da); rewards are of what was sent."""
         return action if self.randomizer is None else self.randomizer.act(action)
 
-    def _observe(self, rows: np.ndarray, out: Observation) -> None:
+    def _observed(self, rows: np.ndarray) -> Observation:
         if rows.size == self.num_worlds:
-            self.observe(out)
-        else:
-            kept = {name: array.copy() for name, array in out.items()}
-            self.observe(kept)
-            for name, array in kept.items():
-                out[name][rows] = array[rows]
+            self._obs = _empty(self._obs)
+            self._observe(rows, self._obs)
+            return dict(self._obs)
+        self._observe(rows, self._scratch)
+        self._obs = {name: array.copy() for name, array in self._obs.items()}
+        for name, array in self._scratch.items():
+            self._obs[name][rows] = array[rows]
+        return dict(self._obs)
+
+    def _observe(self, rows: np.ndarray, out: Observation) -> None:
+        """Write the observation of worlds ``rows`` (K,) into those rows of ``out``; the others' may be overwritten."""
+        self.observe(out)
         if self.randomizer is not None:
             self.randomizer.sense(out, rows)
         if self._image_size:
@@ -231,3 +255,7 @@ class MujocoTask(EpisodicBatch):
         self._cameras = {}
         self.engine.close()
         super().close()
+
+
+def _empty(like: Observation) -> Observation:
+    return {name: np.empty(array.shape, array.dtype) for name, array in like.items()}
