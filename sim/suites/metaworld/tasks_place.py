@@ -58,7 +58,7 @@ class ShelfPlace(_Lifted):
     def _under(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return where (N,) the puck is low in front of the shelf, how near it (N,), and where (N,) it is low behind its edge."""
         (x, y, z), (goal_x, goal_y, _), deep = self.object.T, self.target.T, 3 * _RADIUS
-        low = (0.0 < z) & (z < 0.24) & (goal_x - 0.15 < x) & (x < goal_x + 0.15)
+        low = (z > 0.0) & (z < 0.24) & (goal_x - 0.15 < x) & (x < goal_x + 0.15)
         before = low & (goal_y - deep < y) & (y < goal_y)
         near = hamacher_product((y - (goal_y - deep)) / deep, (0.24 - z) / 0.24)
         return before, near, low & (y > goal_y)
@@ -107,7 +107,7 @@ class Reach(Puck):
     """Reach a goal with the hand; the puck is in the way."""
 
     suite_task = "reach"
-    kept = {"hand_init_pos": (3,)}
+    kept = ("hand_init_pos",)
 
     def judge(self, action: np.ndarray) -> tuple[Numbers, np.ndarray]:
         """Reward finger tips at the goal."""

@@ -69,13 +69,13 @@ class PlateSlideSide(_Plate):
 class _Window(SawyerTask):
     """A window that slides, with a handle."""
 
-    kept = {"window_handle_pos_init": (3,)}
+    kept = ("window_handle_pos_init",)
     handle: ClassVar[str]  #: site of the handle
     tail: ClassVar[Callable[[np.ndarray], np.ndarray]]  #: of the grade of reaching the handle
 
     def prepare(self) -> None:
         """Bind the handle."""
-        self._handle, self._handle_began = self.site(self.handle), self.first["window_handle_pos_init"]
+        self._handle = self.site(self.handle)
 
     def objects(self) -> Sequence[tuple[np.ndarray, np.ndarray]]:
         """Return the handle."""
@@ -90,7 +90,7 @@ class _Window(SawyerTask):
         near, tail = 0.02, type(self).tail
         left, way = (np.abs(x[:, 0] - self.target[:, 0]) for x in (self.object, self.began()))
         slid = tolerance(left, 0, _RADIUS, np.abs(way - _RADIUS))
-        margin = np.abs(length(self._handle_began - self.init_tcp) - near)
+        margin = np.abs(length(self.first["window_handle_pos_init"] - self.init_tcp) - near)
         reached = tolerance(length(self.object - self.tcp), 0, near, margin, tail)
         return 10 * hamacher_product(reached, slid), left <= _RADIUS
 
@@ -108,7 +108,7 @@ class WindowClose(_Window):
 
     def began(self) -> np.ndarray:
         """Return where the handle was."""
-        return self._handle_began
+        return self.first["window_handle_pos_init"]
 
 
 class HandlePull(SawyerTask):
@@ -140,7 +140,7 @@ class LeverPull(SawyerTask):
     """Pull a lever up about its hinge."""
 
     suite_task = "lever-pull"
-    kept = {"_lever_pos_init": (3,)}
+    kept = ("_lever_pos_init",)
 
     def prepare(self) -> None:
         """Bind the lever and its hinge."""

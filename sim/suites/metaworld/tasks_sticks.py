@@ -16,13 +16,13 @@ _PADS = ("leftpad_geom", "rightpad_geom")
 class _Stick(SawyerTask):
     """A stick, and the thermos that is moved with it."""
 
-    kept = {"stick_init_pos": (3,)}
+    kept = ("stick_init_pos",)
     offset = np.zeros(3)  #: of what is observed from the place behind the thermos' handle, m
 
     def prepare(self) -> None:
         """Bind the stick and the thermos."""
         self._stick, self._turn = self.body("stick"), self.body_matrix("stick")
-        self._inside, self._end, self._began = self.site("insertion"), self.site("stick_end"), self.first["stick_init_pos"]
+        self._inside, self._end = self.site("insertion"), self.site("stick_end")
 
     def objects(self) -> Sequence[tuple[np.ndarray, np.ndarray]]:
         """Return stick and thermos."""
@@ -41,14 +41,15 @@ class StickPull(_Stick):
 
     def judge(self, action: np.ndarray) -> tuple[Numbers, np.ndarray]:
         """Reward holding the stick and bringing it to the thermos, then both to the goal."""
-        stick, handle, radius, offset, scale = self.object, self.object2, 0.05, np.array([0.05, 0.0, 0.0]), np.array([1.0, 1.0, 2.0])
+        stick, handle, began = self.object, self.object2, self.first["stick_init_pos"]
+        radius, offset, scale = 0.05, np.array([0.05, 0.0, 0.0]), np.array([1.0, 1.0, 2.0])
         thermos = handle + offset
-        margin = length((self._began - (self.obj_init_pos + offset)) * scale)
+        margin = length((began - (self.obj_init_pos + offset)) * scale)
         reached = tolerance(length((stick - thermos) * scale), 0, radius, margin)
-        stick_placed = tolerance(length(stick - self.target), 0, radius, length(self._began - self.target))
+        stick_placed = tolerance(length(stick - self.target), 0, radius, length(began - self.target))
         placed = tolerance(length(thermos - self.target), 0, radius, length(self.obj_init_pos - self.target))
         held = self.caging(action, stick, radius=0.014, pad=0.05, xz=0.01)
-        carried = (length(stick - self.tcp) < 0.02) & (self.opening > 0) & (stick[:, 2] - 0.01 > self._began[:, 2])
+        carried = (length(stick - self.tcp) < 0.02) & (self.opening > 0) & (stick[:, 2] - 0.01 > began[:, 2])
         reward = hamacher_product(choose(carried, 1.0, held), reached)
         left, inserted = length(handle - self.target), self._inserted()
         pulled = choose(left <= 0.12, 10.0, 1.0 + reward + 5.0 + 2.0 * stick_placed + 1.0 * placed)
@@ -74,7 +75,8 @@ class StickPush(_Stick):
 
     def judge(self, action: np.ndarray) -> tuple[Numbers, np.ndarray]:
         """Reward holding the stick, then stick and thermos at the goal."""
-        stick, thermos, radius, began = self.object + np.array([0.015, 0.0, 0.0]), self.object2, 0.12, self._began
+        stick, thermos, radius = self.object + np.array([0.015, 0.0, 0.0]), self.object2, 0.12
+        began = self.first["stick_init_pos"]
         stick_placed = tolerance(length(stick - self.target), 0, radius, length(began - self.target) - radius)
         left = length(thermos - self.target)
         placed = tolerance(left, 0, radius, length(self.obj_init_pos - self.target) - radius)
@@ -91,7 +93,7 @@ class PegInsertSide(SawyerTask):
     """Put a peg into a hole in the side of a box."""
 
     suite_task = "peg-insert-side"
-    kept = {"peg_head_pos_init": (3,)}
+    kept = ("peg_head_pos_init",)
 
     def prepare(self) -> None:
         """Bind peg and box."""
