@@ -3,7 +3,8 @@
 #
 #   PYTHON=python3.12           the interpreter that makes the environment
 #   TORCH_INDEX=URL             package index for torch alone, e.g. one with CPU-only builds
-#   ARGS="-k spec -x"           more words for pytest, or for the demo and the benchmarks
+#   ARGS="-k spec -x"           more words for pytest (in one process then), or for the demo and the benchmarks
+#   WORKERS=1                   processes that share the tests; one per core by default
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,6 +19,7 @@ PYTHON := $(shell for name in $(VENV)/bin/python python3.11 python3.12 python3.1
 endif
 TORCH_INDEX ?=
 ARGS ?=
+WORKERS ?= logical --maxprocesses 4
 EXTRAS := sim,train,video,convert,export,teleop,dev
 
 , := ,
@@ -68,8 +70,14 @@ $(STAMP):
 demo: setup ## collect, train, evaluate, serve, drive, report
 	@$(BIN)/robopolicy demo $(ARGS)
 
+# Files of tests are spread over the cores; those that ask whether several processes keep their time run alone after them.
 test: setup ## the tests that take seconds
+ifeq ($(strip $(ARGS)),)
+	@status=0; $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/faults || status=1; \
+	$(BIN)/python -m pytest tests/faults || status=1; exit $$status
+else
 	@$(BIN)/python -m pytest $(ARGS)
+endif
 
 soak: setup ## the tests that take minutes
 	@$(BIN)/python -m pytest -m soak $(ARGS)

@@ -130,6 +130,30 @@ def await_start(process: subprocess.Popen[bytes], telemetry: Telemetry, timeout_
             raise InputError(f"black box: the recorder is not ready after {timeout_s:g} s")
 
 
+class Watch:
+    """Looks after a recorder that a run has started: the run goes on without it, but says so at once.
+
+    Args:
+        process: Of :func:`start`.
+        say: Told, once, that it has ended.
+
+    Attributes:
+        ended: What it ended with before the run did; empty while it records.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
+        self._process, self._say, self._due, self.ended = process, say, 0.0, ""
+
+    def look(self) -> None:
+        """Ask, once a second at most, whether it is there; between times this costs nothing."""
+        if self.ended or time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + 1.0
+        if (code := self._process.poll()) is not None:
+            self.ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+            self._say(f"black box: the recorder has ended ({self.ended}); from here on nothing of this run is recorded")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the recorder; returns the exit code: 0 ended as asked, 2 bad input (one line said why)."""
     parser = argparse.ArgumentParser(prog="python -m real.blackbox", description="Write telemetry into a ring of MCAP segments.")

@@ -39,8 +39,10 @@ class RobotScene:
             self.problem = str(error)
             return
         self.n = self._kinematics.n
-        shown = [g for g in range(self._kinematics.model.ngeom) if self._kinematics.model.geom_rgba[g, 3] > 0.05]
-        self._handles = {g: handle for g in shown if (handle := _drawn(scene, self._kinematics.model, g)) is not None}
+        model = self._kinematics.model
+        shown = [g for g in range(model.ngeom) if model.geom_rgba[g, 3] > 0.05]
+        drawn = {g: draw_geom(scene, model, g, f"/robot/geom{g}", tuple(int(255 * c) for c in model.geom_rgba[g, :3])) for g in shown}
+        self._handles = {g: handle for g, handle in drawn.items() if handle is not None}
         self.move(self._kinematics.home)
 
     @property
@@ -81,15 +83,17 @@ def quaternion(rotation: np.ndarray) -> np.ndarray:
     return q / np.linalg.norm(q)
 
 
-def _drawn(scene: Any, model: Any, geom: int) -> Any:
-    """Draw one geom; None for kinds that have no shape of their own (planes, height fields)."""
+def draw_geom(scene: Any, model: Any, geom: int, name: str, colour: tuple[int, ...]) -> Any:
+    """Draw one geom of a ``mujoco.MjModel`` as ``name`` and return its handle; None for kinds that have no shape of their own.
+
+    Those are planes and height fields. ``colour``: (3,) of 0 to 255.
+    """
     import mujoco
     import trimesh
 
     engine: Any = mujoco
     kinds = engine.mjtGeom
     kind, size = int(model.geom_type[geom]), model.geom_size[geom]
-    name, colour = f"/robot/geom{geom}", tuple(int(255 * c) for c in model.geom_rgba[geom, :3])
     if kind == int(kinds.mjGEOM_BOX):
         return scene.add_box(name, color=colour, dimensions=tuple(2 * size))
     if kind in (int(kinds.mjGEOM_SPHERE), int(kinds.mjGEOM_ELLIPSOID)):

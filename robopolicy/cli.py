@@ -40,6 +40,7 @@ COMMANDS = (
     "operator",
     "page",
     "twin",
+    "view",
     "data",
     "bench",
     "list",

@@ -20,6 +20,7 @@ from policies.base import Policy
 from policies.config import Config
 from policies.hierarchy import WaypointPlanner
 from policies.spec import InputError, Spec, suggest
+from real import blackbox
 from real.drive import Drive, DriveOptions
 from real.drive_handle import DriveHandle
 from real.drive_process import DriveProcess
@@ -163,8 +164,8 @@ def open_drive(robot: dict[str, Any], stack: ExitStack, address: str | None = No
     return stack.enter_context(DriveHandle(process.address()))
 
 
-def watch_over(robot: DriveHandle, config: RunConfig, stack: ExitStack) -> tuple[Telemetry, OperatorChannel]:
-    """Return what a run in real time is watched and stopped by; the recorder of a black box is started if one is asked for.
+def watch_over(robot: DriveHandle, config: RunConfig, stack: ExitStack, say: Callable[[str], None]) -> tuple[Telemetry, OperatorChannel, blackbox.Watch | None]:
+    """Return what a run in real time is watched, stopped and recorded by; the recorder is started if a black box is asked for.
 
     Raises:
         InputError: for an address or a folder that cannot be used.
@@ -176,13 +177,12 @@ def watch_over(robot: DriveHandle, config: RunConfig, stack: ExitStack) -> tuple
     telemetry.info(robot=info.name, rate_hz=info.rate_hz, model=info.model, policy=config.policy, latch=str(robot.latch), **limits)
     operator = OperatorChannel(folder=state_folder(config.drive_options.state_dir), telemetry=telemetry.address, latch=str(robot.latch))
     stack.callback(operator.close)
-    if config.blackbox is not None:
-        from real import blackbox
-
-        recorder = blackbox.start(telemetry.address, Path(config.blackbox))
-        stack.callback(end, recorder)
-        blackbox.await_start(recorder, telemetry)
-    return telemetry, operator
+    if config.blackbox is None:
+        return telemetry, operator, None
+    recorder = blackbox.start(telemetry.address, Path(config.blackbox))
+    stack.callback(end, recorder)
+    blackbox.await_start(recorder, telemetry)
+    return telemetry, operator, blackbox.Watch(recorder, say)
 
 
 def open_planner(planner: dict[str, Any], robot: DriveHandle, policy: Spec) -> PlannerLevel:
@@ -286,7 +286,7 @@ def run(
         if robot.info.lockstep and (config.blackbox is not None or config.drive_options.deadman_s is not None):
             asked = "blackbox" if config.blackbox is not None else "drive_options.deadman_s"
             raise InputError(f"{asked}: robot {robot.info.name!r} is in lock-step, which has no clock and nobody beside it; leave it out, or run in real time")
-        watcher, operator = (None, None) if robot.info.lockstep else watch_over(robot, config, stack)
+        watcher, operator, recorder = (None, None, None) if robot.info.lockstep else watch_over(robot, config, stack, say)
         planner = None if config.planner is None else stack.enter_context(closing(open_planner(config.planner, robot, policy.spec)))
         runtime = Runtime(robot, policy, config.options, watcher=watcher, operator=operator, planner=planner)
         if config.preflight:
@@ -299,20 +299,30 @@ def run(
             stack.enter_context(watch(runtime))
         gc.freeze()  # what exists now lives on: collections during the run need not walk it
         stack.callback(gc.unfreeze)
-        summary = runtime.run(seconds=config.seconds, episodes=config.episodes, stopped=stopped)
-        summary.beside = _counted_beside(watcher, operator, planner)
+
+        def asked() -> bool:
+            if recorder is not None:
+                recorder.look()
+            return stopped()
+
+        summary = runtime.run(seconds=config.seconds, episodes=config.episodes, stopped=asked)
+        summary.beside = _counted_beside(watcher, operator, planner, recorder)
     if config.json_file:
         emit_json(summary.to_dict(), Path(config.json_file))
     return summary
 
 
-def _counted_beside(telemetry: Telemetry | None, operator: OperatorChannel | None, planner: PlannerLevel | None) -> dict[str, dict[str, Any]]:
+def _counted_beside(
+    telemetry: Telemetry | None, operator: OperatorChannel | None, planner: PlannerLevel | None, recorder: blackbox.Watch | None
+) -> dict[str, dict[str, Any]]:
     """Return what is counted by the parts beside the loop, JSON-ready."""
     out: dict[str, dict[str, Any]] = {}
     if telemetry is not None:
         out["telemetry"] = {"dropped": telemetry.dropped, "refused": telemetry.refused}
     if operator is not None:
         out["operator"] = {"refused": dict(operator.refused)}
+    if recorder is not None:
+        out["recorder"] = {"ended_early": recorder.ended}
     if planner is not None:
         out["planner"] = {**planner.counts, "error": planner.error}
     return out

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     (built,) = folder.glob("*.whl")
     return built
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a process that shares the tests with others: hand on what could not run."""
+    from tests.require import absent
+
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["absent"] = list(absent)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Collect what could not run in the processes that share the tests."""
+    from tests.require import absent
+
+    absent += [tuple(one) for one in getattr(node, "workeroutput", {}).get("absent", [])]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -17,7 +17,7 @@ import pytest
 from mcap.reader import make_reader
 
 from policies.spec import InputError
-from real.blackbox import Recorder, await_start, start
+from real.blackbox import Recorder, Watch, await_start, start
 from real.blackbox_format import image_array, json_bytes
 from real.blackbox_ring import Ring, RingLimits, segments
 from real.mcap import Channel, McapReader
@@ -350,3 +350,20 @@ def test_what_cannot_be_encoded_is_counted(tmp_path, keep):
         recorder.take(record)
     assert recorder.malformed >= 4
     recorder.close()
+
+
+def test_a_recorder_that_ends_before_its_run_is_told_of_once(tmp_path, keep):
+    telemetry, said = keep(Telemetry()), []
+    process = start(telemetry.address, tmp_path / "box")
+    await_start(process, telemetry)
+    watch = Watch(process, said.append)
+    watch.look()
+    assert not watch.ended and not said
+    process.kill()
+    until = time.monotonic() + 30
+    while not watch.ended:
+        assert time.monotonic() < until
+        watch.look()
+        time.sleep(0.05)
+    watch.look()
+    assert watch.ended == "signal 9" and len(said) == 1 and "nothing of this run is recorded" in said[0]

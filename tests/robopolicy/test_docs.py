@@ -118,12 +118,22 @@ def test_python_examples_run(tmp_path: Path) -> None:
 
 def test_adding_a_policy_takes_one_file_one_recipe_and_one_test(tmp_path: Path) -> None:
     """The page is followed to the letter in a copy of the tree; its files are all that is added."""
+    follow(ROOT / "docs" / "extend.md", ["policies", "configs/imitation", "tests/policies"], tmp_path)
+
+
+def test_a_task_of_ones_own_takes_a_model_and_a_class(tmp_path: Path) -> None:
+    """As above."""
+    follow(ROOT / "docs" / "simulation.md", ["sim/suites/classic", "sim/suites/classic"], tmp_path)
+
+
+def follow(document: Path, folders: list[str], tmp_path: Path) -> None:
+    """Write the files of a page, in these folders, into a copy of the tree; run its commands there; the files are well formed."""
     for folder in ("robopolicy", "sim", "real", "policies", "configs", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    page = blocks(ROOT / "docs" / "extend.md")
+    page = blocks(document)
     written = [block for block in page if block.word.startswith("file=") and block.language != "console"]
-    assert [Path(block.word.removeprefix("file=")).parent.as_posix() for block in written] == ["policies", "configs/imitation", "tests/policies"]
+    assert [Path(block.word.removeprefix("file=")).parent.as_posix() for block in written] == folders
     for block in written:
         target = tmp_path / block.word.removeprefix("file=")
         assert not target.exists()
