@@ -39,9 +39,9 @@ class RobotScene:
             self.problem = str(error)
             return
         self.n = self._kinematics.n
-        model = self._kinematics.model
-        shown = [g for g in range(model.ngeom) if model.geom_rgba[g, 3] > 0.05]
-        drawn = {g: draw_geom(scene, model, g, f"/robot/geom{g}", tuple(int(255 * c) for c in model.geom_rgba[g, :3])) for g in shown}
+        loaded = self._kinematics.model
+        shown = [g for g in range(loaded.ngeom) if loaded.geom_rgba[g, 3] > 0.05]
+        drawn = {g: draw_geom(scene, loaded, g, f"/robot/geom{g}", tuple(int(255 * c) for c in loaded.geom_rgba[g, :3])) for g in shown}
         self._handles = {g: handle for g, handle in drawn.items() if handle is not None}
         self.move(self._kinematics.home)
 

@@ -300,12 +300,12 @@ def run(
         gc.freeze()  # what exists now lives on: collections during the run need not walk it
         stack.callback(gc.unfreeze)
 
-        def asked() -> bool:
+        def ended() -> bool:
             if recorder is not None:
                 recorder.look()
             return stopped()
 
-        summary = runtime.run(seconds=config.seconds, episodes=config.episodes, stopped=asked)
+        summary = runtime.run(seconds=config.seconds, episodes=config.episodes, stopped=ended)
         summary.beside = _counted_beside(watcher, operator, planner, recorder)
     if config.json_file:
         emit_json(summary.to_dict(), Path(config.json_file))
