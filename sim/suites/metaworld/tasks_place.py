@@ -60,7 +60,7 @@ class ShelfPlace(_Lifted):
         (x, y, z), (goal_x, goal_y, _), deep = self.object.T, self.target.T, 3 * _RADIUS
         low = (z > 0.0) & (z < 0.24) & (goal_x - 0.15 < x) & (x < goal_x + 0.15)
         before = low & (goal_y - deep < y) & (y < goal_y)
-        near = hamacher_product((y - (goal_y - deep)) / deep, (0.24 - z) / 0.24)
+        near = plain(hamacher_product((y - (goal_y - deep)) / deep, (0.24 - z) / 0.24))
         return before, near, low & (y > goal_y)
 
     def judge(self, action: np.ndarray) -> tuple[Numbers, np.ndarray]:
