@@ -22,7 +22,8 @@ from sim.task import MujocoTask
 
 Told = Callable[[str, int, float], None]
 _STEP_Z, _STEP_DELAY, _STEP_POSITION, _STEP_SPEED = 1e-3, 1e-4, 1e-4, 1e-3  # of the central differences; s, rad or m, rad/s or m/s
-_ROUNDS = 3  # estimates of the noise
+_ROUNDS = 8  # most estimates of the noise
+_SETTLED = 0.03  # relative change of the noise that ends them
 _SCOUT = 6  # steps of each start before the best goes on
 
 
@@ -254,8 +255,11 @@ def _search(problem: _Problem, settings: Settings, told: Told | None) -> tuple[S
         best = scouted if best is None or scouted.cost < best.cost else best
     assert best is not None  # there is at least one start
     for number in range(_ROUNDS):
+        guessed = problem.noise
         problem.weigh(best)
-        best = _solve(problem, best.shared, best.own, low, high, settings.iterations, f"round {number + 1} of {_ROUNDS}", told)
+        if number and np.abs(np.log(problem.noise / guessed)).max() < _SETTLED:
+            break
+        best = _solve(problem, best.shared, problem.still, low, high, settings.iterations, f"round {number + 1}", told)
         tried += best.iterations
     return best, tried
 
