@@ -1,4 +1,4 @@
-"""Buttons and handles that are pressed: the four buttons, the coffee machine's, two handles."""
+"""Buttons that are pressed, the four and the coffee machine's; handles that are pressed, and one that is pulled from the side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from sim.suites.metaworld.sawyer import SawyerTask
-from sim.suites.metaworld.vocabulary import hamacher_product, length, square, tolerance
+from sim.suites.metaworld.vocabulary import Numbers, choose, hamacher_product, length, square, tolerance
 
 _NO_ROTATION = np.zeros(4)  # what the suite observes where it knows no quaternion
 _UNTURNED = np.array([1.0, 0.0, 0.0, 0.0])
@@ -148,4 +148,29 @@ class HandlePressSide(_HandlePress):
     suite_task = "handle-press-side"
 
 
-TASKS = (ButtonPress, ButtonPressTopdown, ButtonPressTopdownWall, ButtonPressWall, CoffeeButton, HandlePress, HandlePressSide)
+class HandlePullSide(SawyerTask):
+    """A handle beside the arm that is pulled up."""
+
+    suite_task = "handle-pull-side"
+
+    def prepare(self) -> None:
+        """Bind the handle."""
+        self._handle = self.site("handleCenter")
+
+    def objects(self) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+        """Return the handle."""
+        return [(self._handle, _NO_ROTATION)]
+
+    def judge(self, action: np.ndarray) -> tuple[Numbers, np.ndarray]:
+        """Reward holding the handle and bringing it up."""
+        radius = 0.05
+        left = length(self.object - self.target)
+        raised = tolerance(left, 0, radius, length(self.obj_init_pos - self.target))
+        held = self.caging(action, self.object, radius=0.032, pad=0.06, xz=0.01)
+        lifted = self.object[:, 2] - 0.01 > self.obj_init_pos[:, 2]
+        pulled = (length(self.object - self.tcp) < 0.035) & (self.opening > 0) & lifted
+        reward = hamacher_product(held, raised) + np.where(pulled, 1.0 + 5.0 * raised, 0.0)
+        return choose(left < radius, 10.0, reward), left <= 0.08
+
+
+TASKS = (ButtonPress, ButtonPressTopdown, ButtonPressTopdownWall, ButtonPressWall, CoffeeButton, HandlePress, HandlePressSide, HandlePullSide)
