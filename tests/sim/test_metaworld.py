@@ -10,7 +10,11 @@ import pytest
 
 from policies.spec import Spec
 from sim import registry
+from sim.env import BatchEnv
+from sim.registry import Options
 from sim.suites import metaworld, metaworld_shim
+from sim.suites.metaworld.sawyer import SawyerTask
+from sim.suites.metaworld.suite import SuiteBatch
 from tests.require import require
 
 HARD_TASKS = ("peg-insert-side", "stick-pull", "basketball", "disassemble", "pick-place", "push")
@@ -27,8 +31,8 @@ def suite_env(task: str):
     return env
 
 
-def check_equal_to_the_suite(task: str, steps: int) -> None:
-    worlds = registry.make(task, 2)
+def check_equal_to_the_suite(worlds: BatchEnv, steps: int) -> None:
+    task = worlds.task.rpartition("/")[2]
     for first in (3, 40):  # the second time on worlds with a history
         seeds = np.array([first, first + 1])
         obs = worlds.reset(seeds)
@@ -55,13 +59,13 @@ def check_equal_to_the_suite(task: str, steps: int) -> None:
 
 @pytest.mark.parametrize("task", ["push", "peg-insert-side", "assembly", "stick-pull"])
 def test_episodes_equal_the_suites_own_to_the_last_bit(task: str) -> None:
-    check_equal_to_the_suite(task, 40)
+    check_equal_to_the_suite(registry.make(task, 2), 40)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("task", metaworld.TASKS)
-def test_every_task_equals_the_suites_own_to_the_last_bit(task: str) -> None:
-    check_equal_to_the_suite(task, 200)
+def test_every_tasks_objects_on_one_model_equal_new_ones_to_the_last_bit(task: str) -> None:
+    check_equal_to_the_suite(SuiteBatch(f"metaworld/{task}", Options(num_worlds=2)), 200)
 
 
 def expert_successes(task: str, seeds: np.ndarray) -> np.ndarray:
@@ -131,13 +135,24 @@ def test_the_control_rate_is_the_suites() -> None:
 
 
 def test_closing_frees_the_model_and_the_worlds() -> None:
-    env = registry.make("push", 2)
-    env.reset(np.arange(2))
-    gone = [weakref.ref(world.env) for world in env._worlds]
-    env.close()
+    batch = registry.make("push", 2)
+    assert isinstance(batch, SawyerTask)
+    suite = SuiteBatch("metaworld/push", Options(num_worlds=2))
+    gone = []
+    for env in (batch, suite):
+        env.reset(np.arange(2))
+        gone.append(weakref.ref(env._shared))
+    gone += [weakref.ref(world.env) for world in suite._worlds]
+    for env in (batch, suite):
+        env.close()
     gc.collect()
-    assert all(ref() is None for ref in gone) and env._model is None
-    env.close()
+    assert all(ref() is None for ref in gone)
+    batch.close()
+    suite.close()
+
+
+def test_no_task_is_left_to_the_suites_own_objects() -> None:
+    assert set(metaworld.batched()) == set(metaworld.TASKS)
 
 
 def test_the_camera_shows_the_scene_unmirrored() -> None:
