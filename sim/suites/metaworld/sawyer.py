@@ -155,7 +155,7 @@ class SawyerTask(EpisodicBatch):
             self._scratch = mujoco.MjData(model)
         states = np.zeros((rows.size, mujoco.mj_stateSize(model, whole)))
         for k, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
-            env, self.observation[row] = self._shared.begin(self._scratch, int(seed))
+            env, self.observation[row] = self._shared.begin(self._scratch, int(seed), twice=False)
             mujoco.mj_getState(model, self._scratch, states[k], whole)
             for field in _MOVED:
                 self._place(field, row)

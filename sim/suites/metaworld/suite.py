@@ -51,8 +51,12 @@ class SharedModel:
         space = self.template.sawyer_observation_space
         self.clip: tuple[np.ndarray, np.ndarray] = (space.low, space.high)
 
-    def begin(self, data: Any, seed: int) -> tuple[Any, np.ndarray]:
-        """Begin an episode in ``data`` (``mujoco.MjData``); return the suite's object and its clipped observation (39,)."""
+    def begin(self, data: Any, seed: int, twice: bool = True) -> tuple[Any, np.ndarray]:
+        """Begin an episode in ``data`` (``mujoco.MjData``); return the suite's object and its clipped observation (39,).
+
+        The suite's reset begins an episode and then another one; of the first nothing remains but the numbers drawn for it and
+        what they changed in the model. Without ``twice`` the hand is not driven to its place for the first: the same, in half the time.
+        """
         import mujoco
 
         from sim.suites.metaworld_shim import observe_goal
@@ -63,6 +67,8 @@ class SharedModel:
         observe_goal(env)
         env.max_path_length = sys.maxsize  # the time limit is ours
         env.seed(seed)
+        if not twice:
+            _drive_hand_once(env)
         observation, _ = env.reset()
         return env, np.clip(observation, *self.clip)
 
@@ -223,3 +229,13 @@ def _on_shared_model(suite_class: type, model: Any, data: Any) -> Any:
     env.shared = (model, data)  # read while it is constructed
     env.__init__()
     return env
+
+
+def _drive_hand_once(env: Any) -> None:
+    """Leave out the first of the drives that bring the hand of ``env`` to its place."""
+
+    def leave_out(steps: int = 50) -> None:
+        env.init_tcp = env.tcp_center
+        del env._reset_hand  # the class's own from now on
+
+    env._reset_hand = leave_out
