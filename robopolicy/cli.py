@@ -42,6 +42,7 @@ COMMANDS = (
     "twin",
     "view",
     "data",
+    "identify",
     "bench",
     "list",
     "doctor",

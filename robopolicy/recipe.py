@@ -43,11 +43,24 @@ class DataConfig(Config):
 
 
 class EnvConfig(Config):
-    """Which observations the simulated world gives."""
+    """What the simulated worlds are like and what they show."""
 
     observations: Literal["state", "image", "state+image"] = "state"
     image_size: PositiveInt = 96  # px, height and width
     max_episode_steps: PositiveInt | None = None  # None: the task's own
+    randomize: dict[str, Any] | None = None  # what differs from episode to episode, see sim/randomize_config.py
+
+    @pydantic.field_validator("randomize")
+    @classmethod
+    def _known(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None:
+            from sim.randomize_config import read_config
+
+            try:
+                read_config(value, "")
+            except InputError as error:
+                raise ValueError(str(error).removeprefix(": ")) from None
+        return value
 
 
 class OptimizerConfig(Config):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
         only_success: Annotated[bool, typer.Option("--only-success/--all-episodes", help="Drop failed episodes, or keep them marked as such.")] = True,
         extra_steps: Annotated[int, typer.Option(min=0, help="Steps recorded after the first success.")] = 10,
         max_steps: Annotated[int | None, typer.Option(min=1, help="Time limit of an episode in control steps, if not the task's own.")] = None,
+        randomize: Annotated[str | None, typer.Option(help="Recipe or file whose randomize section the worlds differ by; draws are recorded.")] = None,
     ) -> None:
         """Collect demonstrations from the scripted expert of a task into a data set (LeRobot v3 layout).
 
@@ -38,9 +39,18 @@ def register(app: typer.Typer) -> None:
 
         name = resolve(task)
         path = out or Path("data") / name.replace("/", "-")
-        done = run(name, path, episodes, seed, workers, observations, image_size, only_success, True, noise, extra_steps, max_steps)
+        section = _section(randomize)
+        done = run(name, path, episodes, seed, workers, observations, image_size, only_success, True, noise, extra_steps, max_steps, section)
         kept = "failures dropped" if only_success else "failures kept"
         Console(soft_wrap=True).print(
             f"{done.path}: {done.episodes} episodes, {done.frames} frames; expert succeeded in {done.attempts - done.failures} of {done.attempts} "
             f"attempts ({done.success_rate:.0%}), {kept}"
         )
+
+
+def _section(name: str | None) -> dict[str, Any] | None:
+    if name is None:
+        return None
+    from robopolicy.randomization import read_section
+
+    return read_section(name)

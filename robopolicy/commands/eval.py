@@ -67,6 +67,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         compose_by: Annotated[str, typer.Option(help="How: average their scores, or let each plan follow one of them (or).")] = "average",
         choose_weights: Annotated[bool, typer.Option("--choose-weights", help="Choose the weights on selection seeds, then report on others.")] = False,
+        randomize: Annotated[
+            str | None, typer.Option(help="Recipe or file whose randomize section the worlds differ by.", show_default="the checkpoint's")
+        ] = None,
         out: Annotated[Path | None, typer.Option(help="Folder for records, videos and the ledger.", show_default="RUN/evaluations or evaluations")] = None,
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.", show_default=False)] = None,
         device: Annotated[str, typer.Option(help="Where the policy runs: cpu, cuda, cuda:1.")] = "cpu",
@@ -76,11 +79,14 @@ def register(app: typer.Typer) -> None:
         from robopolicy.evaluation.versus import as_json, hold, prepare
         from robopolicy.evaluation.versus import choose_weights as choose
         from robopolicy.evaluation.workers import WorkerCrash
+        from robopolicy.randomization import read_section
 
         given = {"episodes": episodes, "block": block, "workers": workers, "threads": threads, "seed": seed, "videos": videos}
         purpose = Purpose.SELECTION if selection else Purpose.REPORT
         first = _first(checkpoint or [], compose, compose_by, choose_weights, selection)
-        contest = prepare([first, *(compare or [])], task, {k: v for k, v in given.items() if v is not None}, purpose, out, method, weights)
+        section = None if randomize is None else read_section(randomize)
+        settings = {k: v for k, v in given.items() if v is not None}
+        contest = prepare([first, *(compare or [])], task, settings, purpose, out, method, weights, section)
         printed, trials = str(json_file) == "-", []
         try:
             if choose_weights:

@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
         observations: Annotated[str, typer.Option(help="state, image or state+image.")] = "state",
         image_size: Annotated[int, typer.Option(min=8, help="Height and width of observation images, px.")] = 96,
         max_steps: Annotated[int | None, typer.Option(min=1, help="Time limit of an episode in control steps, if not the task's.")] = None,
+        randomize: Annotated[str | None, typer.Option(help="Recipe or file whose randomize section the world follows, e.g. of robopolicy identify.")] = None,
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Records of the last run's episodes, at the end; - prints them.")] = None,
         log: Annotated[Path | None, typer.Option(metavar="FILE", help="Append every command that arrives, one line of JSON each.")] = None,
         announce: Annotated[Path | None, typer.Option(help="File that gets the bound address once the twin is ready.")] = None,
@@ -36,12 +37,14 @@ def register(app: typer.Typer) -> None:
         from robopolicy.json_output import emit_json
         from robopolicy.processes import announce as tell
         from robopolicy.processes import stop_signals
+        from robopolicy.randomization import read_section
         from robopolicy.twin import TwinServer, World, open_log, records_json
         from sim.registry import make
 
         require_loopback(bind)
         with stop_signals(with_parent) as stopped, closing(Lines(_write)) as say:  # a closed pipe costs lines, not the robot
-            env = make(task, 1, observations, image_size, max_steps)  # type: ignore[arg-type]
+            section = None if randomize is None else read_section(randomize)
+            env = make(task, 1, observations, image_size, max_steps, randomize=section)  # type: ignore[arg-type]
             world = World(env, seed0, episodes, lockstep, speed, silence, open_log(log, env, lockstep, speed) if log else None)
             server = TwinServer(world, bind, say)
             tell(str(announce) if announce else None, server.address)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -39,6 +39,7 @@ class Collection:
         extra_steps: Steps recorded after the first success, unless the task ends before.
         max_episode_steps: Time limit; None: the task's own.
         seed0: First seed; episode attempts take consecutive ones.
+        randomize: What differs from episode to episode (``sim.randomize``), kept with each; None: nothing.
     """
 
     task: str
@@ -49,6 +50,7 @@ class Collection:
     extra_steps: int = 10
     max_episode_steps: int | None = None
     seed0: int = 0
+    randomize: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Episode:
         actions: (T, Da), the expert's.
         rewards: (T,).
         successes: (T,) bool, after each step.
+        randomized: What its world drew, None where nothing is drawn.
     """
 
     seed: int
@@ -94,6 +97,7 @@ class Episode:
     actions: np.ndarray
     rewards: np.ndarray
     successes: np.ndarray
+    randomized: dict[str, Any] | None = None
 
 
 def collect(
@@ -109,6 +113,7 @@ def collect(
     noise: float = 0.0,
     extra_steps: int = 10,
     max_episode_steps: int | None = None,
+    randomize: Mapping[str, Any] | None = None,
 ) -> CollectSummary:
     """Collect until the data set at ``path`` holds ``episodes`` episodes; continues a set of the same recipe.
 
@@ -125,6 +130,7 @@ def collect(
         noise: Of executed actions, see :class:`Collection`.
         extra_steps: Recorded after the first success.
         max_episode_steps: Time limit; None: the task's own.
+        randomize: Section of a recipe, see ``sim.randomize``; None: nothing differs.
 
     Raises:
         InputError: if the task has no expert, the path holds another recipe, or the expert never succeeds.
@@ -135,7 +141,7 @@ def collect(
         raise InputError(
             f"collect: episodes and workers must be at least 1, noise and extra steps at least 0, found {episodes}, {workers}, {noise:g}, {extra_steps}"
         )
-    recipe = Collection(registry.resolve(task), observations, image_size, float(noise), only_success, extra_steps, max_episode_steps, seed0)
+    recipe = Collection(registry.resolve(task), observations, image_size, float(noise), only_success, extra_steps, max_episode_steps, seed0, _whole(randomize))
     if not registry.entry(recipe.task).has_expert:
         raise InputError(f"task {recipe.task!r} has no scripted expert; record by hand with `robopolicy teleop`")
     root = Path(path)
@@ -149,6 +155,13 @@ def collect(
     with DatasetWriter(root, spec, spec.action.rate_hz, recipe.task, recipe.task, provenance=provenance) as writer:
         _run(recipe, writer, episodes, workers, progress)
     return summary(root)
+
+
+def _whole(randomize: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the section unless it has a curriculum: which level a seed would get depended on the number of workers."""
+    if randomize and "curriculum" in randomize:
+        raise InputError("collect: randomize.curriculum widens ranges while one trains; collecting draws from the whole ranges: leave it out")
+    return dict(randomize) if randomize else None
 
 
 def summary(root: Path) -> CollectSummary:
@@ -178,7 +191,7 @@ def _check_same_recipe(root: Path, wanted: dict[str, Any]) -> None:
 def _make(recipe: Collection, num_worlds: int) -> Any:
     from sim import registry
 
-    return registry.make(recipe.task, num_worlds, recipe.observations, recipe.image_size, recipe.max_episode_steps, False)  # type: ignore[arg-type]
+    return registry.make(recipe.task, num_worlds, recipe.observations, recipe.image_size, recipe.max_episode_steps, False, randomize=recipe.randomize)  # type: ignore[arg-type]
 
 
 def _run(recipe: Collection, writer: DatasetWriter, episodes: int, workers: int, progress: bool) -> None:
@@ -212,7 +225,7 @@ def _save(writer: DatasetWriter, episode: Episode) -> None:
         extras = {"next.reward": float(episode.rewards[t]), "next.success": bool(episode.successes[t]), "next.done": t == last}
         stamps = {"observation": round(t * 1e9 / writer.fps)}
         writer.add_frame({name: array[t] for name, array in episode.observations.items()}, action, stamps, extras)
-    writer.save_episode(success=episode.success, seed=episode.seed)
+    writer.save_episode(success=episode.success, seed=episode.seed, randomized=episode.randomized)
 
 
 def _episodes(recipe: Collection, seed: int, workers: int, wanted: int) -> Iterator[Episode]:
@@ -277,6 +290,8 @@ class _Simulator:
         seeds = np.arange(seed, seed + self.block, dtype=np.int64)
         noises = [np.random.Generator(np.random.Philox(key=[int(s), 0xDA27])) for s in seeds]
         obs = env.reset(seeds)
+        randomizer = getattr(env, "randomizer", None)
+        randomized = [None if randomizer is None else randomizer.record(row) for row in range(self.block)]
         frames: list[list[tuple[dict[str, np.ndarray], np.ndarray, float, bool]]] = [[] for _ in seeds]
         open_ = np.ones(self.block, bool)
         left = np.full(self.block, -1)  # steps still to record after success; -1 before it
@@ -298,11 +313,11 @@ class _Simulator:
             if not open_.any():
                 break
             obs = result.obs
-        return [_episode(int(s), f) for s, f in zip(seeds, frames, strict=True)]
+        return [_episode(int(s), f, d) for s, f, d in zip(seeds, frames, randomized, strict=True)]
 
 
-def _episode(seed: int, frames: list[tuple[dict[str, np.ndarray], np.ndarray, float, bool]]) -> Episode:
+def _episode(seed: int, frames: list[tuple[dict[str, np.ndarray], np.ndarray, float, bool]], drawn: dict[str, Any] | None) -> Episode:
     observations = {name: np.stack([f[0][name] for f in frames]) for name in frames[0][0]}
     successes = np.array([f[3] for f in frames], bool)
     actions, rewards = np.stack([f[1] for f in frames]).astype(np.float32), np.array([f[2] for f in frames], np.float32)
-    return Episode(seed, bool(successes.any()), observations, actions, rewards, successes)
+    return Episode(seed, bool(successes.any()), observations, actions, rewards, successes, drawn)

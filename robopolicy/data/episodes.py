@@ -156,15 +156,20 @@ def episode_row(
     fps: float,
     success: bool | None,
     seed: int | None,
+    randomized: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the row of an episode whose frames, videos and row lie in files of their own, all with the same number."""
+    """Return the row of an episode whose frames, videos and row lie in files of their own, all with the same number.
+
+    What its world drew (``randomized``) stands in it as JSON, where anything was.
+    """
     chunk, file = number
     row: dict[str, Any] = {"episode_index": index, "tasks": list(tasks), "length": length, "dataset_from_index": start, "dataset_to_index": start + length}
     row |= {"data/chunk_index": chunk, "data/file_index": file, "meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
     for key in cameras:
         row |= {f"videos/{key}/chunk_index": chunk, f"videos/{key}/file_index": file}
         row |= {f"videos/{key}/from_timestamp": 0.0, f"videos/{key}/to_timestamp": length / fps}
-    return row | {"success": success, "seed": seed}
+    row |= {"success": success, "seed": seed}
+    return row if randomized is None else row | {"randomized": json.dumps(randomized, separators=(",", ":"), allow_nan=False)}
 
 
 def with_stats(row: dict[str, Any], stats: Mapping[str, Stats]) -> dict[str, Any]:
@@ -195,6 +200,8 @@ def _column_type(name: str, value: Any) -> pa.DataType:
         return pa.list_(pa.string())
     if name == "success":
         return pa.bool_()
+    if name == "randomized":
+        return pa.string()
     return pa.float64() if name.endswith("_timestamp") else pa.int64()
 
 

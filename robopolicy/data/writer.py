@@ -139,13 +139,14 @@ class DatasetWriter:
             self._columns.setdefault(name, []).append(value)
         self._actions.append(action.copy())
 
-    def save_episode(self, success: bool | None = None, seed: int | None = None, task: str | None = None) -> int:
+    def save_episode(self, success: bool | None = None, seed: int | None = None, task: str | None = None, randomized: Mapping[str, Any] | None = None) -> int:
         """Commit the open episode and return its index. It is on the disk when this returns.
 
         Args:
             success: How it ended, if known.
             seed: What it was begun with, if anything.
             task: What was done, if not the writer's task.
+            randomized: What its world drew, JSON-ready; in all episodes of a set or in none.
 
         Raises:
             InputError: if it has no frames, or the disk is full (the episode is dropped, earlier ones are intact).
@@ -155,7 +156,7 @@ class DatasetWriter:
         committed = False
         try:
             stats = {camera: encoder.close() for camera, encoder in self._encoders.items()}
-            committed = self._commit(stats, success, seed, self.task if task is None else task)
+            committed = self._commit(stats, success, seed, self.task if task is None else task, randomized)
         except OSError as error:
             self._fail(error)
         finally:
@@ -270,7 +271,7 @@ class DatasetWriter:
         columns["action"] = np.stack(self._actions)
         return columns | frame_columns(self.num_episodes, self.num_frames, self.frames, self.fps, task_index)
 
-    def _commit(self, stats: dict[str, Stats], success: bool | None, seed: int | None, task: str) -> bool:
+    def _commit(self, stats: dict[str, Stats], success: bool | None, seed: int | None, task: str, randomized: Mapping[str, Any] | None) -> bool:
         import pyarrow.parquet as pq
 
         features, number, length = self._features(), layout.file_number(self._count), self.frames
@@ -285,7 +286,7 @@ class DatasetWriter:
         publish(data)
         for camera in self._cameras:
             publish(layout.video_file(self.root, camera, number))
-        row = episode_row(self.num_episodes, self.num_frames, length, [task], number, self._cameras, self.fps, success, seed)
+        row = episode_row(self.num_episodes, self.num_frames, length, [task], number, self._cameras, self.fps, success, seed, randomized)
         write_episodes(layout.episodes_file(self.root, number), [with_stats(row, stats)])
         if tasks is not self._tasks:
             write_tasks(self.root, tasks)

@@ -156,6 +156,7 @@ def read_defaults(checkpoint: str | Path | Composition) -> Defaults:
     env = recipe.get("env")
     if not isinstance(env, dict):
         env = _env_of(read_spec(checkpoint))
+    env = {key: value for key, value in env.items() if key != "randomize" or value}
     config = validate(EvaluationConfig, recipe.get("evaluation") or {}, f"checkpoint {checkpoint}: recipe: evaluation")
     return Defaults(task if isinstance(task, str) else None, env, config)
 

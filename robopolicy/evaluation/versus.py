@@ -67,6 +67,7 @@ def prepare(
     out: Path | None,
     method: str | None = None,
     weights: str | None = None,
+    randomize: Mapping[str, Any] | None = None,
 ) -> Contest:
     """Find checkpoints, task and settings, and refuse now what would be refused after an hour.
 
@@ -78,6 +79,7 @@ def prepare(
         out: None: ``evaluations`` inside the run of the first checkpoint, or here.
         method: How the first is executed, see ``robopolicy.execution``; None: as its checkpoint says.
         weights: Number format of the first, see ``policies.inference``; None: as trained.
+        randomize: What differs from episode to episode in the worlds of all, see ``sim.randomize``; None: as each checkpoint's recipe says.
 
     Raises:
         InputError: if a checkpoint or an evaluation cannot be read, the task is unknown, or a spec does not fit.
@@ -101,7 +103,7 @@ def prepare(
         if isinstance(each, str) and each in earlier:
             entrants.append(Entrant(each, {}, earlier[each]))
             continue
-        env = {**defaults[each].env, "max_episode_steps": limit}
+        env = {**defaults[each].env, "max_episode_steps": limit, **({"randomize": dict(randomize)} if randomize else {})}
         require_fit(found[each], name, env)
         own = (method, weights) if number == 0 else (None, None)
         entrants.append(Entrant(found[each], env, None, *own))

@@ -112,7 +112,16 @@ def _collect(recipe: Recipe, path: Path, progress: bool, note: Note) -> None:
 
     note(f"collecting {episodes} demonstrations of {found.name} into {path}")
     env = recipe.env
-    collect(found.name, path, episodes=episodes, workers=recipe.data.workers, observations=env.observations, image_size=env.image_size, progress=progress)
+    collect(
+        found.name,
+        path,
+        episodes=episodes,
+        workers=recipe.data.workers,
+        observations=env.observations,
+        image_size=env.image_size,
+        progress=progress,
+        randomize=env.randomize,
+    )
 
 
 def _task_spec(recipe: Recipe, dataset: Dataset, note: Note) -> Spec:

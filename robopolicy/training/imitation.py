@@ -176,7 +176,8 @@ def _evaluate(s: Session) -> None:
         from robopolicy.evaluation.statistics import wilson
 
         e, env = s.recipe.evaluation, s.recipe.env
-        worlds = {"observations": env.observations, "image_size": env.image_size, "max_episode_steps": env.max_episode_steps}
+        worlds: dict[str, Any] = {"observations": env.observations, "image_size": env.image_size, "max_episode_steps": env.max_episode_steps}
+        worlds |= {"randomize": env.randomize} if env.randomize else {}
         result = evaluate(
             s.ema.policy,
             s.recipe.task,

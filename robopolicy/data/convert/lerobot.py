@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _EXTRA_DTYPES = ("bool", "int64", "float32")
 _ROW_PREFIXES = ("data/", "videos/", "stats/", "meta/episodes/")
 _ROW_COLUMNS = ("episode_index", "tasks", "length", "dataset_from_index", "dataset_to_index")
-_ROW_OURS = ("success", "seed")
+_ROW_OURS = ("success", "seed", "randomized")
 
 
 def rewrite(source: Path, dest: Path, own: bool, progress: bool = False, name: str = "") -> list[str]:
