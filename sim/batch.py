@@ -22,11 +22,13 @@ class MujocoEngine:
         model: ``mujoco.MjModel``; copied.
         num_worlds: N.
         threads: Of the library; results do not depend on it.
+        persistent: Keep all that the library computed of every world, which :meth:`contact_forces` needs. It costs up to a sixth of
+            the speed: what thousands of worlds computed does not fit into a cache.
     """
 
     name = "mujoco"
 
-    def __init__(self, model: Any, num_worlds: int, threads: int = 1) -> None:
+    def __init__(self, model: Any, num_worlds: int, threads: int = 1, persistent: bool = False) -> None:
         render.configure()
         import mujoco
         import mujoco.batch
@@ -34,22 +36,31 @@ class MujocoEngine:
         self._mj: Any = mujoco
         self.version = f"mujoco {mujoco.__version__}"
         self.model, self.num_worlds, self.threads = model, num_worlds, threads
-        # A persistent batch goes on from the stages that step() computed last, so fresh positions cost nothing.
-        self._worlds: Any = mujoco.batch.Batch(model, num_worlds, nthread=threads, persistent=True)
+        self._worlds: Any = mujoco.batch.Batch(model, num_worlds, nthread=threads, persistent=persistent)
         self._worlds.reset(stage=mujoco.mjtStage.mjSTAGE_NONE.value)
         self._initial: np.ndarray = self._worlds.state[0].copy()
         self._scene: tuple[Any, Any] | None = None
         self._spare: tuple[Any, Any] | None = None
         self._expanded: dict[str, np.ndarray] = {}
-        self._derived = False
+        self._bound: set[str] = set()
+        self._derived, self._computed = False, False
 
     def bind(self, field: str) -> np.ndarray:
-        """Return the live (N, ...) array of an ``MjData`` field. Raises InputError for an unknown one."""
+        """Return the live (N, ...) array of an ``MjData`` field. Raises InputError for an unknown one.
+
+        Fields are computed where they are bound: bound late, a field is computed for the present state.
+        """
         from mujoco import batch
 
         if field not in batch.DATA_FIELDS:
             raise InputError(f"mujoco computes no field {field!r} for a batch of worlds{suggest(field, batch.DATA_FIELDS)}")
-        return self._worlds.bind(field)
+        array = self._worlds.bind(field)
+        if self._computed and not array.flags.writeable and field not in self._bound:
+            state = self._worlds.state.copy()
+            self._worlds.forward()
+            self._worlds.state[:] = state  # what forward() leaves for the next step would change it by a bit
+        self._bound.add(field)
+        return array
 
     def expand(self, field: str) -> np.ndarray:
         """Return the live (N, ...) values of a model field. Raises InputError for an unknown one."""
@@ -77,12 +88,25 @@ class MujocoEngine:
 
     def forward(self, rows: np.ndarray | None = None) -> None:
         """Compute what follows from the state of worlds ``rows`` (K,)."""
+        self._computed = True
         self._worlds.forward(rows)
 
     def step(self, rows: np.ndarray | None = None, ticks: int = 1, fresh: bool = True) -> None:
         """Advance worlds ``rows`` (K,) by ``ticks`` physics steps; see :meth:`sim.engine.Engine.step`."""
+        self._computed = True
         stages = self._mj.mjtStage
         self._worlds.step(rows, ticks, stages.mjSTAGE_VEL.value if fresh else stages.mjSTAGE_NONE.value)
+
+    def follow(self, controls: np.ndarray, ticks: int, rows: np.ndarray | None = None, fresh: bool = True) -> None:
+        """Advance worlds ``rows`` (K,) under ``controls`` (K, T, nu), each for ``ticks`` physics steps; see :func:`sim.engine.follow`.
+
+        All but the last in one call of the library, so that a world stays in the cache.
+        """
+        before, chosen = np.repeat(controls[:, :-1], ticks, axis=1), slice(None) if rows is None else rows
+        if before.shape[1]:
+            self._worlds.rollout(before.shape[1], before, record=(), ids=rows)
+        self._worlds.bind("ctrl")[chosen] = controls[:, -1]
+        self.step(rows, ticks, fresh)
 
     def save(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Return the integration state (K, S) of worlds ``rows`` (all by default)."""
@@ -95,8 +119,10 @@ class MujocoEngine:
     def contact_forces(self, out: np.ndarray) -> None:
         """Write the forces that contacts put on every body in the last tick into ``out`` (N, nbody, 6), N and Nm, world by world.
 
-        ``mj_rnePostConstraint`` on a copy of each world: as slow as a loop over worlds is; no call does it for all.
+        ``mj_rnePostConstraint`` on a copy of each world: as slow as a loop over worlds is; no call does it for all. The engine must
+        be persistent.
         """
+        assert self._worlds.persistent, "only a persistent engine keeps contacts"
         if self._spare is None:
             self._spare = self._worlds.get_model(0), self._mj.MjData(self.model)
         model, data = self._spare

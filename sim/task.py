@@ -17,7 +17,7 @@ import numpy as np
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from sim import render
 from sim.draws import Ahead, Draws
-from sim.engine import make_engine
+from sim.engine import Engine, make_engine
 from sim.env import BatchEnv, Observation
 from sim.episodes import EpisodicBatch, Outcome
 from sim.registry import Entry, Options
@@ -65,7 +65,7 @@ class MujocoTask(EpisodicBatch):
         self._image_size = options.image_size if options.images else 0
         steps = options.max_episode_steps or self.max_steps()
         spec = self._make_spec(options)
-        self.engine = make_engine(options.engine, self.model, options.num_worlds, options.threads)
+        self.engine = self.make_worlds(options)
         version = f"{self.task_name.partition('/')[0]} {self.version}, {self.engine.version}"
         version += "" if self.reward_kind == self.rewards[0] else f", {self.reward_kind} reward"
         super().__init__(name, version, spec, options.num_worlds, steps, options.autoreset, self.info_fields)
@@ -86,6 +86,10 @@ class MujocoTask(EpisodicBatch):
         import mujoco
 
         return mujoco.MjModel.from_xml_path(str(self.xml_path()))  # type: ignore[attr-defined]
+
+    def make_worlds(self, options: Options) -> Engine:
+        """Return the engine with ``options.num_worlds`` worlds of :attr:`model`."""
+        return make_engine(options.engine, self.model, options.num_worlds, options.threads)
 
     @abc.abstractmethod
     def observation_fields(self) -> dict[str, Field]:

@@ -48,8 +48,8 @@ def model_of(integrator: str = "implicitfast") -> Any:
     return mj.MjModel.from_xml_string(WALKER.format(integrator=integrator))
 
 
-def make(num_worlds: int, threads: int = 1, integrator: str = "implicitfast") -> MujocoEngine:
-    engine = MujocoEngine(model_of(integrator), num_worlds, threads)
+def make(num_worlds: int, threads: int = 1, integrator: str = "implicitfast", persistent: bool = False) -> MujocoEngine:
+    engine = MujocoEngine(model_of(integrator), num_worlds, threads, persistent)
     engine.bind("qvel")[:, 0] = np.linspace(0.1, 0.5, num_worlds)
     engine.forward()
     return engine
@@ -75,8 +75,9 @@ def test_it_is_an_engine() -> None:
 
 @pytest.mark.parametrize("fresh", [True, False])
 @pytest.mark.parametrize("integrator", ["implicitfast", "RK4"])
-def test_every_world_is_the_librarys_own_loop(integrator: str, fresh: bool) -> None:
-    engine, commands = make(5, 2, integrator), controls(40, 5)
+@pytest.mark.parametrize("persistent", [True, False])
+def test_every_world_is_the_librarys_own_loop(integrator: str, fresh: bool, persistent: bool) -> None:
+    engine, commands = make(5, 2, integrator, persistent), controls(40, 5)
     data = [mj.MjData(engine.model) for _ in range(5)]
     for row, d in enumerate(data):
         d.qvel[:] = engine.bind("qvel")[row]
@@ -172,7 +173,7 @@ def test_steps_of_some_worlds_leave_the_others_alone() -> None:
 
 
 def test_contact_forces_are_those_of_the_last_tick() -> None:
-    engine, commands = make(3, 2), controls(40, 3)
+    engine, commands = make(3, 2, persistent=True), controls(40, 3)
     forces = np.zeros((3, engine.model.nbody, 6))
     data = mj.MjData(engine.model)
     data.qvel[:] = engine.bind("qvel")[1]
@@ -213,3 +214,15 @@ def test_an_unknown_field_is_refused_in_one_line(call: str, hint: str) -> None:
         getattr(engine, call)(wrong)
     assert hint in str(caught.value) and "\n" not in str(caught.value)
     engine.close()
+
+
+def test_a_field_bound_late_is_that_of_the_present_state() -> None:
+    early, late = make(3), make(3)
+    nose = early.bind("site_xpos")
+    commands = controls(30, 3)
+    run(early, commands[:15]), run(late, commands[:15])
+    np.testing.assert_array_equal(late.bind("site_xpos"), nose)
+    run(early, commands[15:]), run(late, commands[15:])
+    np.testing.assert_array_equal(late.bind("site_xpos"), nose)
+    np.testing.assert_array_equal(late.save(), early.save())
+    early.close(), late.close()

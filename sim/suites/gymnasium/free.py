@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from sim.batch import MujocoEngine
 from sim.draws import Draws
+from sim.engine import Engine
 from sim.episodes import Outcome
+from sim.registry import Options
 from sim.suites.gymnasium.walking import WalkingTask
 
 _INFO = ("x_position", "y_position", "distance_from_origin", "x_velocity", "y_velocity", "reward_forward", "reward_ctrl", "reward_survive")
@@ -142,11 +145,15 @@ class ContactForces(FreeTask):
     info_fields = dict.fromkeys((*_INFO, "reward_contact"), "float64")
     engines = ("mujoco",)
 
+    def make_worlds(self, options: Options) -> Engine:
+        """Return worlds that keep their contacts."""
+        return MujocoEngine(self.model, options.num_worlds, options.threads, persistent=True)
+
     def prepare(self) -> None:
         """Allocate the forces; the engine computes them world by world."""
         super().prepare()
-        engine: Any = self.engine
-        self._measure = engine.contact_forces
+        assert isinstance(self.engine, MujocoEngine)
+        self._measure = self.engine.contact_forces
         self._forces = np.zeros((self.num_worlds, self.model.nbody, 6))
 
     def further_names(self) -> tuple[str, ...]:
