@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -47,7 +47,36 @@ _MOVED = ("body_pos", "site_pos")  # fields of the model that episodes change
 _OPEN = 0.1  # m between the claws that counts as fully open
 
 
-class SawyerTask(EpisodicBatch):
+class SuiteTask(Protocol):
+    """What a task says in array code about all its N worlds; see the module.
+
+    Attributes:
+        suite_task: Name without the suite's and without ``-v3``, e.g. ``push``.
+        kept: What is kept of the suite's object when an episode begins.
+        target: (N, 3) m, the goal when the episode began.
+    """
+
+    suite_task: ClassVar[str]
+    kept: ClassVar[tuple[str, ...]] = ()
+    target: np.ndarray
+
+    def prepare(self) -> None:
+        """Bind arrays and allocate what the task keeps; called once."""
+
+    @abc.abstractmethod
+    def objects(self) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+        """Return one or two (position (N, 3) m, quaternion (N, 4) or (4,)), as the suite observes them."""
+
+    @abc.abstractmethod
+    def judge(self, action: np.ndarray) -> tuple[Numbers, np.ndarray]:
+        """Return the reward (N,) and success (N,) bool of the step with ``action`` (N, 4) float32 that led to the present observation."""
+
+    def goal(self) -> np.ndarray:
+        """Return the goal (N, 3) m as the suite observes it; by default where it was when the episode began."""
+        return self.target
+
+
+class SawyerTask(EpisodicBatch, SuiteTask):
     """N worlds of one task on ``mujoco.batch``; see the module for how one is written.
 
     Attributes:
@@ -55,9 +84,6 @@ class SawyerTask(EpisodicBatch):
         observation: (N, 39), the suite's own: the present 18 numbers, those of the step before, the goal; clipped as the suite does.
         first: Attribute of the suite's object -> (N, ...), as it was when the episode began; filled by the first reset.
     """
-
-    suite_task: ClassVar[str]  #: e.g. ``push``
-    kept: ClassVar[tuple[str, ...]] = ()  #: see the module
 
     def __init__(self, name: str, options: Options) -> None:
         from sim.suites import metaworld_shim as shim
@@ -92,23 +118,6 @@ class SawyerTask(EpisodicBatch):
         self.hand, self.opening = self.observation[:, :3], self.observation[:, 3]
         self.object, self.object_quat = self.observation[:, 4:7], self.observation[:, 7:11]
         self.object2 = self.observation[:, 11:14]
-
-    # What a task fills in ----------------------------------------------------------------------------------------
-
-    def prepare(self) -> None:
-        """Bind arrays and allocate what the task keeps; called once."""
-
-    @abc.abstractmethod
-    def objects(self) -> Sequence[tuple[np.ndarray, np.ndarray]]:
-        """Return one or two (position (N, 3) m, quaternion (N, 4) or (4,)), as the suite observes them."""
-
-    @abc.abstractmethod
-    def judge(self, action: np.ndarray) -> tuple[Numbers, np.ndarray]:
-        """Return the reward (N,) and success (N,) bool of the step with ``action`` (N, 4) float32 that led to the present observation."""
-
-    def goal(self) -> np.ndarray:
-        """Return the goal (N, 3) m as the suite observes it; by default where it was when the episode began."""
-        return self.target
 
     # For tasks ---------------------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ class ButtonPressTopdown(_Button):
     axis, offset, near, rewarded, weights, done = 2, (0.0, 0.0, 0.193), 0.01, 0.03, (5.0, 5.0), 0.024
 
     def posture(self) -> np.ndarray:
-        """Return how far the gripper is closed."""
+        """Return how far (N,) the gripper is closed."""
         return 1 - self.opening
 
 

@@ -9,7 +9,7 @@ suite goes on in float32 (:class:`Mixed`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -78,6 +78,8 @@ class Mixed:
 
 #: (N,) float64, or the same with rows in float32.
 Numbers = np.ndarray | Mixed
+A = TypeVar("A", bound=Numbers)
+B = TypeVar("B", bound=Numbers)
 
 
 def _ways(value: Any, like: np.ndarray) -> tuple[Any, Any, Any]:
@@ -95,10 +97,6 @@ def plain(numbers: Numbers) -> np.ndarray:
     return np.where(numbers.narrow, numbers.single, numbers.double) if isinstance(numbers, Mixed) else numbers
 
 
-@overload
-def choose(condition: np.ndarray, then: np.ndarray | float, otherwise: np.ndarray | float) -> np.ndarray: ...
-@overload
-def choose(condition: np.ndarray, then: Numbers | float, otherwise: Numbers | float) -> Numbers: ...
 def choose(condition: np.ndarray, then: Numbers | float, otherwise: Numbers | float) -> Numbers:
     """Return ``then`` in the rows where ``condition`` (N,) bool is true, ``otherwise`` in the others, each in its own precision."""
     if not isinstance(then, Mixed) and not isinstance(otherwise, Mixed):
@@ -114,26 +112,22 @@ def _hamacher(a: Any, b: Any) -> np.ndarray:
     return np.where(below > 0, product / below, product.dtype.type(0))
 
 
-@overload
-def hamacher_product(a: np.ndarray, b: np.ndarray) -> np.ndarray: ...
-@overload
-def hamacher_product(a: Numbers, b: Numbers) -> Numbers: ...
-def hamacher_product(a: Numbers, b: Numbers) -> Numbers:
+def hamacher_product(a: A, b: B) -> A | B:
     """Return a b / (a + b - a b), a conjunction of two grades in [0, 1] (Hamacher 1978), and 0 where both are 0."""
     if not isinstance(a, Mixed) and not isinstance(b, Mixed):
         return _hamacher(a, b)
     like = a.narrow if isinstance(a, Mixed) else b.narrow  # type: ignore[union-attr]
     (left, left32, narrow_a), (right, right32, narrow_b) = _ways(a, like), _ways(b, like)
-    return Mixed(_hamacher(left, right), _hamacher(left32, right32), narrow_a | narrow_b)
+    return Mixed(_hamacher(left, right), _hamacher(left32, right32), narrow_a | narrow_b)  # type: ignore[return-value]
 
 
 def long_tail(d: np.ndarray) -> np.ndarray:
-    """Return 1 / (1 + (3 d)^2): 1 at 0, 0.1 at 1."""
+    """Return 1 / (1 + (3 d)^2) of ``d`` (N,): 1 at 0, 0.1 at 1."""
     return 1 / (square(d * _LONG_TAIL) + 1)
 
 
 def gaussian(d: np.ndarray) -> np.ndarray:
-    """Return a bell curve that is 1 at 0 and 0.1 at 1."""
+    """Return a bell curve of ``d`` (N,) that is 1 at 0 and 0.1 at 1."""
     return np.exp(-0.5 * square(d * _GAUSSIAN))
 
 
