@@ -6,8 +6,8 @@ What a stream carries from tick to tick is an explicit state. Worlds and runtime
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,6 +63,7 @@ class JointInterpolator:
         self._position_gains = (gain / tick**2, rate / tick, 3 * d - rate / 2 - gain / 6)
         self._velocity_gains = (d**2 / tick, 2 * d - d**2 / 2)  # the same for the double integrator, (z - 1 + d)^2
         self._bounds = None if limits is None else _Bounds.of(limits, tick)
+        self._many: tuple[int, _Bounds | None] = (1, self._bounds)  # the bounds for that many streams
 
     def start(self, position: np.ndarray, velocity: np.ndarray | None = None, acceleration: np.ndarray | None = None) -> MotionState:
         """Return the state of streams at ``position`` (N, n): at rest, or moving as ``velocity`` and ``acceleration`` (N, n) say.
@@ -91,7 +92,7 @@ class JointInterpolator:
             ValueError: if a target is not finite, has another shape than the state, or there is no such substep.
         """
         target = self._checked(state, target, substep, "target")
-        bound = self._bounds
+        bound = self._bounds_of(len(target))
         if bound is not None:
             target = np.minimum(np.maximum(target, bound.low), bound.high)
         left = self.substeps - substep
@@ -118,7 +119,7 @@ class JointInterpolator:
             ValueError: as :meth:`step` does.
         """
         velocity = self._checked(state, velocity, substep, "velocity")
-        bound = self._bounds
+        bound = self._bounds_of(len(velocity))
         if bound is None:
             position = state.position + velocity * self._tick
             return position, MotionState(position, velocity, np.zeros_like(position), position)
@@ -131,6 +132,11 @@ class JointInterpolator:
         end = np.where(velocity > 0, bound.high, bound.low)
         command, after = self._advance(bound, state, state.acceleration + wanted, end, state.position)
         return command, after._replace(goal=command)
+
+    def _bounds_of(self, streams: int) -> _Bounds | None:
+        if self._many[0] != streams:
+            self._many = streams, None if self._bounds is None else self._bounds.repeated(streams)
+        return self._many[1]
 
     def _checked(self, state: MotionState, target: np.ndarray, substep: int, what: str) -> np.ndarray:
         target = np.asarray(target, np.float64)
@@ -177,7 +183,10 @@ class JointInterpolator:
 
 @dataclass(frozen=True)
 class _Bounds:
-    """Limits and constants of a tick, all (1, n), the shape of one robot's state: small arrays are slow to broadcast."""
+    """Limits and constants of a tick, all of the shape of the state, (1, n) for one robot: small arrays are slow to broadcast.
+
+    For more streams (:meth:`repeated`) what is equal for all joints is a number, the rest is repeated.
+    """
 
     low: np.ndarray
     high: np.ndarray
@@ -207,6 +216,14 @@ class _Bounds:
             _STOP_ACCELERATION * top / stop_jerk, 1 / stop_jerk, tick, tick / 2, tick**2 / 3, tick**2 / 6, 1.0, 0.0,
         )  # fmt: skip
         return cls(*(np.array(np.broadcast_to(value, (1, limits.n))) for value in values))
+
+    def repeated(self, streams: int) -> _Bounds:
+        """Return the same bounds for that many streams: numbers and arrays (streams, n), which take part in one loop over all elements."""
+        if streams == 1:
+            return self
+        values: list[Any] = [getattr(self, field.name) for field in fields(self)]
+        many: list[Any] = [float(v[0, 0]) if (v == v[0, 0]).all() else np.repeat(v, streams, axis=0) for v in values]
+        return _Bounds(*many)
 
     def slow_enough(self, a: np.ndarray, reserve: np.ndarray) -> np.ndarray:
         """Return ``a``, or less where it takes more than ``reserve``, the velocity left to the limit, until it is back at zero.

@@ -11,7 +11,6 @@ stands on it, and another tool where they need one. Reach, push and tour are in 
 from __future__ import annotations
 
 import abc
-import dataclasses
 import functools
 import importlib
 from pathlib import Path
@@ -24,6 +23,7 @@ from policies.kinematics import Kinematics
 from policies.spec import ActionSpec, Field, ObservationSpec, Spec
 from sim import render
 from sim.draws import Draws
+from sim.engine import follow
 from sim.env import Observation, StepResult
 from sim.episodes import Outcome
 from sim.registry import Entry, Options
@@ -100,11 +100,6 @@ class ArmBatch(MujocoTask):
     rewards = ("dense", "sparse")
     goals_shown = 1  # markers of goal positions in the scene
 
-    @classmethod
-    def entry(cls) -> Entry:
-        """Return what the registry needs."""
-        return dataclasses.replace(super().entry(), short=cls.task_name.replace("/", "-"))
-
     # What a task fills in ----------------------------------------------------------------------------------------
 
     @classmethod
@@ -154,6 +149,7 @@ class ArmBatch(MujocoTask):
         self._sites, self._hand_id = self.engine.bind("site_xpos"), self.model.site("hand").id
         self._mocap = self.engine.bind("mocap_pos")  # (N, movable bodies, 3)
         self._ticks_a_command = self.ticks // SUBSTEPS
+        self._controls = np.zeros((self.num_worlds, SUBSTEPS, self.model.nu))  # of one action
         self._interpolator = JointInterpolator(self.motion, RATE_HZ * SUBSTEPS, SUBSTEPS)
         self._motion_state = MotionState(*np.zeros((4, self.num_worlds, N)))  # of what the servos follow, one row a world
         self._driven = np.zeros(self.num_worlds, np.int64)  # ticks of the drive in this episode
@@ -191,9 +187,10 @@ class ArmBatch(MujocoTask):
             state, targets = self._motion_state, action[:, :N].astype(np.float64)
         else:
             state, targets = MotionState(*(part[rows] for part in self._motion_state)), action[rows, :N].astype(np.float64)
+        controls = self._controls[: len(targets)]  # of other actuators: what a task has written
         for substep in range(SUBSTEPS):
-            command, state = self._interpolator.step(state, targets, substep)
-            self._drive(rows, command, substep == SUBSTEPS - 1)
+            controls[:, substep, :N], state = self._interpolator.step(state, targets, substep)
+        follow(self.engine, controls, self._ticks_a_command, rows)
         self._keep(rows, state)
         self._driven[slice(None) if rows is None else rows] += SUBSTEPS
         self._due[:] = self._running
@@ -202,11 +199,6 @@ class ArmBatch(MujocoTask):
         """Store ``state`` of K streams as that of worlds ``rows`` (K,) (None: all)."""
         for mine, new in zip(self._motion_state, state, strict=True):
             mine[slice(None) if rows is None else rows] = new
-
-    def _drive(self, rows: np.ndarray | None, command: np.ndarray, fresh: bool = True) -> None:
-        """One control tick of worlds ``rows`` (K,) (None: all) with joint positions ``command`` (K, 7)."""
-        self.ctrl[slice(None) if rows is None else rows, :N] = command
-        self.engine.step(rows, self._ticks_a_command, fresh)
 
     def worth(self, success: np.ndarray, shaped: np.ndarray) -> Outcome:
         """Return the outcome of worlds with ``success`` (N,) bool; ``shaped`` (N,) is the dense reward. Nothing here ends an episode."""
@@ -240,11 +232,12 @@ class DrivenArm(ArmBatch):
         command = np.clip(np.asarray(command, np.float64), self.motion.low, self.motion.high)
         due = rows
         if rows.size:
-            self._drive(rows, command[rows])
+            self.ctrl[rows, :N] = command[rows]
+            self.engine.step(rows, self._ticks_a_command)
             self._keep(rows, self._interpolator.start(command[rows]))
             self._driven[rows] += 1
             due = rows[self._driven[rows] % SUBSTEPS == 0]
-            self._observe(rows, self._obs)
+            self._observed(rows)
         if not due.size:
             return self._settled(due, None)
         self._due[:] = False

@@ -110,7 +110,7 @@ class _PointTask(_Generated):
 class Reach(_PointTask):
     """Bring the tip to within 25 mm of the goal. ``info``: ``success``."""
 
-    task_name, description = "arm/reach", "bring the tool of a seven-joint arm to a point"
+    task_name, short, description = "arm/reach", "arm-reach", "bring the tool of a seven-joint arm to a point"
     time_limit_s = 5.0
 
 
@@ -121,7 +121,7 @@ class Tour(_PointTask):
     planner, who reads ``observation.goals`` (positions in m and whether they were visited), writes the next one.
     """
 
-    task_name, description = "arm/tour", "visit three points in their order with a seven-joint arm"
+    task_name, short, description = "arm/tour", "arm-tour", "visit three points in their order with a seven-joint arm"
     time_limit_s = 12.0
     goals_shown = TOUR_GOALS
 
@@ -144,7 +144,7 @@ class Push(_Generated):
     The puck slides and turns in the plane of the table under dry friction, and does not tip.
     """
 
-    task_name, description = "arm/push", "push a puck across a table to a point with a seven-joint arm"
+    task_name, short, description = "arm/push", "arm-push", "push a puck across a table to a point with a seven-joint arm"
     time_limit_s = 12.5
 
     @classmethod
