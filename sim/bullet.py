@@ -67,7 +67,7 @@ class BulletEngine:
         shadow.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONSTRAINT | mujoco.mjtDisableBit.mjDSBL_CONTACT)
         if shadow.opt.integrator == int(mujoco.mjtIntegrator.mjINT_RK4):
             shadow.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-        self._shadow: Any = mujoco.batch.Batch(shadow, num_worlds, nthread=threads)
+        self._shadow: Any = mujoco.batch.Batch(shadow, num_worlds, nthread=threads, persistent=True)
         self._state = self._shadow.state
         self._qpos, self._qvel, self._applied, self._mocap_pos, self._mocap_quat = (
             self._shadow.bind(field) for field in ("qpos", "qvel", "qfrc_applied", "mocap_pos", "mocap_quat")
