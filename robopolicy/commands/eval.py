@@ -76,7 +76,7 @@ def register(app: typer.Typer) -> None:
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     ) -> int:
         from robopolicy.evaluation.seeds import Purpose
-        from robopolicy.evaluation.versus import as_json, hold, prepare
+        from robopolicy.evaluation.versus import hold, prepare
         from robopolicy.evaluation.versus import choose_weights as choose
         from robopolicy.evaluation.workers import WorkerCrash
         from robopolicy.randomization import read_section
@@ -95,15 +95,21 @@ def register(app: typer.Typer) -> None:
         except WorkerCrash as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        if json_file is not None:
-            from robopolicy.json_output import emit_json
-
-            emit_json({**as_json(evaluations), **({"weights": [t.to_dict() for t in trials]} if trials else {})}, json_file)
-        if not printed:
-            if trials:
-                _print_trials(trials, evaluations[0])
-            _print(evaluations)
+        _tell(evaluations, trials, json_file)
         return 0
+
+
+def _tell(evaluations: Sequence[Evaluation], trials: Sequence[Trial], json_file: Path | None) -> None:
+    """Write JSON and print tables, as they were asked for."""
+    from robopolicy.evaluation.versus import as_json
+    from robopolicy.json_output import emit_json
+
+    if json_file is not None:
+        emit_json({**as_json(evaluations), **({"weights": [t.to_dict() for t in trials]} if trials else {})}, json_file)
+    if str(json_file) != "-":
+        if trials:
+            _print_trials(trials, evaluations[0])
+        _print(evaluations)
 
 
 def _first(checkpoints: Sequence[str], compose: Sequence[str] | None, by: str, choosing: bool, selection: bool) -> str | Composition:
