@@ -120,7 +120,7 @@ def spread(selection: Selection, numbers: np.ndarray) -> np.ndarray:
 
 
 def neutral(selection: Selection, draw: FieldDraw) -> float | np.ndarray:
-    """Return the value at which a draw changes nothing: 1, 0, or the model's own in the form of :func:`drawn_shape`."""
+    """Return the value at which a draw changes nothing: 1, 0, or the model's own, of the shape (elements, components) of :func:`drawn_shape`."""
     if draw.operation != "set" or selection.named.also == "rotation":
         return 1.0 if draw.operation == "scale" else 0.0
     count = len(selection.elements)

@@ -76,8 +76,8 @@ def register(app: typer.Typer) -> None:
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     ) -> int:
         from robopolicy.evaluation.seeds import Purpose
-        from robopolicy.evaluation.versus import hold, prepare
         from robopolicy.evaluation.versus import choose_weights as choose
+        from robopolicy.evaluation.versus import hold, prepare
         from robopolicy.evaluation.workers import WorkerCrash
         from robopolicy.randomization import read_section
 
