@@ -94,35 +94,48 @@ class Ahead:
 
     def __init__(self, num_worlds: int, stream: int, numbers: int = 1 << 16) -> None:
         self._num_worlds, self._stream, self._numbers = num_worlds, stream, numbers
-        self._base = np.full(num_worlds, np.iinfo(np.int64).min // 2)  # (N,) episode count of column 0
-        self._seeds, self._first = np.zeros((num_worlds, 0), np.int64), np.zeros((num_worlds, 0, 0))
+        self._next = np.zeros(num_worlds, np.int64)  # (N,) rows of the next episodes in what was computed; row 0 is none
+        self._seeds, self._first = np.full(1, -1), np.zeros((1, 0))  # a seed -1 ends each world's episodes
         self._asked: tuple[np.ndarray, np.ndarray] | None = None
         self._lent: Draws | None = None
         self._length = 1
 
     def seeds(self, rows: np.ndarray, roots: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Return the seeds (K,) of episodes ``counts`` (N,) of worlds ``rows`` (K,), whose first seeds were ``roots`` (N,)."""
-        if self._lent is not None:
-            self._length = max(self._length, self._lent.drawn)
-        episodes = min(self._numbers // (self._num_worlds * self._length), 16)
-        if episodes < 2:
-            return hashed(roots[rows], rows, counts[rows])
-        column = counts[rows] - self._base[rows]
-        if self._first.shape[2] < self._length or column.max() >= self._seeds.shape[1]:
-            self._base = counts.copy()
-            worlds = np.arange(self._num_worlds)[:, None]
-            self._seeds = hashed(roots[:, None], worlds, counts[:, None] + np.arange(episodes))
-            self._first = unit_numbers(self._seeds, self._stream, self._length)
-            column = np.zeros(len(rows), np.int64)
-        self._asked = rows, column
-        return self._seeds[rows, column]
+        if self._lent is not None and self._lent.drawn > self._length:
+            self._length = self._lent.drawn
+            self._next.fill(0)
+        at = self._next[rows]
+        seeds = self._seeds[at]
+        if np.minimum.reduce(seeds) < 0:
+            episodes = min(self._numbers // (self._num_worlds * self._length), 16)
+            if episodes < 2:
+                return hashed(roots[rows], rows, counts[rows])
+            begin = counts + 1  # the present one of the other worlds runs
+            begin[rows] = counts[rows]
+            self._compute(roots, begin, episodes)
+            at = self._next[rows]
+            seeds = self._seeds[at]
+        self._next[rows] = at + 1
+        self._asked = rows, at
+        return seeds
+
+    def _compute(self, roots: np.ndarray, counts: np.ndarray, episodes: int) -> None:
+        """Compute the next ``episodes`` of every world, from ``counts`` (N,) on."""
+        worlds = np.arange(self._num_worlds)[:, None]
+        seeds = hashed(roots[:, None], worlds, counts[:, None] + np.arange(episodes + 1))
+        numbers = unit_numbers(seeds, self._stream, self._length)
+        seeds[:, episodes] = -1
+        self._seeds = np.concatenate([[-1], seeds.ravel()])
+        self._first = np.concatenate([np.zeros((1, self._length)), numbers.reshape(-1, self._length)])
+        self._next = 1 + np.arange(self._num_worlds) * (episodes + 1)
 
     def draws(self, rows: np.ndarray, seeds: np.ndarray) -> Draws:
         """Return the draws of episodes with ``seeds`` (K,) in worlds ``rows`` (K,): those just asked for, or any others."""
         asked, self._asked = self._asked, None
         if asked is not None and asked[0] is rows:
-            self._lent = Draws(seeds, self._stream, self._first[rows, asked[1]])
+            self._lent = Draws(seeds, self._stream, self._first[asked[1]])
         else:
-            self._base[rows] = np.iinfo(np.int64).min // 2  # these worlds have new first seeds
+            self._next[rows] = 0  # these worlds have new first seeds
             self._lent = Draws(seeds, self._stream)
         return self._lent

@@ -105,7 +105,7 @@ class EpisodicBatch(abc.ABC):
         self._info = {n: np.zeros(num_worlds, dtype) for n, dtype in {"success": "bool", **(info or {})}.items()}
         self._running = np.zeros(num_worlds, bool)
         self._terminated = np.ones(num_worlds, bool)  # a world that was never begun is padding
-        self._truncated = np.zeros(num_worlds, bool)
+        self._truncated, self._none = np.zeros(num_worlds, bool), np.zeros(num_worlds, bool)
         self._elapsed = np.zeros(num_worlds, np.int64)
         self._root_seeds = np.zeros(num_worlds, np.int64)
         self._episode_count = np.zeros(num_worlds, np.int64)
@@ -204,15 +204,18 @@ class EpisodicBatch(abc.ABC):
         result = StepResult(next_obs, next_obs, reward, terminated, self._truncated, dict(info))
         if np.count_nonzero(ended):
             np.logical_not(ended, out=self._running)
-            self._keep_own_flags()
             if self.autoreset:
-                result.obs = self._begun_again(np.flatnonzero(ended))
+                result.obs = self._begun_again(ended.nonzero()[0])
         return result
 
     def _begun_again(self, ended: np.ndarray) -> Observation:
-        """Begin the next episode of worlds ``ended`` (K,) and return the observation of all."""
+        """Begin the next episode of worlds ``ended`` (K,), all that have ended, and return the observation of all."""
         self._episode_count[ended] += 1
-        self._start(ended, self._next_seeds(ended))
+        self._begin(ended, self._next_seeds(ended))
+        self._elapsed[ended] = 0
+        self._running.fill(True)
+        self._terminated = self._truncated = self._none  # info is written anew by the next step of all worlds
+        self._flags_lent = True
         return self._observed(ended)
 
     def _next_seeds(self, rows: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ Gymnasium's defaults: after the step, forces are computed world by world.
 from __future__ import annotations
 
 import abc
+import math
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from sim.episodes import Outcome
 from sim.registry import Options
 from sim.suites.gymnasium.walking import WalkingTask
 
-_INFO = ("x_position", "y_position", "distance_from_origin", "x_velocity", "y_velocity", "reward_forward", "reward_ctrl", "reward_survive")
+_INFO = ("x_position", "y_position", "x_velocity", "y_velocity", "reward_forward", "reward_ctrl", "reward_survive")
 
 
 class FreeTask(WalkingTask):
@@ -43,7 +44,6 @@ class FreeTask(WalkingTask):
             "success": (velocity[:, 0] > self.target_speed) & healthy,
             "x_position": x,
             "y_position": y,
-            "distance_from_origin": np.hypot(x, y),
             "x_velocity": velocity[:, 0],
             "y_velocity": velocity[:, 1],
             "reward_forward": forward,
@@ -84,7 +84,7 @@ class Ant(FreeTask):
         """Return (N,) bool: of the right height, and every number finite."""
         height = self.qpos[:, 2]
         healthy = (height >= 0.2) & (height <= 1.0)
-        if not np.isfinite(self.qvel.sum() + self.qpos.sum()):
+        if not math.isfinite(np.add.reduce(self.qvel, axis=None) + np.add.reduce(self.qpos, axis=None)):
             healthy &= np.isfinite(self.qpos).all(axis=1) & np.isfinite(self.qvel).all(axis=1)
         return healthy
 

@@ -45,13 +45,13 @@ class UprightTask(WalkingTask):
 
     rate_hz, time_limit_s = 125.0, 8.0
     control_weight, healthy_reward, reset_noise = 1e-3, 1.0, 5e-3
-    info_fields = dict.fromkeys(("x_position", "z_distance_from_origin", "x_velocity", "reward_forward", "reward_ctrl", "reward_survive"), "float64")
+    info_fields = dict.fromkeys(("x_position", "x_velocity", "reward_forward", "reward_ctrl", "reward_survive"), "float64")
 
     def prepare(self) -> None:
         """Allocate; bind height and pitch."""
         super().prepare()
         self._clipped = np.zeros((self.num_worlds, self._nv))
-        self._height, self._pitch = self.qpos[:, 1], self.qpos[:, 2]
+        self._x, self._height, self._pitch, self._angles = self.qpos[:, 0], self.qpos[:, 1], self.qpos[:, 2], self.qpos[:, 2:]
 
     @abc.abstractmethod
     def upright(self) -> np.ndarray:
@@ -64,8 +64,7 @@ class UprightTask(WalkingTask):
         self.reward += upright
         info = {
             "success": (velocity > self.target_speed) & upright,
-            "x_position": self.qpos[:, 0],
-            "z_distance_from_origin": self._height - self.model.qpos0[1],
+            "x_position": self._x,
             "x_velocity": velocity,
             "reward_forward": velocity,
             "reward_ctrl": control,
@@ -93,8 +92,8 @@ class Hopper(UprightTask):
     def upright(self) -> np.ndarray:
         """Return (N,) bool: high enough, upright, and no runaway number."""
         standing = (self._height > 0.7) & (np.abs(self._pitch) < 0.2)
-        if not (np.abs(self.qvel).max() < 100.0 and np.abs(self.qpos[:, 2:]).max() < 100.0):  # a NaN counts as fallen
-            standing &= (np.abs(self.qvel) < 100.0).all(axis=1) & (np.abs(self.qpos[:, 2:]) < 100.0).all(axis=1)
+        if not (largest(self.qvel) < 100.0 and largest(self._angles) < 100.0):  # a NaN counts as fallen
+            standing &= (np.abs(self.qvel) < 100.0).all(axis=1) & (np.abs(self._angles) < 100.0).all(axis=1)
         return standing
 
 
@@ -111,6 +110,11 @@ class Walker2d(UprightTask):
     def upright(self) -> np.ndarray:
         """Return (N,) bool: of the right height, and upright."""
         return (self._height > 0.8) & (self._height < 2.0) & (np.abs(self._pitch) < 1.0)
+
+
+def largest(values: np.ndarray) -> float:
+    """Return the largest magnitude in ``values``, of any shape; NaN if one is."""
+    return np.maximum.reduce(np.abs(values), axis=None)
 
 
 TASKS = (HalfCheetah, Hopper, Walker2d)

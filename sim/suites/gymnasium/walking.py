@@ -88,18 +88,20 @@ class WalkingTask(MujocoTask):
         self.reward = np.zeros(self.num_worlds)
         self._before = np.zeros((self.num_worlds, self.place_size))
         self._velocity = np.zeros((self.num_worlds, self.place_size))
-        self._nq, self._nv = self.model.nq, self.model.nv
+        self._squares = np.zeros((self.num_worlds, self.model.nu))
+        self._nq, self._nv, self._pose = self.model.nq, self.model.nv, self.model.qpos0.copy()
         self._observed_positions = self.qpos[:, self.skipped :]  # arrays of the engine are live, so are views of them
         self._positions_end = self._nq - self.skipped
         self._velocities_end = self._positions_end + self._nv
 
     def lay_out(self, rows: np.ndarray, draws: Draws) -> None:
         """Begin near the pose of the model file, with noise on all positions and velocities."""
-        self.qpos[rows] = self.model.qpos0 + draws.uniform(-self.reset_noise, self.reset_noise, (self._nq,))
         if self.normal_velocities:
+            self.qpos[rows] = self._pose + draws.uniform(-self.reset_noise, self.reset_noise, (self._nq,))
             self.qvel[rows] = draws.normal(0.0, self.reset_noise, (self._nv,))
         else:
-            self.qvel[rows] = draws.uniform(-self.reset_noise, self.reset_noise, (self._nv,))
+            noise = draws.uniform(-self.reset_noise, self.reset_noise, (self._nq + self._nv,))
+            self.qpos[rows], self.qvel[rows] = self._pose + noise[:, : self._nq], noise[:, self._nq :]
 
     def apply(self, action: np.ndarray) -> None:
         """Set the torques (N, nu), and keep where the robots are."""
@@ -118,7 +120,8 @@ class WalkingTask(MujocoTask):
 
     def control_reward(self, action: np.ndarray) -> np.ndarray:
         """Return what ``action`` (N, nu) costs (N,), not above 0."""
-        return np.einsum("ij,ij->i", action, action, dtype=np.float64) * -self.control_weight
+        np.multiply(action, action, out=self._squares, dtype=np.float64)
+        return np.add.reduce(self._squares, 1) * -self.control_weight
 
     @abc.abstractmethod
     def write(self, out: np.ndarray) -> None:
