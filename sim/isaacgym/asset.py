@@ -145,11 +145,11 @@ class Asset:
                 joint.armature = joint.armature or self.options.armature
                 self.dofs.append(joint.name)
                 self.dof_bodies.append(index)
-            for geom in body.geoms:
-                self._name_shape(geom, index)
+            for number, geom in enumerate(body.geoms):
+                geom.name = geom.name or f"{body.name}_geom_{number}"
+                self._take_shape(geom, index)
 
-    def _name_shape(self, geom: Any, body: int) -> None:
-        geom.name = geom.name or f"geom_{body}_{len(self.shapes)}_{geom.id}"
+    def _take_shape(self, geom: Any, body: int) -> None:
         kinds = self._mj.mjtGeom
         if self.options.replace_cylinder_with_capsule and geom.type == kinds.mjGEOM_CYLINDER:
             geom.type = kinds.mjGEOM_CAPSULE
@@ -191,7 +191,7 @@ class Asset:
         for record, name in zip(out, self.dofs, strict=True):
             joint = model.joint(name)
             dof = int(joint.dofadr[0])
-            limited, forces = bool(joint.limited[0]), joint.actfrcrange
+            limited, forces = bool(model.jnt_limited[joint.id]), model.jnt_actfrcrange[joint.id]
             record["hasLimits"] = limited
             record["lower"], record["upper"] = joint.range if limited else (-UNLIMITED, UNLIMITED)
             record["effort"] = forces[1] if model.jnt_actfrclimited[joint.id] and forces[1] > 0 else UNLIMITED

@@ -21,8 +21,8 @@ def read_jacobian(sim: Sim, actor: int, out: np.ndarray) -> None:
     Row blocks: linear velocity of the link's centre of mass, angular velocity, both in the world's axes. The six first columns of
     a free actor belong to the root's linear (of its centre of mass) and angular velocity, as the root state has them.
     """
-    sim.settle()
-    layout, model, bind = sim.layout, sim.layout.model, sim.engine.bind
+    cdof, xipos, subtree = sim.derived("cdof", "xipos", "subtree_com")
+    layout, model = sim.layout, sim.layout.model
     floating = layout.kinds[actor].asset.floating
     bodies = layout.body_ids[layout.body_start[actor] + (not floating) : layout.body_start[actor + 1]]
     dofs = layout.dof_ids[layout.dof_start[actor] : layout.dof_start[actor + 1]]
@@ -30,8 +30,8 @@ def read_jacobian(sim: Sim, actor: int, out: np.ndarray) -> None:
     if floating:
         dofs = np.concatenate([layout.free_dof[slot[0]] + np.arange(6), dofs])
     moves = _ancestors(model.body_parentid, bodies)[:, model.dof_bodyid[dofs]]  # (links, columns)
-    axes = bind("cdof")[:, None, dofs]  # (N, 1, columns, 6)
-    arms = bind("xipos")[:, bodies] - bind("subtree_com")[:, model.body_rootid[bodies]]
+    axes = cdof[:, None, dofs]  # (N, 1, columns, 6)
+    arms = xipos[:, bodies] - subtree[:, model.body_rootid[bodies]]
     linear = (axes[..., 3:] + cross(axes[..., :3], arms[:, :, None])) * moves[..., None]
     angular = axes[..., :3] * moves[..., None]
     whole = np.concatenate([linear, angular], axis=-1)  # (N, links, columns, 6)
@@ -58,12 +58,11 @@ def _ancestors(parents: np.ndarray, bodies: np.ndarray) -> np.ndarray:
 
 def read_mass_matrix(sim: Sim, actor: int, out: np.ndarray) -> None:
     """Write the joint-space mass matrix of ``actor`` (armature included, root excluded) into ``out`` (N, d, d)."""
-    sim.settle()
+    (sparse,) = sim.derived("M")
     layout, model = sim.layout, sim.layout.model
     dofs = layout.dof_ids[layout.dof_start[actor] : layout.dof_start[actor + 1]]
     rows = np.repeat(np.arange(model.nv), model.M_rownnz)
     where = np.full((model.nv, model.nv), -1)
     where[rows, model.M_colind] = np.arange(len(rows))
     where = np.maximum(where, where.T)[np.ix_(dofs, dofs)]
-    sparse = sim.engine.bind("M")
     out[:] = np.where(where >= 0, sparse[:, np.maximum(where, 0)], 0.0)

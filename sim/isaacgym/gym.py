@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from policies.spec import InputError
+from sim.isaacgym.actors import Env
 from sim.isaacgym.constants import SimType
 from sim.isaacgym.gym_actors import ActorCalls
 from sim.isaacgym.gym_assets import AssetCalls
@@ -17,7 +18,7 @@ from sim.isaacgym.gym_tensors import TensorCalls
 from sim.isaacgym.parameters import CameraProperties, HeightFieldParams, PlaneParams, SimParams, TriangleMeshParams
 from sim.isaacgym.refusal import refuse
 from sim.isaacgym.structures import Vec3
-from sim.isaacgym.world import Env, Sim
+from sim.isaacgym.world import Sim
 
 
 class Viewer:

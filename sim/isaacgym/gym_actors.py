@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 
 from policies.spec import InputError
+from sim.isaacgym.actors import Actor, Env
 from sim.isaacgym.asset import Asset
 from sim.isaacgym.constants import INVALID_HANDLE, IndexDomain
 from sim.isaacgym.gym_assets import position, shape_ranges
 from sim.isaacgym.parameters import ActuatorProperties, IndexRange, RigidBodyProperties, RigidShapeProperties
 from sim.isaacgym.properties import body_properties
 from sim.isaacgym.structures import DOF_PROPERTIES, Transform, Vec3
-from sim.isaacgym.world import Actor, Env, Sim
+from sim.isaacgym.world import Sim
 
 
 def _before(env: Env, actor: int, part: str) -> int:

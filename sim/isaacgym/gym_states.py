@@ -6,9 +6,9 @@ import numpy as np
 
 from policies.spec import InputError
 from sim.isaacgym import states
+from sim.isaacgym.actors import Env
 from sim.isaacgym.constants import CoordinateSpace, StateFlags
 from sim.isaacgym.structures import DofState, Quat, RigidBodyState, Transform, Vec3
-from sim.isaacgym.world import Env
 
 
 def _body(env: Env, body: int) -> np.ndarray:
@@ -97,7 +97,7 @@ class StateCalls:
         sim = env.sim
         wrench = np.array([(force or Vec3()).array(), (torque or Vec3()).array()])
         if space == CoordinateSpace.LOCAL_SPACE:
-            sim.settle()
-            wrench = states.rotate(sim.engine.bind("xquat")[env.index, sim.layout.body_ids[body]][None].repeat(2, axis=0), wrench)
+            (xquat,) = sim.derived("xquat")
+            wrench = states.rotate(np.tile(xquat[env.index, sim.layout.body_ids[body]], (2, 1)), wrench)
         layout = sim.engine_layout()
         sim.push()[env.index, layout.body_ids[body]] += wrench.ravel()

@@ -206,16 +206,16 @@ class TensorCalls:
         if posTensor is None or force is None:
             self._push(sim, force, None)
             return True
-        sim.settle()
-        ids, bind = sim.layout.body_ids, sim.engine.bind
+        xquat, xpos, xipos = sim.derived("xquat", "xpos", "xipos")
+        ids = sim.layout.body_ids
         points = values(call, posTensor, 3, sim.num_envs * len(ids)).reshape(-1, len(ids), 3)
         if space == CoordinateSpace.LOCAL_SPACE:
-            points = states.rotate(bind("xquat")[:, ids], points) + bind("xpos")[:, ids]
+            points = states.rotate(xquat[:, ids], points) + xpos[:, ids]
         elif space == CoordinateSpace.ENV_SPACE:
             points = points + sim.shift[:, None]
         elif not sim.terrain.grids:
             points = points - np.stack([env.origin.array() for env in sim.envs])[:, None]
-        self._push(sim, force, states.cross(points - bind("xipos")[:, ids], force))
+        self._push(sim, force, states.cross(points - xipos[:, ids], force))
         return True
 
     @staticmethod
@@ -226,8 +226,8 @@ class TensorCalls:
         bodies = len(sim.engine_layout().body_ids)
         wanted = values(call, given, 3, sim.num_envs * bodies).reshape(-1, bodies, 3)
         if space == CoordinateSpace.LOCAL_SPACE:
-            sim.settle()
-            return states.rotate(sim.engine.bind("xquat")[:, sim.layout.body_ids], wanted)
+            (xquat,) = sim.derived("xquat")
+            return states.rotate(xquat[:, sim.layout.body_ids], wanted)
         return wanted
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sim.isaacgym.actors import Env
 from sim.isaacgym.asset import Asset
 from sim.isaacgym.constants import DEFAULT_VIEWER_HEIGHT, DEFAULT_VIEWER_WIDTH, ENUMERATIONS, INVALID_HANDLE, MEMBERS
 from sim.isaacgym.gym import Gym, Viewer, acquire_gym
@@ -25,7 +26,7 @@ from sim.isaacgym.parameters import (
 from sim.isaacgym.refusal import refuse
 from sim.isaacgym.structures import DofState, Mat33, Quat, RigidBodyState, Transform, Vec3, Velocity
 from sim.isaacgym.tensor import Tensor
-from sim.isaacgym.world import Env, Sim
+from sim.isaacgym.world import Sim
 
 _NAMES = {**MEMBERS, **{enumeration.__name__: enumeration for enumeration in ENUMERATIONS}}
 

@@ -156,7 +156,7 @@ class Layout:
 
     def _add_contact_sensor(self, name: str, body: str, wanted: list[int]) -> None:
         contact, objects = self._mj.mjtSensor.mjSENS_CONTACT, self._mj.mjtObj
-        sensor = self.spec.add_sensor(name=name, type=contact, objtype=objects.mjOBJ_XBODY, objname=body)
+        sensor = self.spec.add_sensor(name=name, type=contact, objtype=objects.mjOBJ_BODY, objname=body)  # XBODY: its subtree
         sensor.reftype = objects.mjOBJ_UNKNOWN
         sensor.intprm[:3] = wanted
 
@@ -165,6 +165,7 @@ class Layout:
         option.timestep = params.dt / params.substeps
         option.gravity = params.gravity.array()
         option.integrator = self._mj.mjtIntegrator.mjINT_IMPLICITFAST
+        option.cone = self._mj.mjtCone.mjCONE_ELLIPTIC  # a sliding body is braked with friction times its weight, not with less
         if self.needs.centres:
             for name in self.body_names:
                 self.spec.body(name).simple = False

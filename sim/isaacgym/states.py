@@ -23,7 +23,7 @@ def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def rotate(quat: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """Return ``vector`` (..., 3) rotated by ``quat`` (..., 4), w first."""
     axis = quat[..., 1:]
-    twice = 2.0 * cross(axis, np.broadcast_to(vector, (*axis.shape[:-1], 3)))
+    twice = 2.0 * cross(axis, vector)
     return vector + quat[..., :1] * twice + cross(axis, twice)
 
 
@@ -90,14 +90,14 @@ def write_dofs(sim: Sim, states: np.ndarray, dofs: slice, rows: np.ndarray) -> N
 
 def read_bodies(sim: Sim, out: np.ndarray) -> None:
     """Write the states of all bodies into ``out`` (N, B, 13)."""
-    sim.settle()
-    layout, bind = sim.layout, sim.engine.bind
+    xpos, xquat, xipos, cvel, subtree = sim.derived("xpos", "xquat", "xipos", "cvel", "subtree_com")
+    layout = sim.layout
     ids = layout.body_ids
-    quat, velocity = bind("xquat")[:, ids], bind("cvel")[:, ids]
-    arm = bind("xipos")[:, ids] - bind("subtree_com")[:, layout.model.body_rootid[ids]]
-    out[..., :3] = bind("xpos")[:, ids]
+    quat, velocity = xquat[:, ids], cvel[:, ids]
+    arm = xipos[:, ids] - subtree[:, layout.model.body_rootid[ids]]
+    out[..., :3] = xpos[:, ids]
     if sim.terrain.grids:
-        out[..., :3] = bind("xpos")[:, ids] - sim.shift[:, None]
+        out[..., :3] = xpos[:, ids] - sim.shift[:, None]
     out[..., 3:6], out[..., 6] = quat[..., 1:], quat[..., 0]
     out[..., 7:10] = velocity[..., 3:] + cross(velocity[..., :3], arm)
     out[..., 10:] = velocity[..., :3]
@@ -105,15 +105,15 @@ def read_bodies(sim: Sim, out: np.ndarray) -> None:
 
 def read_contacts(sim: Sim, out: np.ndarray) -> None:
     """Write the net contact force (N) on every body in the last physics step into ``out`` (N, B, 3)."""
-    sim.settle()
+    (data,) = sim.derived("sensordata")
     columns = sim.layout.contact_ids[:, None] + np.arange(3)
-    out[:] = -sim.engine.bind("sensordata")[:, columns]  # MuJoCo's is what the body does to the others
+    out[:] = -data[:, columns]  # MuJoCo's is what the body does to the others
 
 
 def read_dof_forces(sim: Sim, out: np.ndarray) -> None:
     """Write what the drives pushed with in the last physics step (N or N m) into ``out`` (N, D)."""
-    sim.settle()
-    out[:] = sim.engine.bind("qfrc_actuator")[:, sim.layout.dof_ids]
+    (pushed,) = sim.derived("qfrc_actuator")
+    out[:] = pushed[:, sim.layout.dof_ids]
 
 
 def read_force_sensors(sim: Sim, out: np.ndarray) -> None:
@@ -122,20 +122,19 @@ def read_force_sensors(sim: Sim, out: np.ndarray) -> None:
     Everything that acts on the body is its mass times its acceleration; the constraint part is what contacts push, the forward
     part is the rest (weight, drives, neighbours).
     """
-    sim.settle()
-    layout, data = sim.layout, sim.engine.bind("sensordata")
-    bind, ids = sim.engine.bind, layout.body_ids
+    data, ximat, xpos, xquat, xipos, cvel = sim.derived("sensordata", "ximat", "xpos", "xquat", "xipos", "cvel")
+    layout, ids = sim.layout, sim.layout.body_ids
     gravity = sim.params.gravity.array()
     for k, (body, sensor) in enumerate(layout.sensors):
         b = ids[body]
         at, linear, angular = layout.force_ids[k]
         force, torque, point = -data[:, at : at + 3], -data[:, at + 3 : at + 6], data[:, at + 6 : at + 9]
-        centre, inertial = bind("ximat")[:, b].reshape(-1, 3, 3), bind("xipos")[:, b]
+        centre, inertial = ximat[:, b].reshape(-1, 3, 3), xipos[:, b]
         quat, place = sensor.pose.r.normalize().array(), sensor.pose.p.array()
-        turn = bind("xquat")[:, b]
-        position = bind("xpos")[:, b] + rotate(turn, place)
+        turn = xquat[:, b]
+        position = xpos[:, b] + rotate(turn, place)
         touched = np.concatenate([force, torque + cross(point - position, force)], axis=1)
-        spin = bind("cvel")[:, b, :3]
+        spin = cvel[:, b, :3]
         inertia = np.einsum("nij,nj,nkj->nik", centre, sim.written_or_model("body_inertia")[:, b] + np.zeros((len(out), 3)), centre)
         mass = sim.written_or_model("body_mass")[:, b, None]
         whole = mass * (data[:, linear : linear + 3] + gravity)

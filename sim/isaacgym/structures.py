@@ -227,5 +227,6 @@ class RigidBodyState:
 #: Properties of degrees of freedom, one record each.
 DOF_PROPERTIES = np.dtype(
     [("hasLimits", "?"), ("lower", "<f4"), ("upper", "<f4"), ("driveMode", "<i4")]
-    + [(name, "<f4") for name in ("velocity", "effort", "stiffness", "damping", "friction", "armature")]
+    + [(name, "<f4") for name in ("velocity", "effort", "stiffness", "damping", "friction", "armature")],
+    align=True,
 )

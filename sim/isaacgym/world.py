@@ -7,18 +7,18 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from policies.spec import InputError
 from sim.engine import Engine, make_engine
-from sim.isaacgym.asset import Asset
+from sim.isaacgym.actors import Actor, Env, agreed_kinds
 from sim.isaacgym.constants import SimType, UpAxis
-from sim.isaacgym.layout import ActorKind, Layout, Needs
-from sim.isaacgym.parameters import RigidBodyProperties, RigidShapeProperties, SimParams
+from sim.isaacgym.layout import Layout, Needs
+from sim.isaacgym.parameters import SimParams
 from sim.isaacgym.properties import Properties
-from sim.isaacgym.structures import Transform, Vec3
+from sim.isaacgym.structures import Vec3
 from sim.isaacgym.tensor import Tensor
 from sim.isaacgym.terrain import Terrain
 
@@ -26,33 +26,8 @@ from sim.isaacgym.terrain import Terrain
 Reader = Callable[["Sim", np.ndarray], None]
 
 
-@dataclass
-class Actor:
-    """One actor of one environment, with what was set on it before the worlds were made."""
-
-    asset: Asset
-    pose: Transform
-    name: str
-    group: int
-    mask: int
-    dofs: np.ndarray | None = None
-    bodies: list[tuple[list[RigidBodyProperties], bool]] = field(default_factory=list)
-    shapes: list[RigidShapeProperties] | None = None
-
-    def kind(self, group: int) -> ActorKind:
-        """Return what has to be the same in every environment; ``group`` stands for the collision group."""
-        shapes = self.shapes or self.asset.shape_properties
-        return ActorKind(self.asset, self.name, group, tuple(shape.filter or max(self.mask, 0) for shape in shapes))
-
-
-@dataclass(eq=False)
-class Env:
-    """One environment: where it lies and its actors, whose handles are their indices."""
-
-    sim: Sim
-    index: int
-    origin: Vec3
-    actors: list[Actor] = field(default_factory=list)
+#: What belongs to the tick that was computed last, so that nothing has to be computed again after it.
+_OF_THE_TICK = {"sensordata", "qfrc_actuator"}
 
 
 class Sim:
@@ -81,6 +56,7 @@ class Sim:
         self._engine: Engine | None = None
         self._needs = Needs()
         self._stale = np.zeros(0, bool)
+        self._derived: dict[str, np.ndarray] = {}
         self._written: dict[str, np.ndarray] = {}
         self._changed = False
         self._buffers: dict[str, tuple[np.ndarray, Reader]] = {}
@@ -163,26 +139,7 @@ class Sim:
         return len(self.envs)
 
     def _layout(self) -> Layout:
-        if not self.envs or not self.envs[0].actors:
-            raise InputError("prepare_sim: there is no environment with an actor in it")
-        first = self._kinds(self.envs[0])
-        for env in self.envs[1:]:
-            kinds = self._kinds(env)
-            if kinds != first:
-                what = next((k for k, (a, b) in enumerate(zip(first, kinds, strict=False)) if a != b), min(len(first), len(kinds)))
-                raise InputError(
-                    f"prepare_sim: environment {env.index} differs from environment 0 at actor {what}: all environments must have the same assets, "
-                    "collision groups and filters in the same order; poses and properties may differ"
-                )
-        names = [actor.name for actor in self.envs[0].actors]
-        kinds = [replace(kind, name=name) for kind, name in zip(first, names, strict=True)]
-        return Layout(kinds, self.terrain, self.params, self._needs)
-
-    @staticmethod
-    def _kinds(env: Env) -> list[ActorKind]:
-        """Return what has to agree between environments: groups by who shares them, not by their numbers."""
-        groups: dict[int, int] = {-1: -1}
-        return [replace(actor.kind(groups.setdefault(actor.group, len(groups))), name="") for actor in env.actors]
+        return Layout(agreed_kinds(self.envs), self.terrain, self.params, self._needs)
 
     def _make(self) -> None:
         self.layout = self._layout()
@@ -236,7 +193,7 @@ class Sim:
         engine.refresh()
         self.qpos, self.qvel, self.ctrl = (engine.bind(name) for name in ("qpos", "qvel", "ctrl"))
         self._gains = self.properties.gains()
-        self._stale, self._pushed = np.ones(self.num_envs, bool), False
+        self._stale, self._pushed, self._derived = np.ones(self.num_envs, bool), False, {}
 
     def write_field(self, name: str, values: np.ndarray) -> None:
         """Set a model field of all worlds to ``values`` (N, ...); :meth:`Engine.refresh` is the caller's."""
@@ -259,11 +216,8 @@ class Sim:
         for name, values in poses.items():
             self.write_field(name, values)
         for name, values in state.items():
-            self._engine_bind(name)[:] = values
+            self.engine.bind(name)[:] = values
         self._pushed = pushed
-
-    def _engine_bind(self, name: str) -> np.ndarray:
-        return self.engine.bind(name)
 
     # Poses -------------------------------------------------------------------------------------------------------
 
@@ -310,6 +264,17 @@ class Sim:
     def touch(self, rows: np.ndarray | None) -> None:
         """Note that the state of worlds ``rows`` (K,) was written, so that what follows from it is computed before it is read."""
         self._stale[slice(None) if rows is None else rows] = True
+
+    def derived(self, *names: str) -> list[np.ndarray]:
+        """Return live (N, ...) fields that follow from the state, computed for the present one."""
+        self._write_properties()
+        engine = self.engine
+        for name in names:
+            if name not in self._derived:
+                self._derived[name] = engine.bind(name)
+                self.touch(None)  # a field is computed from the call after it was bound
+        self.settle()
+        return [self._derived[name] for name in names]
 
     def settle(self) -> None:
         """Compute what follows from states and properties that were written since the last step."""
@@ -365,7 +330,7 @@ class Sim:
         np.multiply(stiffness, self.position_targets, out=self.ctrl)
         self.ctrl += damping * self.velocity_targets
         self.ctrl += self.efforts
-        engine.step(None, self.params.substeps)
+        engine.step(None, self.params.substeps, fresh=not self._derived.keys() <= _OF_THE_TICK)
         self._stale[:] = False
         if self._pushed:
             engine.bind("xfrc_applied")[:] = 0.0
