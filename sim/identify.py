@@ -24,6 +24,7 @@ Told = Callable[[str, int, float], None]
 _STEP_Z, _STEP_DELAY, _STEP_POSITION, _STEP_SPEED = 1e-3, 1e-4, 1e-4, 1e-3  # of the central differences; s, rad or m, rad/s or m/s
 _ROUNDS = 8  # most estimates of the noise
 _SETTLED = 0.03  # relative change of the noise that ends them
+_ENOUGH = (1e-5, 1e-4)  # share of the cost, and change of z: far below any standard error
 _SCOUT = 6  # steps of each start before the best goes on
 
 
@@ -234,8 +235,11 @@ def identify(task: MujocoTask, trajectories: Sequence[Trajectory], fits: Sequenc
         chosen[np.arange(len(windows)) % max(2, round(1 / settings.held_out)) == 1] = False
     problem = _Problem(rollout, observed, windows.pick(np.flatnonzero(chosen)), wanted, skipped)
     held = _Problem(rollout, observed, windows.pick(np.flatnonzero(~chosen)), wanted, skipped) if not chosen.all() else None
-    best, tried = _search(problem, settings, told)
-    return _report(task, problem, held, best, tried, settings)
+    try:
+        best, tried = _search(problem, settings, told)
+        return _report(task, problem, held, best, tried, settings)
+    finally:
+        rollout.restore()
 
 
 def _search(problem: _Problem, settings: Settings, told: Told | None) -> tuple[Solution, int]:
@@ -266,12 +270,12 @@ def _search(problem: _Problem, settings: Settings, told: Told | None) -> tuple[S
 
 def _solve(problem: _Problem, z: np.ndarray, own: np.ndarray, low: np.ndarray, high: np.ndarray, iterations: int, stage: str, told: Told | None) -> Solution:
     tell = None if told is None else (lambda count, cost: told(stage, count, cost))
-    return solve(problem.residuals, problem.linearized, z, own, low, high, iterations, told=tell)
+    return solve(problem.residuals, problem.linearized, z, own, low, high, iterations, settled=_ENOUGH, told=tell)
 
 
 def _predictions(problem: _Problem, z: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Return predictions (W, L + 1, D) with ``z`` (P,) and fitted first states, and their root mean square errors (D,)."""
-    found = solve(problem.residuals, problem.linearized, z, problem.still, z, z, settings.iterations)
+    found = solve(problem.residuals, problem.linearized, z, problem.still, z, z, settings.iterations, settled=_ENOUGH)
     rows = np.arange(len(problem.windows))
     predicted = problem.predict(np.repeat(z[None], len(rows), axis=0), found.own, rows)
     left = (predicted - problem.windows.observed)[:, problem.skipped :]

@@ -135,6 +135,12 @@ class Rollout:
         self.tangent = 2 * int(self.model.nv)
         self.dt = 1.0 / task.spec.action.rate_hz
 
+    def restore(self) -> None:
+        """Give all worlds the model's own fields again."""
+        rows = np.arange(self.num_worlds)
+        self._fields.restore(rows)
+        self.engine.refresh(rows)
+
     # What is observed --------------------------------------------------------------------------------------------
 
     def probe(self, wanted: Sequence[str] = ()) -> Observed:

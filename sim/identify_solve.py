@@ -78,6 +78,7 @@ def solve(
     high: np.ndarray,
     iterations: int = 30,
     largest: float = 1.0,
+    settled: tuple[float, float] = (1e-9, 1e-7),
     told: Callable[[int, float], None] | None = None,
 ) -> Solution:
     """Minimise half the sum of squared residuals.
@@ -91,6 +92,7 @@ def solve(
         high: (P,) greatest.
         iterations: Most steps that are tried.
         largest: Longest step of a shared parameter.
+        settled: It ends after a step that lowered the cost by less than the first (a share) and moved no shared parameter by more than the second.
         told: Called with (steps tried, cost).
     """
     shared, own, damping = np.clip(shared, low, high), own.copy(), 1e-3
@@ -108,7 +110,7 @@ def solve(
         if new_cost <= cost:
             gained, moved = cost - new_cost, float(np.abs(new - shared).max(initial=0.0))
             shared, own, damping = new, new_own, max(damping / 5, 1e-9)
-            converged = gained <= 1e-7 * cost and moved <= 1e-5
+            converged = gained <= settled[0] * cost and moved <= settled[1]
             residual, of_shared, of_own = linearized(shared, own)
             cost, blocks = 0.5 * float((residual**2).sum()), _blocks(residual, of_shared, of_own)
         else:
