@@ -151,6 +151,19 @@ def test_success_is_the_finish_and_not_before(task: str) -> None:
     env.close()
 
 
+@pytest.mark.parametrize("task", [task for task in RUNNING if registry.entry(task).has_expert])
+def test_the_expert_runs_and_a_body_that_does_nothing_or_shakes_does_not(task: str) -> None:
+    env, rng = make(task, 12), np.random.default_rng(0)
+    env.reset(1000 + np.arange(12))
+    success = np.zeros(12, bool)
+    for _ in range(env.max_episode_steps):
+        action = env.expert_action()
+        action[8:10], action[10:] = 0.0, rng.uniform(-1, 1, (2, action.shape[1]))
+        success |= env.step(action).info["success"]
+    assert success[:8].sum() >= 7 and not success[8:].any()
+    env.close()
+
+
 @pytest.mark.parametrize("task", RUNNING)
 def test_a_body_at_home_stands_on_the_ground(task: str) -> None:
     """Its lowest point is within 3 cm of the floor in the pose that episodes begin with: not in it, not falling far."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import mujoco
 import numpy as np
 import pytest
@@ -73,7 +75,7 @@ def test_an_episode_begins_on_a_level_place_of_the_patch_that_its_seed_chose(env
         assert np.abs(env.qpos[:, :2] - starts[env.kind, env.level, :2]).max() <= 0.2
         np.testing.assert_allclose(env.qpos[:, 2] - env.ground(env.qpos[:, None, :2])[:, 0], 0.31, atol=1e-6)
         scan = obs["observation.environment_state"].reshape(6, 13, 9)
-        np.testing.assert_allclose(scan[:, 3:10, 1:8], -0.31, atol=1e-3)  # level under its feet
+        np.testing.assert_allclose(scan[:, 4:9, 2:7], -0.31, atol=1e-3)  # level under its feet
     assert len(chosen) == 16
     result = env.step(np.zeros((6, 12), np.float32))
     np.testing.assert_array_equal(result.info["level"], env.level)
@@ -95,12 +97,24 @@ def test_a_robot_stands_on_the_ground_and_not_in_it(env: QuadrupedRough) -> None
     env.reset(40 + np.arange(6))
     for _ in range(50):
         env.step(np.zeros((6, 12), np.float32))
-    sites = env.engine.bind("site_xpos")
-    feet = np.stack([sites[:, env.model.site(f"{leg}_foot").id] for leg in ("fl", "fr", "rl", "rr")], axis=1)
-    above = feet[..., 2] - env.ground(feet[..., :2])
-    standing = env.feet > 5.0
+    touch = env.engine.bind("sensordata")[:, :4]
+    env.step(np.zeros((6, 12), np.float32))
+    standing = touch > 5.0
     assert standing.sum() >= 20
-    np.testing.assert_allclose(above[standing], 0.022, atol=0.006)
+    np.testing.assert_allclose(env.heights()[:, 1:][standing], 0.022, atol=0.006)
+
+
+def test_the_trot_follows_commands_on_rough_ground_because_it_sees_it() -> None:
+    seeing, blind = make(8, max_episode_steps=500), make(8, max_episode_steps=500)
+    blind.trot = dataclasses.replace(blind.trot, follow=0.0)
+    succeeded = []
+    for worlds in (seeing, blind):
+        worlds.reset(2000 + np.arange(8))
+        for _ in range(500):
+            result = worlds.step(worlds.expert_action())
+        succeeded.append(int(result.info["success"].sum()))
+        worlds.close()
+    assert succeeded[0] >= 6 and succeeded[1] < succeeded[0]
 
 
 def test_without_its_state_the_world_is_seen_by_the_camera_alone() -> None:

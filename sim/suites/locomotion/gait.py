@@ -61,20 +61,22 @@ class Trot:
         place: s, how far feet are set out for each m/s of the velocity's error.
         level: How much legs extend on the side to which the trunk leans.
         damp: s, the same for its rate.
+        follow: Share of the height of the ground below a foot by which the foot is raised.
     """
 
     period: float = 0.36
     duty: float = 0.55
-    lift: float = 0.07
+    lift: float = 0.08
     height: float = 0.27
     gain: tuple[float, float, float] = (1.4, 2.0, 1.1)
     bias: float = 0.45
     chase: float = 0.3
     place: float = 0.05
-    level: float = 0.5
-    damp: float = 0.02
+    level: float = 0.7
+    damp: float = 0.03
+    follow: float = 1.0
 
-    def targets(self, time: np.ndarray, command: np.ndarray, gravity: np.ndarray, linear: np.ndarray, angular: np.ndarray) -> np.ndarray:
+    def targets(self, time: np.ndarray, command: np.ndarray, gravity: np.ndarray, linear: np.ndarray, angular: np.ndarray, ground: np.ndarray) -> np.ndarray:
         """Return joint targets (N, 12), rad.
 
         Args:
@@ -83,6 +85,7 @@ class Trot:
             gravity: (N, 3) its direction in the frame of the trunk.
             linear: (N, 3) velocity of the trunk in its frame, m/s.
             angular: (N, 3) angular velocity of the trunk in its frame, rad/s.
+            ground: (N, 4) height of the ground below each foot above that below all, m.
         """
         phase = (time[:, None] / self.period + PHASES) % 1.0
         standing = phase < self.duty
@@ -97,7 +100,7 @@ class Trot:
         feet[..., :2] += self.place * error[:, None, :2] * (~standing)[..., None]
         lean = gravity[:, None, 0] * FEET[:, 0] + gravity[:, None, 1] * FEET[:, 1]
         leaning = angular[:, None, 1] * FEET[:, 0] - angular[:, None, 0] * FEET[:, 1]
-        feet[..., 2] = self.lift * np.sin(np.pi * swing) - self.height - self.level * lean - self.damp * leaning
+        feet[..., 2] = self.lift * np.sin(np.pi * swing) - self.height - self.level * lean - self.damp * leaning + self.follow * ground
         joints = leg_joints(feet)
         force = np.where(standing, WEIGHT / (4 * self.duty), 0.0)
         return (joints + supporting_torques(feet, joints, force) / STIFFNESS).reshape(-1, 12)

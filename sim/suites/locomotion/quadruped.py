@@ -24,7 +24,7 @@ HOME = np.tile([0.0, 0.8, -1.6], 4)  # rad; every foot below its hip
 REACH = 0.6  # rad an action of 1 moves a joint's target away from home
 STANDING = 0.3  # m, of the trunk above the ground
 FALLEN_HEIGHT, FALLEN_TILT = 0.15, 0.5  # m; cosine of the trunk's tilt
-CONTACT = 1.0  # N on a foot that stands
+FOOT, CONTACT = 0.022, 0.006  # m: radius; clearance under which a foot stands (touch sensors, which are there too, are not in every engine)
 STEP_S = 0.3  # of a foot in the air from which on a step is rewarded
 
 #: Of the reward, a second. ``track_*`` are exp(-error^2 / SIGMA).
@@ -82,8 +82,8 @@ class Quadruped(MujocoTask):
     def prepare(self) -> None:
         """Bind torques and feet, allocate what an episode remembers."""
         n = self.num_worlds
-        self.torque, sensors = self.engine.bind("actuator_force"), self.engine.bind("sensordata")
-        self.feet = sensors[:, :4]  # N, of the four touch sensors, which come first
+        self.torque = self.engine.bind("actuator_force")
+        self.sites, self.foot_sites = self.engine.bind("site_xpos"), [self.model.site(f"{leg}_foot").id for leg in LEGS]
         self.commands = VelocityCommands(n, self.rate_hz, self.max_episode_steps, 4.0, self.command_low, self.command_high, self.standing)
         self.last_action, self.change, self.air = np.zeros((n, 12)), np.zeros((n, 12)), np.zeros((n, 4))
 
@@ -118,15 +118,20 @@ class Quadruped(MujocoTask):
         rotation = frames.rotations(self.qpos[:, 3:7])
         return frames.gravity_in_base(rotation), frames.to_base(rotation, self.qvel[:, :3]), self.qvel[:, 3:6]
 
+    def heights(self) -> np.ndarray:
+        """Return the heights (N, 5), m, of the trunk and of the four feet above the ground below them."""
+        points = np.concatenate([self.qpos[:, None, :3], self.sites[:, self.foot_sites]], axis=1)
+        return points[..., 2] - self.ground(points[..., :2])
+
     def judge(self, action: np.ndarray) -> Outcome:
         """Reward following the command gently; the episode ends when the robot has fallen."""
         gravity, linear, angular = self.motion()
         command = self.commands.at(self._elapsed)
+        height = self.heights()
+        terms = self.terms(gravity, linear, angular, command, height[:, 1:] < FOOT + CONTACT)
         velocity = np.concatenate([linear[:, :2], angular[:, 2:]], axis=1)
-        terms = self.terms(gravity, linear, angular, command)
         errors = self.commands.follow(velocity, command, self._elapsed)
-        height = self.qpos[:, 2] - self.ground(self.qpos[:, None, :2])[:, 0]
-        fallen = (height < FALLEN_HEIGHT) | (gravity[:, 2] > -FALLEN_TILT)
+        fallen = (height[:, 0] < FALLEN_HEIGHT) | (gravity[:, 2] > -FALLEN_TILT)
         last = self._elapsed + 1 >= self.max_episode_steps
         success = last & ~fallen & self.commands.tracked(TOLERANCE)
         if self.reward_kind == "dense":
@@ -136,9 +141,8 @@ class Quadruped(MujocoTask):
         info = {"success": success, "linear_error": errors[:, 0], "yaw_error": errors[:, 1], **terms}
         return Outcome(np.asarray(reward), fallen, info)
 
-    def terms(self, gravity: np.ndarray, linear: np.ndarray, angular: np.ndarray, command: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the terms (N,) of the reward before their weights; all arguments (N, 3), in the frame of the trunk."""
-        contact = self.feet > CONTACT
+    def terms(self, gravity: np.ndarray, linear: np.ndarray, angular: np.ndarray, command: np.ndarray, contact: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the terms (N,) of the reward before their weights, for vectors (N, 3) in the frame of the trunk and ``contact`` (N, 4) of the feet."""
         landed = contact & (self.air > 0.0)
         self.air += 1.0 / self.rate_hz
         moving = np.abs(command).sum(axis=1) > 0.1
@@ -169,7 +173,9 @@ class Quadruped(MujocoTask):
     def expert_action(self) -> np.ndarray:
         """Return the action (N, 12) of a trot whose phase is the time of the episode."""
         gravity, linear, angular = self.motion()
-        targets = self.trot.targets(self._elapsed / self.rate_hz, self.commands.at(self._elapsed), gravity, linear, angular)
+        feet = self.ground(self.sites[:, self.foot_sites, :2])
+        below = feet - feet.mean(axis=1, keepdims=True)
+        targets = self.trot.targets(self._elapsed / self.rate_hz, self.commands.at(self._elapsed), gravity, linear, angular, below)
         return np.clip((targets - HOME) / REACH, -1.0, 1.0).astype(np.float32)
 
 

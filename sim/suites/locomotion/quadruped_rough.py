@@ -30,7 +30,7 @@ class QuadrupedRough(Quadruped):
 
     task_name = "locomotion/quadruped-rough"
     description = "a quadruped follows velocity commands on rough ground that it sees as a height scan"
-    tags = ()
+    tags = ("expert",)
     info_fields: ClassVar = {**Quadruped.info_fields, "kind": "int64", "level": "int64"}
     command_low, command_high = (-0.4, -0.2, -0.6), (0.6, 0.2, 0.6)
 
