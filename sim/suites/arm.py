@@ -40,7 +40,7 @@ HOME = (0.0, 0.0, 0.0, -2.0, 0.0, np.pi - 2.0, 0.0)  # rad, the tool points down
 HOME_SPREAD = 0.2  # rad, uniform, of every joint at the beginning of an episode
 TABLE = 2  # contype of the table, that only the arm and what collides with this bit meet
 
-_MODULES = ("arm_tasks",)
+_MODULES = ("arm_tasks", "arm_insert", "arm_pick")
 
 
 def entries() -> list[Entry]:
