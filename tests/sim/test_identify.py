@@ -31,7 +31,7 @@ def multisine(generator: np.random.Generator, steps: int) -> np.ndarray:
     return 0.125 * np.sin(2 * np.pi * frequencies * DT * np.arange(steps)[:, None] + phases).sum(axis=1)
 
 
-def recorded(seed: int, planted: dict[str, float], episodes: int = 2, steps: int = 400, noise: np.ndarray = NOISE) -> list[Trajectory]:
+def recorded(seed: int, planted: dict[str, float], episodes: int = 2, steps: int = 300, noise: np.ndarray = NOISE) -> list[Trajectory]:
     """Return episodes of the planted cart and pole, balanced by the expert and shaken by a multisine, with noisy readings."""
     randomize: dict[str, Any] = {"model": {key: {"set": value} for key, value in planted.items() if key != "delay"}}
     randomize |= {"actions": {"delay": planted["delay"]}} if planted.get("delay") else {}
