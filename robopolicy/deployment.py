@@ -371,7 +371,7 @@ def drive(
     env["max_episode_steps"] = max_episode_steps or env.get("max_episode_steps")
     world = ["twin", task, "--episodes", str(episodes), "--seed0", str(seed0), "--speed", str(speed)]
     world += ["--lockstep"] if lockstep else []
-    for key, option in (("observations", "--observations"), ("image_size", "--image-size"), ("max_episode_steps", "--max-steps")):
+    for key, option in (("observations", "--observations"), ("image_size", "--image-size"), ("max_episode_steps", "--max-steps"), ("engine", "--engine")):
         world += [option, str(env[key])] if env.get(key) is not None else []
     with tempfile.TemporaryDirectory(prefix="robopolicy-") as name:
         folder = Path(name)

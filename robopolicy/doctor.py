@@ -75,7 +75,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at this machine and environment; takes about two seconds, most of them for OpenGL."""
-    return [*_machine(), *_gpu(), *_extras(), *_graphics(), *_suites(), *_robot(), *_shadows()]
+    return [*_machine(), *_gpu(), *_extras(), *_engines(), *_graphics(), *_suites(), *_robot(), *_shadows()]
 
 
 def as_json(findings: list[Finding]) -> dict[str, Any]:
@@ -188,6 +188,24 @@ def _extras() -> Iterator[Finding]:
         else:
             level: Level = "lacks" if extra in ("sim", "train", "video") else "note"
             yield Finding(name, level, f"{purpose}: {', '.join(missing)} missing", f"pip install 'robopolicy[{extra}]'")
+
+
+def _engines() -> Iterator[Finding]:
+    """Yield what can step the physics here, with the versions and, for Warp, on what."""
+    from sim.engine import ENGINES
+
+    packages = {"mujoco": "mujoco", "mujoco_warp": "mujoco-warp", "warp": "warp-lang", "pybullet": "pybullet"}
+    for name, (_, _, modules, install) in ENGINES.items():
+        missing = [module for module in modules if not _has(module)]
+        if missing:
+            level: Level = "lacks" if name == "mujoco" else "note"
+            wheels = name == "bullet" and (sys.version_info >= (3, 12) or platform.machine() == "aarch64")
+            fix = "no wheel for this Python and machine" if wheels else install.strip("`")
+            yield Finding(f"engine {name}", level, f"{', '.join(missing)} missing", fix)
+            continue
+        versions = ", ".join(f"{packages[module]} {installed_version(packages[module])}" for module in modules)
+        where = (", on the GPU" if _nvidia() else ", on the CPU: right, but slow") if name == "warp" else ""
+        yield Finding(f"engine {name}", "ok", versions + where)
 
 
 def _graphics() -> Iterator[Finding]:

@@ -20,6 +20,12 @@ Note = Callable[[str], None]
 _PLACES = ("task", "policy", "seed")
 
 
+def world_options(env: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's section ``env`` as options of ``sim.registry.make``, without those that older worlds do not know and nobody has set."""
+    unset = {"randomize": (None, {}), "engine": ("mujoco",), "threads": (1,), "reward": ("",)}
+    return {key: value for key, value in env.items() if value not in unset.get(key, ())}
+
+
 def _check_places(text: str) -> str:
     """Return ``text`` if nothing but ``_PLACES`` stands in its braces; raises ValueError otherwise."""
     try:
@@ -49,6 +55,9 @@ class EnvConfig(Config):
     image_size: PositiveInt = 96  # px, height and width
     max_episode_steps: PositiveInt | None = None  # None: the task's own
     randomize: dict[str, Any] | None = None  # what differs from episode to episode, see sim/randomize_config.py
+    engine: Literal["mujoco", "warp", "bullet"] = "mujoco"  # what steps the physics, see sim/engine.py
+    threads: PositiveInt = 1  # of the physics; results do not depend on it
+    reward: str = ""  # one of the task's kinds; empty: its first
 
     @pydantic.field_validator("randomize")
     @classmethod
@@ -61,6 +70,10 @@ class EnvConfig(Config):
             except InputError as error:
                 raise ValueError(str(error).removeprefix(": ")) from None
         return value
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of ``sim.registry.make``, see :func:`world_options`."""
+        return world_options(self.model_dump())
 
 
 class OptimizerConfig(Config):

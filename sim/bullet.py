@@ -15,6 +15,7 @@ damping this is the force itself. Derived positions and sensors are MuJoCo's kin
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,9 @@ class BulletEngine:
         render.configure()
         import mujoco
         import mujoco.batch
-        import pybullet
 
         self._mj: Any = mujoco
-        self.version = f"pybullet {pybullet.getAPIVersion()}, mujoco {mujoco.__version__}"
+        self.version = f"pybullet {importlib.metadata.version('pybullet')}, mujoco {mujoco.__version__}"
         self.model, self.num_worlds, self.threads = model, num_worlds, threads
         self._translation = translate(model)
         shadow = copy.copy(model)

@@ -80,7 +80,7 @@ def translate(model: Any) -> Translation:
     fixed: list[int] = []
     for index, shape in enumerate(shapes):
         body = int(model.geom_bodyid[shape[0]])
-        if model.body_weldid[body] == 0:
+        if model.body_treeid[body] < 0:
             fixed.append(index)
         else:
             of_body.setdefault(body, []).append(index)
@@ -101,7 +101,8 @@ def collisions(model: Any) -> np.ndarray:
         return np.zeros((model.ngeom, model.ngeom), bool)
     body, weld = model.geom_bodyid, model.body_weldid[model.geom_bodyid]
     masks = (model.geom_contype[:, None] & model.geom_conaffinity[None, :]) != 0
-    out = (masks | masks.T) & (weld[:, None] != weld[None, :])
+    stands = model.body_treeid[body] < 0
+    out = (masks | masks.T) & (weld[:, None] != weld[None, :]) & ~(stands[:, None] & stands[None, :])
     if not model.opt.disableflags & int(flags.mjDSBL_FILTERPARENT):
         above = model.body_weldid[model.body_parentid[weld]]
         child = (above[:, None] == weld[None, :]) & (weld[:, None] != 0) & (weld[None, :] != 0)
@@ -144,7 +145,7 @@ def _shapes(model: Any, geoms: np.ndarray) -> list[tuple[int, ...]]:
     groups: dict[Any, list[int]] = {}
     for geom in np.flatnonzero(geoms.any(axis=1)):
         body, kind = int(model.geom_bodyid[geom]), int(model.geom_type[geom])
-        stands = model.body_weldid[body] == 0
+        stands = model.body_treeid[body] < 0
         if kind not in moving and not (stands and kind == int(kinds.mjGEOM_PLANE)):
             name = model.geom(int(geom)).name or int(geom)
             what = kinds(kind).name.removeprefix("mjGEOM_").lower()
@@ -164,7 +165,7 @@ def _trees(model: Any, shapes: dict[int, list[int]]) -> list[Tree]:
     mujoco.mj_kinematics(model, world)
     free, trees = int(mujoco.mjtJoint.mjJNT_FREE), []
     place: dict[int, tuple[int, int, np.ndarray, np.ndarray]] = {}  # body -> tree, link, pose of the body in the link's frame
-    for body in np.flatnonzero(model.body_weldid != 0).tolist():
+    for body in np.flatnonzero(model.body_treeid >= 0).tolist():
         parent = int(model.body_parentid[body])
         own, joints = shapes.get(body, []), list(range(model.body_jntadr[body], model.body_jntadr[body] + model.body_jntnum[body]))
         if joints and model.jnt_type[joints[0]] == free:
@@ -172,7 +173,7 @@ def _trees(model: Any, shapes: dict[int, list[int]]) -> list[Tree]:
             place[body] = len(trees) - 1, -1, np.zeros(3), np.array([1.0, 0, 0, 0])
             _add_shapes(trees[-1], -1, body, np.zeros(3), own[1:])
             continue
-        if model.body_weldid[parent] == 0:
+        if model.body_treeid[parent] < 0:
             trees.append(Tree(-1))
             place[parent] = len(trees) - 1, -1, world.xpos[parent].copy(), world.xquat[parent].copy()
         index, link, position, orientation = place[parent]
@@ -218,7 +219,7 @@ def _require_known(model: Any) -> None:
     if model.nflex or model.nplugin:
         refuse("flexible bodies or plugins")
     for body in np.flatnonzero(model.body_mocapid >= 0):
-        below = [b for b in range(body + 1, model.nbody) if body in _ancestors(model, b) and model.body_weldid[b] != 0]
+        below = [b for b in range(body + 1, model.nbody) if body in _ancestors(model, b) and model.body_treeid[b] >= 0]
         if below:
             refuse(f"a jointed body {named('body', below[0])} on the mocap body {named('body', body)}")
 

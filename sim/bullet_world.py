@@ -7,6 +7,9 @@ do not have.
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
+import functools
+import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -34,8 +37,7 @@ class BulletWorld:
     """
 
     def __init__(self, model: Any, translation: Translation, standing: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
-        import pybullet
-
+        pybullet = library()
         self._p: Any = pybullet
         self._model, self._translation, self._standing = model, translation, standing
         self._client = pybullet.connect(pybullet.DIRECT)
@@ -220,6 +222,21 @@ class BulletWorld:
             lever = rotated(turned, model.body_ipos[base])
             qpos[q : q + 3], qpos[q + 3 : q + 7] = np.array(position) - lever, turned
             qvel[v : v + 3], qvel[v + 3 : v + 6] = linear - np.cross(spin, lever), rotated(inverse(turned), spin)
+
+
+@functools.cache
+def library() -> Any:
+    """Import pybullet without the line that it writes to standard error."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import pybullet
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+    return pybullet
 
 
 def standing_poses(model: Any, translation: Translation) -> dict[int, tuple[np.ndarray, np.ndarray]]:

@@ -20,6 +20,7 @@ os.environ.update(SDL_VIDEODRIVER="dummy", SDL_AUDIODRIVER="dummy", PYGAME_HIDE_
 os.environ.update(TERM="dumb", NO_COLOR="1", COLUMNS="200")  # what commands print is the same everywhere
 os.environ.setdefault("UV_CACHE_DIR", str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "uv"))
 os.environ["MPLCONFIGDIR"] = str(ROOT / ".pytest_cache" / "matplotlib")  # its list of fonts takes seconds to make
+os.environ.setdefault("WARP_CACHE_PATH", str(ROOT / ".pytest_cache" / "warp"))  # its kernels take half a minute to compile
 for _name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "ROBOPOLICY_STATE"):
     os.environ.pop(_name, None)
 _home = tempfile.TemporaryDirectory(prefix="robopolicy-tests-")

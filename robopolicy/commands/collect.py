@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
         extra_steps: Annotated[int, typer.Option(min=0, help="Steps recorded after the first success.")] = 10,
         max_steps: Annotated[int | None, typer.Option(min=1, help="Time limit of an episode in control steps, if not the task's own.")] = None,
         randomize: Annotated[str | None, typer.Option(help="Recipe or file whose randomize section the worlds differ by; draws are recorded.")] = None,
+        engine: Annotated[str, typer.Option(help="What steps the worlds: mujoco, warp, bullet.")] = "mujoco",
     ) -> None:
         """Collect demonstrations from the scripted expert of a task into a data set (LeRobot v3 layout).
 
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
         name = resolve(task)
         path = out or Path("data") / name.replace("/", "-")
         section = _section(randomize)
-        done = run(name, path, episodes, seed, workers, observations, image_size, only_success, True, noise, extra_steps, max_steps, section)
+        done = run(name, path, episodes, seed, workers, observations, image_size, only_success, True, noise, extra_steps, max_steps, section, engine)
         kept = "failures dropped" if only_success else "failures kept"
         Console(soft_wrap=True).print(
             f"{done.path}: {done.episodes} episodes, {done.frames} frames; expert succeeded in {done.attempts - done.failures} of {done.attempts} "

@@ -70,6 +70,7 @@ def register(app: typer.Typer) -> None:
         randomize: Annotated[
             str | None, typer.Option(help="Recipe or file whose randomize section the worlds differ by.", show_default="the checkpoint's")
         ] = None,
+        engine: Annotated[str | None, typer.Option(help="What steps the worlds: mujoco, warp, bullet.", show_default="the checkpoint's")] = None,
         out: Annotated[Path | None, typer.Option(help="Folder for records, videos and the ledger.", show_default="RUN/evaluations or evaluations")] = None,
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.", show_default=False)] = None,
         device: Annotated[str, typer.Option(help="Where the policy runs: cpu, cuda, cuda:1.")] = "cpu",
@@ -86,7 +87,7 @@ def register(app: typer.Typer) -> None:
         first = _first(checkpoint or [], compose, compose_by, choose_weights, selection)
         section = None if randomize is None else read_section(randomize)
         settings = {k: v for k, v in given.items() if v is not None}
-        contest = prepare([first, *(compare or [])], task, settings, purpose, out, method, weights, section)
+        contest = prepare([first, *(compare or [])], task, settings, purpose, out, method, weights, section, engine)
         printed, trials = str(json_file) == "-", []
         try:
             if choose_weights:

@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
         image_size: Annotated[int, typer.Option(min=8, help="Height and width of observation images, px.")] = 96,
         max_steps: Annotated[int | None, typer.Option(min=1, help="Time limit of an episode in control steps, if not the task's.")] = None,
         randomize: Annotated[str | None, typer.Option(help="Recipe or file whose randomize section the world follows, e.g. of robopolicy identify.")] = None,
+        engine: Annotated[str, typer.Option(help="What steps the world: mujoco, warp, bullet.")] = "mujoco",
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Records of the last run's episodes, at the end; - prints them.")] = None,
         log: Annotated[Path | None, typer.Option(metavar="FILE", help="Append every command that arrives, one line of JSON each.")] = None,
         announce: Annotated[Path | None, typer.Option(help="File that gets the bound address once the twin is ready.")] = None,
@@ -44,7 +45,7 @@ def register(app: typer.Typer) -> None:
         require_loopback(bind)
         with stop_signals(with_parent) as stopped, closing(Lines(_write)) as say:  # a closed pipe costs lines, not the robot
             section = None if randomize is None else read_section(randomize)
-            env = make(task, 1, observations, image_size, max_steps, randomize=section)  # type: ignore[arg-type]
+            env = make(task, 1, observations, image_size, max_steps, engine=engine, randomize=section)  # type: ignore[arg-type]
             world = World(env, seed0, episodes, lockstep, speed, silence, open_log(log, env, lockstep, speed) if log else None)
             server = TwinServer(world, bind, say)
             tell(str(announce) if announce else None, server.address)

@@ -40,6 +40,8 @@ class Collection:
         max_episode_steps: Time limit; None: the task's own.
         seed0: First seed; episode attempts take consecutive ones.
         randomize: What differs from episode to episode (``sim.randomize``), kept with each; None: nothing.
+        engine: What steps the worlds (``sim.engine.ENGINES``); None: MuJoCo.
+        reward: Kind of reward; None: the task's first.
     """
 
     task: str
@@ -51,6 +53,8 @@ class Collection:
     max_episode_steps: int | None = None
     seed0: int = 0
     randomize: Mapping[str, Any] | None = None
+    engine: str | None = None
+    reward: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def collect(
     extra_steps: int = 10,
     max_episode_steps: int | None = None,
     randomize: Mapping[str, Any] | None = None,
+    engine: str = "mujoco",
+    reward: str = "",
 ) -> CollectSummary:
     """Collect until the data set at ``path`` holds ``episodes`` episodes; continues a set of the same recipe.
 
@@ -131,6 +137,8 @@ def collect(
         extra_steps: Recorded after the first success.
         max_episode_steps: Time limit; None: the task's own.
         randomize: Section of a recipe, see ``sim.randomize``; None: nothing differs.
+        engine: What steps the worlds.
+        reward: Kind of reward; empty: the task's first.
 
     Raises:
         InputError: if the task has no expert, the path holds another recipe, or the expert never succeeds.
@@ -141,7 +149,9 @@ def collect(
         raise InputError(
             f"collect: episodes and workers must be at least 1, noise and extra steps at least 0, found {episodes}, {workers}, {noise:g}, {extra_steps}"
         )
-    recipe = Collection(registry.resolve(task), observations, image_size, float(noise), only_success, extra_steps, max_episode_steps, seed0, _whole(randomize))
+    chosen = {"engine": engine if engine != "mujoco" else None, "reward": reward or None}
+    varied = _whole(randomize)
+    recipe = Collection(registry.resolve(task), observations, image_size, float(noise), only_success, extra_steps, max_episode_steps, seed0, varied, **chosen)
     if not registry.entry(recipe.task).has_expert:
         raise InputError(f"task {recipe.task!r} has no scripted expert; record by hand with `robopolicy teleop`")
     root = Path(path)
@@ -191,7 +201,8 @@ def _check_same_recipe(root: Path, wanted: dict[str, Any]) -> None:
 def _make(recipe: Collection, num_worlds: int) -> Any:
     from sim import registry
 
-    return registry.make(recipe.task, num_worlds, recipe.observations, recipe.image_size, recipe.max_episode_steps, False, randomize=recipe.randomize)  # type: ignore[arg-type]
+    own = {"randomize": recipe.randomize, "engine": recipe.engine or "mujoco", "reward": recipe.reward or ""}
+    return registry.make(recipe.task, num_worlds, recipe.observations, recipe.image_size, recipe.max_episode_steps, False, **own)  # type: ignore[arg-type]
 
 
 def _run(recipe: Collection, writer: DatasetWriter, episodes: int, workers: int, progress: bool) -> None:

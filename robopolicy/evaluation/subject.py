@@ -150,13 +150,14 @@ def read_defaults(checkpoint: str | Path | Composition) -> Defaults:
         return _shared([read_defaults(folder) for folder in checkpoint.checkpoints], checkpoint)
     from policies.checkpoint import read_manifest, read_spec
     from robopolicy.config import validate
+    from robopolicy.recipe import world_options
 
     recipe = read_manifest(checkpoint).get("recipe") or {}
     task = recipe.get("task")
     env = recipe.get("env")
     if not isinstance(env, dict):
         env = _env_of(read_spec(checkpoint))
-    env = {key: value for key, value in env.items() if key != "randomize" or value}
+    env = world_options(env)
     config = validate(EvaluationConfig, recipe.get("evaluation") or {}, f"checkpoint {checkpoint}: recipe: evaluation")
     return Defaults(task if isinstance(task, str) else None, env, config)
 

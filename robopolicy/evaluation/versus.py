@@ -68,6 +68,7 @@ def prepare(
     method: str | None = None,
     weights: str | None = None,
     randomize: Mapping[str, Any] | None = None,
+    engine: str | None = None,
 ) -> Contest:
     """Find checkpoints, task and settings, and refuse now what would be refused after an hour.
 
@@ -80,6 +81,7 @@ def prepare(
         method: How the first is executed, see ``robopolicy.execution``; None: as its checkpoint says.
         weights: Number format of the first, see ``policies.inference``; None: as trained.
         randomize: What differs from episode to episode in the worlds of all, see ``sim.randomize``; None: as each checkpoint's recipe says.
+        engine: What steps the worlds of all; None: as each checkpoint's recipe says.
 
     Raises:
         InputError: if a checkpoint or an evaluation cannot be read, the task is unknown, or a spec does not fit.
@@ -103,7 +105,8 @@ def prepare(
         if isinstance(each, str) and each in earlier:
             entrants.append(Entrant(each, {}, earlier[each]))
             continue
-        env = {**defaults[each].env, "max_episode_steps": limit, **({"randomize": dict(randomize)} if randomize else {})}
+        given_worlds = {**({"randomize": dict(randomize)} if randomize else {}), **({"engine": engine} if engine else {})}
+        env = {**defaults[each].env, "max_episode_steps": limit, **given_worlds}
         require_fit(found[each], name, env)
         own = (method, weights) if number == 0 else (None, None)
         entrants.append(Entrant(found[each], env, None, *own))

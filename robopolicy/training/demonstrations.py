@@ -121,6 +121,8 @@ def _collect(recipe: Recipe, path: Path, progress: bool, note: Note) -> None:
         image_size=env.image_size,
         progress=progress,
         randomize=env.randomize,
+        engine=env.engine,
+        reward=env.reward,
     )
 
 

@@ -175,9 +175,7 @@ def _evaluate(s: Session) -> None:
         from robopolicy.evaluation.seeds import SELECTION
         from robopolicy.evaluation.statistics import wilson
 
-        e, env = s.recipe.evaluation, s.recipe.env
-        worlds: dict[str, Any] = {"observations": env.observations, "image_size": env.image_size, "max_episode_steps": env.max_episode_steps}
-        worlds |= {"randomize": env.randomize} if env.randomize else {}
+        e = s.recipe.evaluation
         result = evaluate(
             s.ema.policy,
             s.recipe.task,
@@ -186,7 +184,7 @@ def _evaluate(s: Session) -> None:
             block=e.block,
             workers=e.workers,
             threads=e.threads,
-            env=worlds,
+            env=s.recipe.env.options(),
             noise_seed=e.seed,
             device=str(s.accelerator.device),
             latency_calls=0,

@@ -23,7 +23,7 @@ MODULES = {"opencv-python": "cv2", "gym-pusht": "gym_pusht", "mujoco-warp": "muj
 
 def test_every_lack_says_what_brings_it() -> None:
     findings = doctor.examine()
-    expected = {"python", "cores", "disk", "GPU", "extra train", "rendering", "suite metaworld", "ROS 2", "cameras", "Chromium", "names"}
+    expected = {"python", "cores", "disk", "GPU", "extra train", "engine mujoco", "rendering", "suite metaworld", "ROS 2", "cameras", "Chromium", "names"}
     assert expected <= {f.name for f in findings}
     assert all(f.fix for f in findings if f.level == "lacks")
     assert all("\n" not in f.found + f.fix for f in findings)
