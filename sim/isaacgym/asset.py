@@ -88,6 +88,7 @@ class Asset:
         for element in [*spec.worldbody.geoms, *spec.worldbody.lights, *spec.worldbody.cameras, *spec.worldbody.sites]:
             spec.delete(element)  # a floor of the file is not part of the robot
         spec.compiler.fusestatic = False
+        self._forget_options()
         if is_urdf:
             spec.compiler.balanceinertia = True
         if options.override_inertia or options.override_com:
@@ -108,6 +109,13 @@ class Asset:
         if not self.jointed_root:
             root.pos, root.quat = np.zeros(3), np.array([1.0, 0, 0, 0])
         self._name_elements(root, is_urdf)
+
+    def _forget_options(self) -> None:
+        """Leave the time step and the solver to the simulation: a file's are of no account, and would only be warned about."""
+        given, usual = self.spec.option, self._mj.MjSpec().option
+        for name in (name for name in dir(usual) if not name.startswith("_")):
+            value = getattr(usual, name)
+            setattr(given, name, value.copy() if isinstance(value, np.ndarray) else value)
 
     def _keeps(self, body: str) -> bool:
         return body in self._urdf and self._urdf[body].keep

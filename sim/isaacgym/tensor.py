@@ -54,7 +54,7 @@ class Tensor:
 
 
 def values(call: str, tensor: Tensor, width: int, count: int) -> np.ndarray:
-    """Return the numbers that were handed to ``call`` as (count, width), float64.
+    """Return the numbers that were handed to ``call`` as (count, width), not copied.
 
     Raises:
         InputError: if it is no descriptor, or holds another number of values.
@@ -63,7 +63,7 @@ def values(call: str, tensor: Tensor, width: int, count: int) -> np.ndarray:
         raise InputError(f"{call}: expected a gymapi.Tensor, found {type(tensor).__name__}: pass gymtorch.unwrap_tensor(tensor)")
     if tensor.array.size != width * count:
         raise InputError(f"{call}: expected {count} x {width} values, found a tensor of shape {tuple(tensor.shape)}")
-    return tensor.array.reshape(count, width).astype(float)
+    return tensor.array.reshape(count, width)
 
 
 def indices(call: str, tensor: Tensor, count: int, most: int) -> np.ndarray:

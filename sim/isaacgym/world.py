@@ -152,6 +152,7 @@ class Sim:
         self._apply_the_rest()
         dofs, shape = self.layout.dof_start[-1], (self.num_envs, int(self.layout.dof_start[-1]))
         self.position_targets, self.velocity_targets, self.efforts = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self._find_shift()
         self._make_engine()
         self._place_roots()
         self.position_targets[:] = self.qpos[:, self.layout.qpos_ids] if dofs else 0.0
@@ -221,16 +222,14 @@ class Sim:
 
     # Poses -------------------------------------------------------------------------------------------------------
 
-    @property
-    def shift(self) -> np.ndarray:
-        """What has to be added to positions of an environment for those of its world: (N, 3), zero without terrain.
+    def _find_shift(self) -> None:
+        """Set what has to be added to positions of an environment for those of its world: ``shift`` (N, 3), zero without terrain.
 
         Tensors hold positions in the environment's frame. Without terrain, so do the worlds; with one, which all
         environments share, the worlds lie where their environments do.
         """
-        if not self.terrain.grids:
-            return np.zeros((self.num_envs, 3))
-        return np.stack([env.origin.array() for env in self.envs])
+        origins = np.stack([env.origin.array() for env in self.envs])
+        self.shift = origins if self.terrain.grids else np.zeros_like(origins)
 
     def _place_roots(self) -> None:
         layout = self.layout
