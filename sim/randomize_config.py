@@ -7,7 +7,7 @@ A number stands for itself, two numbers ``[low, high]`` for a uniform distributi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -115,10 +115,10 @@ class Distribution(_Section):
         low, high = self.uniform or self.log_uniform or (0.0, 0.0)
         start = np.clip(neutral, low, high)
         if self.uniform is not None:
-            ends = [end * level + start * (1.0 - level) for end in (low, high)]
-            return np.clip(draws.uniform(*ends, shape), *ends)
-        ends = [low**level * start ** (1.0 - level), high**level * start ** (1.0 - level)]
-        return np.clip(np.exp(draws.uniform(np.log(ends[0]), np.log(ends[1]), shape)), *ends)
+            low, high = (end * level + start * (1.0 - level) for end in (low, high))
+            return np.clip(draws.uniform(low, high, shape), low, high)
+        low, high = (end**level * start ** (1.0 - level) for end in (low, high))
+        return np.clip(np.exp(draws.uniform(np.log(low), np.log(high), shape)), low, high)
 
 
 class FieldDraw(_Section):
@@ -247,7 +247,7 @@ _SECTIONS: dict[str, type[_Section]] = {"model": FieldDraw, "sensors": SensorDra
 _DISTRIBUTED = {name for section in (FieldDraw, ActionDraw, SensorDraw) for name in section.model_fields} - {"per", "inertia"}
 
 
-def _valid_names(place: tuple[Any, ...]) -> list[str]:
+def _valid_names(place: Sequence[Any]) -> list[str]:
     """Return the keys that a section at ``place`` can have."""
     if not place:
         return list(RandomizeConfig.model_fields)

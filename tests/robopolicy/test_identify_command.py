@@ -92,7 +92,8 @@ def test_npz_files_at_another_rate_are_put_on_the_tasks_grid(tmp_path: Path) -> 
 
 def test_npz_files_with_episodes_and_a_last_reading(tmp_path: Path) -> None:
     actions, state = np.arange(7.0)[:, None] / 10, np.arange(32.0).reshape(8, 4)
-    np.savez(tmp_path / "a.npz", actions=actions, **{"observation.state": state}, episode=[0, 0, 0, 1, 1, 1, 1])
+    arrays: dict[str, Any] = {"actions": actions, "observation.state": state, "episode": np.array([0, 0, 0, 1, 1, 1, 1])}
+    np.savez(tmp_path / "a.npz", **arrays)
     first, second = read_trajectories(tmp_path / "a.npz", SPEC)
     np.testing.assert_array_equal(first.observation["observation.state"], state[:3])
     np.testing.assert_array_equal(second.observation["observation.state"], state[3:])
