@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from policies.spec import Spec
+from policies.spec import InputError, Spec
 from sim import registry
 from sim.env import BatchEnv
 from sim.registry import Options
@@ -149,6 +149,29 @@ def test_closing_frees_the_model_and_the_worlds() -> None:
     assert all(ref() is None for ref in gone)
     batch.close()
     suite.close()
+
+
+def test_what_is_randomized_differs_by_seed_and_depends_on_nothing_else() -> None:
+    randomize = {"model": {"mass:obj": {"scale": [0.5, 2.0]}}, "actions": {"delay": [0.0, 0.1]}, "sensors": {"observation.state": {"noise": 0.01}}}
+    worlds, alone, plain = (registry.make("push", n, randomize=r) for n, r in ((3, randomize), (1, randomize), (3, None)))
+    seeds = np.array([4, 5, 6])
+    worlds.reset(seeds + 50)
+    for _ in range(5):
+        worlds.step(worlds.expert_action())
+    frames = [worlds.reset(seeds), alone.reset(seeds[1:2]), plain.reset(seeds)]
+    for _ in range(20):
+        for name in frames[0]:
+            np.testing.assert_array_equal(frames[0][name][1], frames[1][name][0])
+        action = plain.expert_action()
+        results = [worlds.step(action), alone.step(action[1:2]), plain.step(action)]
+        frames = [result.obs for result in results]
+    mass = worlds.randomizer.drawn()["model.mass:obj"].ravel()  # type: ignore[attr-defined]
+    assert len(set(mass)) == 3 and (mass >= 0.5).all() and (mass <= 2.0).all()
+    assert all((frames[0]["observation.state"][i] != frames[2]["observation.state"][i]).any() for i in range(3))
+    for env in (worlds, alone, plain):
+        env.close()
+    with pytest.raises(InputError, match="place bodies and sites themselves"):
+        registry.make("push", 1, randomize={"model": {"body_pos:obj": {"add": [0.0, 0.1]}}})
 
 
 def test_no_task_is_left_to_the_suites_own_objects() -> None:

@@ -56,6 +56,7 @@ def entries() -> list[Entry]:
             requires=("mujoco", "metaworld"),
             install="`robopolicy install metaworld`",
             factory=_make,
+            batched=True,
         )
         for task in TASKS
     ]

@@ -29,10 +29,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from policies.spec import InputError
 from sim import render
 from sim.engine import make_engine
 from sim.env import Observation
@@ -41,6 +42,9 @@ from sim.registry import Options
 from sim.suites.metaworld import CAMERA, MAX_EPISODE_STEPS, PICTURE_SIZE, make_spec
 from sim.suites.metaworld.suite import Cameras, SharedModel, check_images, spread
 from sim.suites.metaworld.vocabulary import Gripper, Numbers, caging, length, plain
+
+if TYPE_CHECKING:
+    from sim.randomize import Randomizer
 
 _ALWAYS_KEPT = ("_target_pos", "init_tcp", "obj_init_pos")  # (3,) each
 _MOVED = ("body_pos", "site_pos")  # fields of the model that episodes change
@@ -82,6 +86,7 @@ class SawyerTask(EpisodicBatch, SuiteTask):
     Attributes:
         engine: The worlds.
         observation: (N, 39), the suite's own: the present 18 numbers, those of the step before, the goal; clipped as the suite does.
+        randomizer: What differs from episode to episode besides what the suite draws, or None.
         first: Attribute of the suite's object -> (N, ...), as it was when the episode began; filled by the first reset.
     """
 
@@ -94,17 +99,30 @@ class SawyerTask(EpisodicBatch, SuiteTask):
         super().__init__(name, shim.suite_version(), make_spec(options), options.num_worlds, steps, options.autoreset)
         n, template = options.num_worlds, self._shared.template
         self.engine = make_engine(options.engine, self._shared.model, n, options.threads)
+        self.randomizer = self._make_randomizer(options)
         self._image_size = options.image_size if options.images else 0
         self._cameras = Cameras(self._shared.model)
         self._scratch: Any = None  # where episodes begin
         self._own: dict[str, np.ndarray] = {}
-        self._step_size, self._ticks = template.action_scale, template.frame_skip
+        self._step_size, self.ticks = template.action_scale, template.frame_skip
         self._reach = template.mocap_low.astype(np.float64), template.mocap_high.astype(np.float64)
         self._action = np.zeros((n, 4), np.float32)
         self.observation = np.zeros((n, 39))
         self.first: dict[str, np.ndarray] = {key: np.zeros((n, 3)) for key in _ALWAYS_KEPT}
         self._bind()
         self.prepare()
+
+    def _make_randomizer(self, options: Options) -> Randomizer | None:
+        if not options.randomize:
+            return None
+        from sim.randomize import Randomizer
+        from sim.randomize_fields import select
+
+        randomizer = Randomizer(options.randomize, self.engine, self.spec, self.num_worlds)
+        for key in randomizer.config.model:
+            if select(key, self.engine.model).named.field in _MOVED:
+                raise InputError(f"randomize.model: {key!r}: the episodes of task {self.task!r} place bodies and sites themselves")
+        return randomizer
 
     def _bind(self) -> None:
         """Bind what every task reads and writes."""
@@ -173,6 +191,9 @@ class SawyerTask(EpisodicBatch, SuiteTask):
                 if key not in self.first:
                     self.first[key] = np.zeros((self.num_worlds, *np.shape(value)))
                 self.first[key][row] = np.nan if value is None else value
+        if self.randomizer is not None:
+            self.randomizer.ended(rows[~self._running[rows] & (self._elapsed[rows] > 0)])
+            self.randomizer.begin(rows, seeds)
         self.engine.load(states, rows)
 
     def _place(self, field: str, row: int) -> None:
@@ -187,17 +208,20 @@ class SawyerTask(EpisodicBatch, SuiteTask):
         every = rows.size == self.num_worlds
         where: Any = slice(None) if every else rows
         self._action[where] = action
+        sent = (self._action if self.randomizer is None else self.randomizer.act(self._action))[where]
         # the increment is rounded to float32, as the suite's is
-        self._mocap_pos[where, 0] = np.clip(self._mocap_pos[where, 0] + action[:, :3] * self._step_size, *self._reach)
+        self._mocap_pos[where, 0] = np.clip(self._mocap_pos[where, 0] + sent[:, :3] * self._step_size, *self._reach)
         self._mocap_quat[where, 0] = (1, 0, 1, 0)
-        self._ctrl[where, 0], self._ctrl[where, 1] = action[:, 3], -action[:, 3]
-        self.engine.step(None if every else rows, self._ticks)
+        self._ctrl[where, 0], self._ctrl[where, 1] = sent[:, 3], -sent[:, 3]
+        self.engine.step(None if every else rows, self.ticks)
         with np.errstate(all="ignore"):
             self._look()
             reward, success = self.judge(self._action)
         reward = plain(reward)
         if not every:
             reward, success = reward[rows], success[rows]
+        if self.randomizer is not None:
+            self.randomizer.judged(rows, success)
         return Outcome(reward, np.zeros(rows.size, bool), {"success": success})
 
     def _look(self) -> None:
@@ -215,6 +239,8 @@ class SawyerTask(EpisodicBatch, SuiteTask):
 
     def _observe(self, rows: np.ndarray, out: Observation) -> None:
         spread(self.observation, rows, out)
+        if self.randomizer is not None:
+            self.randomizer.sense(out, rows)
         if self._image_size:
             out[f"observation.images.{CAMERA}"][rows] = self._pictures(rows, self._image_size)
 
