@@ -66,6 +66,19 @@ class WalkingTask(MujocoTask):
         assert found is not None and found.submodule_search_locations, "the registry asks for the package first"
         return Path(found.submodule_search_locations[0]) / "envs" / "mujoco" / "assets" / cls.xml
 
+    def make_model(self) -> Any:
+        """Return the ``mujoco.MjModel`` of the file; its total mass is set after compiling, or every model would begin with a warning."""
+        import mujoco
+
+        library: Any = mujoco
+        parts = library.MjSpec.from_file(str(self.xml_path()))
+        mass, parts.compiler.settotalmass = parts.compiler.settotalmass, -1.0
+        model = parts.compile()
+        if mass > 0.0:
+            library.mj_setTotalmass(model, mass)
+            library.mj_setConst(model, library.MjData(model))
+        return model
+
     def observation_fields(self) -> dict[str, Field]:
         """Return positions, velocities and what a robot observes besides, named after joints and bodies."""
         positions, velocities = coordinate_names(self.model)
