@@ -16,6 +16,8 @@ import numpy as np
 from policies.spec import InputError
 
 _NO_FRICTION = 1e-6  # stands for none where logarithms are taken
+_PRIMITIVES, _HULLS = ("sphere", "capsule", "cylinder", "box"), ("ellipsoid", "mesh")
+_ELLIPSOID = 200  # points of its hull, which lies up to 1 % inside
 
 
 @dataclass
@@ -138,23 +140,48 @@ def friction_factors(model: Any, translation: Translation, friction: np.ndarray)
 
 
 def _shapes(model: Any, geoms: np.ndarray) -> list[tuple[int, ...]]:
+    """Group the geoms that collide: those that stand and hulls alone, the others of a body where they collide and rub alike."""
+    groups: dict[Any, list[int]] = {}
+    for geom in np.flatnonzero(geoms.any(axis=1)).tolist():
+        body, kind = int(model.geom_bodyid[geom]), geom_kind(model, geom)
+        stands = model.body_treeid[body] < 0
+        if kind not in (*_PRIMITIVES, *_HULLS, *(("plane",) if stands else ()), *(("hfield",) if stands and not carrier(model, geom) else ())):
+            where = "standing" if stands else "moving"
+            raise InputError(f"engine 'bullet' has no {kind} on this {where} body: geom {model.geom(geom).name or geom!r}; make it of boxes, capsules, spheres")
+        alike = (body, geoms[geom].tobytes(), model.geom_friction[geom].tobytes(), int(model.geom_condim[geom]))
+        groups.setdefault((geom,) if stands or kind in _HULLS else alike, []).append(geom)
+    return [tuple(group) for group in groups.values()]
+
+
+def geom_kind(model: Any, geom: int) -> str:
+    """Return e.g. ``capsule``."""
     import mujoco
 
-    kinds = mujoco.mjtGeom
-    moving = [int(kind) for kind in (kinds.mjGEOM_SPHERE, kinds.mjGEOM_CAPSULE, kinds.mjGEOM_CYLINDER, kinds.mjGEOM_BOX)]
-    groups: dict[Any, list[int]] = {}
-    for geom in np.flatnonzero(geoms.any(axis=1)):
-        body, kind = int(model.geom_bodyid[geom]), int(model.geom_type[geom])
-        stands = model.body_treeid[body] < 0
-        if kind not in moving and not (stands and kind == int(kinds.mjGEOM_PLANE)):
-            name = model.geom(int(geom)).name or int(geom)
-            what = kinds(kind).name.removeprefix("mjGEOM_").lower()
-            raise InputError(
-                f"engine 'bullet' has no {what} on a {'standing' if stands else 'moving'} body: geom {name!r}; make it of boxes, capsules, spheres"
-            )
-        key = (int(geom),) if stands else (body, geoms[geom].tobytes(), model.geom_friction[geom].tobytes(), int(model.geom_condim[geom]))
-        groups.setdefault(key, []).append(int(geom))
-    return [tuple(group) for group in groups.values()]
+    return mujoco.mjtGeom(int(model.geom_type[geom])).name.removeprefix("mjGEOM_").lower()
+
+
+def hull(model: Any, geom: int) -> np.ndarray:
+    """Return points (n, 3), m, in the geom's frame, whose convex hull is the mesh's, or nearly an ellipsoid."""
+    if geom_kind(model, geom) == "ellipsoid":
+        k = np.arange(_ELLIPSOID) + 0.5
+        polar, around = np.arccos(1 - 2 * k / _ELLIPSOID), np.pi * (1 + np.sqrt(5)) * k  # spread evenly along a spiral
+        ball = np.stack([np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar)], axis=1)
+        return ball * model.geom_size[geom]
+    mesh = int(model.geom_dataid[geom])
+    points = model.mesh_vert[model.mesh_vertadr[mesh] : model.mesh_vertadr[mesh] + model.mesh_vertnum[mesh]]
+    graph = int(model.mesh_graphadr[mesh])
+    if graph < 0:
+        return points
+    count = int(model.mesh_graph[graph])
+    return points[model.mesh_graph[graph + 2 + count : graph + 2 + 2 * count]]
+
+
+def terrain(model: Any, geom: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return heights (rows, columns), m, of a height field, rows along y, and its spacing (2,), m, along x and y."""
+    field = int(model.geom_dataid[geom])
+    rows, columns, start = int(model.hfield_nrow[field]), int(model.hfield_ncol[field]), int(model.hfield_adr[field])
+    heights = model.hfield_data[start : start + rows * columns].reshape(rows, columns) * model.hfield_size[field, 2]
+    return heights, 2 * model.hfield_size[field, :2] / [columns - 1, rows - 1]
 
 
 def _trees(model: Any, shapes: dict[int, list[int]]) -> list[Tree]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from policies.spec import InputError
-from sim.bullet_model import Link, Translation, Tree, carrier, inverse, product, rotated
+from sim.bullet_model import Link, Translation, Tree, carrier, geom_kind, hull, inverse, product, rotated, terrain
 
 _MASSLESS = 1e-7  # kg, of links that only join others
 _UNLIMITED = 1e6  # rad/s and m/s, of joints; Bullet's own limit is 100
@@ -95,6 +95,8 @@ class BulletWorld:
         if shape < 0:
             return -1
         model, geoms = self._model, list(self._translation.shapes[shape])
+        if geom_kind(model, geoms[0]) in ("ellipsoid", "mesh"):
+            return self._hull(geoms[0], model.geom_pos[geoms[0]] + offset, model.geom_quat[geoms[0]])
         sizes = model.geom_size[geoms]
         made = self._p.createCollisionShapeArray(
             shapeTypes=[self._kind(g) for g in geoms],
@@ -110,19 +112,29 @@ class BulletWorld:
         return made
 
     def _kind(self, geom: int) -> int:
-        import mujoco
+        p = self._p
+        names = {"sphere": p.GEOM_SPHERE, "capsule": p.GEOM_CAPSULE, "cylinder": p.GEOM_CYLINDER, "box": p.GEOM_BOX, "plane": p.GEOM_PLANE}
+        return names[geom_kind(self._model, geom)]
 
-        p, kinds = self._p, mujoco.mjtGeom  # type: ignore[attr-defined]
-        names = {"SPHERE": p.GEOM_SPHERE, "CAPSULE": p.GEOM_CAPSULE, "CYLINDER": p.GEOM_CYLINDER, "BOX": p.GEOM_BOX, "PLANE": p.GEOM_PLANE}
-        return names[kinds(int(self._model.geom_type[geom])).name.removeprefix("mjGEOM_")]
+    def _hull(self, geom: int, position: np.ndarray, orientation: np.ndarray) -> int:
+        frame = {"collisionFramePosition": position.tolist(), "collisionFrameOrientation": _xyzw(orientation)}
+        return self._p.createCollisionShape(self._p.GEOM_MESH, vertices=hull(self._model, geom).tolist(), **frame, **self._c)
 
     def _stand(self, shape: int) -> int:
         """Build a geom that stands, at its place in the world or that of its mocap body at the beginning."""
         p, geom = self._p, self._translation.shapes[shape][0]
-        size, kind = self._model.geom_size[geom], self._kind(geom)
-        what = {"planeNormal": [0, 0, 1]} if kind == p.GEOM_PLANE else {"radius": float(size[0]), "height": float(2 * size[1]), "halfExtents": size.tolist()}
-        made = p.createCollisionShape(kind, **what, **self._c)
-        position, orientation = self._standing[shape]
+        (position, orientation), size, kind = self._standing[shape], self._model.geom_size[geom], geom_kind(self._model, geom)
+        if kind == "hfield":
+            heights, spacing = terrain(self._model, geom)
+            rows, columns = heights.shape
+            position = position + rotated(orientation, np.array([0, 0, (heights.min() + heights.max()) / 2]))  # Bullet's zero is half way up
+            along = {"numHeightfieldRows": columns, "numHeightfieldColumns": rows, "meshScale": [*spacing.tolist(), 1.0]}
+            made = p.createCollisionShape(p.GEOM_HEIGHTFIELD, heightfieldData=heights.ravel().tolist(), **along, **self._c)
+        elif kind in ("ellipsoid", "mesh"):
+            made = self._hull(geom, np.zeros(3), np.array([1.0, 0, 0, 0]))
+        else:
+            what = {"planeNormal": [0, 0, 1]} if kind == "plane" else {"radius": float(size[0]), "height": float(2 * size[1]), "halfExtents": size.tolist()}
+            made = p.createCollisionShape(self._kind(geom), **what, **self._c)
         body = p.createMultiBody(0, made, -1, position.tolist(), _xyzw(orientation), **self._c)
         p.changeDynamics(body, -1, restitution=0, rollingFriction=0, spinningFriction=0, **self._c)
         return body
