@@ -18,7 +18,7 @@ import numpy as np
 
 from policies.spec import InputError
 from sim.isaacgym.constants import DofDriveMode
-from sim.isaacgym.parameters import UNLIMITED, ActuatorProperties, AssetOptions, ForceSensorProperties, RigidShapeProperties
+from sim.isaacgym.parameters import UNLIMITED, ActuatorProperties, AssetOptions, ForceSensorProperties, RigidBodyProperties, RigidShapeProperties
 from sim.isaacgym.structures import DOF_PROPERTIES, Transform
 
 
@@ -61,6 +61,7 @@ class Asset:
         self._urdf = urdf or {}
         self.spec = spec
         self.sensors: list[ForceSensor] = []
+        self.body_properties: list[RigidBodyProperties] | None = None  # read when first asked for
         self._prepare(urdf is not None)
         self.model: Any = self._compile()
         self.actuators = self._read_actuators()

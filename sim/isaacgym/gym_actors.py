@@ -12,7 +12,7 @@ from sim.isaacgym.asset import Asset
 from sim.isaacgym.constants import INVALID_HANDLE, IndexDomain
 from sim.isaacgym.gym_assets import position, shape_ranges
 from sim.isaacgym.parameters import ActuatorProperties, IndexRange, RigidBodyProperties, RigidShapeProperties
-from sim.isaacgym.properties import body_properties
+from sim.isaacgym.properties import body_properties, copied
 from sim.isaacgym.structures import DOF_PROPERTIES, Transform, Vec3
 from sim.isaacgym.world import Sim
 
@@ -241,7 +241,7 @@ class ActorCalls:
         if env.sim.made:
             return env.sim.properties.get_bodies(env.index, int(env.sim.layout.body_start[actor]), len(chosen.asset.bodies))
         if chosen.bodies:
-            return [replace(body) for body in chosen.bodies[-1][0]]
+            return [copied(body) for body in chosen.bodies[-1][0]]
         return body_properties(chosen.asset)
 
     def set_actor_rigid_body_properties(
@@ -255,7 +255,7 @@ class ActorCalls:
         chosen = _chosen(env, actor)
         if len(props) != len(chosen.asset.bodies):
             raise InputError(f"set_actor_rigid_body_properties: {len(props)} given, {chosen.asset.name} has {len(chosen.asset.bodies)} bodies")
-        copies = [replace(body) for body in props]
+        copies = [copied(body) for body in props]
         if env.sim.made:
             env.sim.properties.set_bodies(env.index, int(env.sim.layout.body_start[actor]), copies, recomputeInertia)
             env.sim.properties_changed()

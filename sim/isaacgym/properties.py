@@ -131,7 +131,18 @@ class Properties:
 
 
 def body_properties(asset: Asset) -> list[RigidBodyProperties]:
-    """Return the properties of an asset's bodies."""
+    """Return the properties of an asset's bodies, the caller's to change."""
+    if asset.body_properties is None:
+        asset.body_properties = _read_bodies(asset)
+    return [copied(body) for body in asset.body_properties]
+
+
+def copied(body: RigidBodyProperties) -> RigidBodyProperties:
+    """Return a copy that shares nothing."""
+    return RigidBodyProperties(body.mass, body.com.copy(), body.inertia.copy(), body.invMass, body.invInertia.copy(), body.flags)
+
+
+def _read_bodies(asset: Asset) -> list[RigidBodyProperties]:
     import mujoco
 
     model, out = asset.model, []

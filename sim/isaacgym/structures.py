@@ -39,6 +39,10 @@ class Vec3:
         """Return (3,) float64."""
         return np.array([self.x, self.y, self.z])
 
+    def copy(self) -> Vec3:
+        """Return a copy."""
+        return Vec3(self.x, self.y, self.z)
+
     def dot(self, other: Vec3) -> float:
         """Return the scalar product."""
         return float(self.array() @ other.array())
@@ -199,6 +203,12 @@ class Mat33:
         """Return the matrix (3, 3)."""
         out = Mat33()
         out.x, out.y, out.z = (Vec3(*row) for row in matrix)
+        return out
+
+    def copy(self) -> Mat33:
+        """Return a copy that shares nothing."""
+        out = Mat33.__new__(Mat33)
+        out.x, out.y, out.z = self.x.copy(), self.y.copy(), self.z.copy()
         return out
 
     def array(self) -> np.ndarray:
