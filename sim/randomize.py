@@ -9,6 +9,7 @@ entries change when one is added. What was drawn can be recorded (:meth:`Randomi
 from __future__ import annotations
 
 import fnmatch
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,18 @@ class _Entry:
     draw: FieldDraw
     distribution: Distribution
     neutral: float | np.ndarray
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """One thing that is drawn: how, in which shape, and where its numbers lie among those of an episode."""
+
+    name: str
+    distribution: Distribution
+    shape: tuple[int, ...]
+    neutral: float | np.ndarray
+    stream: int
+    numbers: slice
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,7 @@ class Randomizer:
         self._wires += [wire for key, draw in self.config.sensors.items() if (wire := _sensor_wire(key, draw, spec, num_worlds))]
         self._acting = [wire for wire in self._wires if not wire.field]
         self._sensing = [wire for wire in self._wires if wire.field]
+        self._quantities, self._streams, self._lanes = self._plan()
         self._drawn = self._blank()
         self._pending: dict[str, np.ndarray] = {}
         self._is_pending = np.zeros(num_worlds, bool)
@@ -224,6 +238,20 @@ class Randomizer:
             self._fields.open(field)
         return _Entry(selection, draw, distribution, neutral(selection, draw))
 
+    def _plan(self) -> tuple[list[_Quantity], np.ndarray, np.ndarray]:
+        """Return what is drawn for an episode, with stream and place (S,) of every number that this takes."""
+        wanted = [(n, e.distribution, drawn_shape(e.selection, e.draw.grain), e.neutral) for n, e in self._entries.items()]
+        wanted += [(name, distribution, (width,), 0.0) for wire in self._wires for name, distribution, width in wire.parts()]
+        out, streams, lanes, begin = [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
+        for name, distribution, shape, neutral_ in wanted:
+            count = distribution.numbers * math.prod(shape)
+            stream = _STREAM + zlib.crc32(name.encode())
+            out.append(_Quantity(name, distribution, shape, neutral_, stream, slice(begin, begin + count)))
+            streams.append(np.full(count, stream))
+            lanes.append(np.arange(count))
+            begin += count
+        return out, np.concatenate(streams), np.concatenate(lanes)
+
     def _blank(self) -> dict[str, np.ndarray]:
         """Return zeros for everything that is drawn."""
         drawn = self._draws(np.zeros(1, np.int64))
@@ -233,18 +261,14 @@ class Randomizer:
         """Return name -> (K, ...) for episodes ``seeds`` (K,) at the present level."""
         level = 1.0 if self.curriculum is None else self.curriculum.level
         out: dict[str, np.ndarray] = {}
-        for name, entry in self._entries.items():
-            out[name] = entry.distribution.draw(_stream(seeds, name), drawn_shape(entry.selection, entry.draw.grain), level, entry.neutral)
-        for wire in self._wires:
-            for name, distribution, width in wire.parts():
-                out[name] = distribution.draw(_stream(seeds, name), (width,), level)
-        out[_NOISE_KEY] = hashed(np.asarray(seeds, np.int64), _STREAM)
+        seeds = np.asarray(seeds, np.int64)
+        numbers = hashed(seeds[:, None], self._streams, self._lanes) * 2.0**-63  # of all quantities at once
+        for one in self._quantities:
+            draws = Draws(seeds, one.stream, numbers[:, one.numbers])
+            out[one.name] = one.distribution.draw(draws, one.shape, level, one.neutral)
+        out[_NOISE_KEY] = hashed(seeds, _STREAM)
         out[_LEVEL] = np.full(len(seeds), level)
         return out
-
-
-def _stream(seeds: np.ndarray, name: str) -> Draws:
-    return Draws(seeds, _STREAM + zlib.crc32(name.encode()))
 
 
 def _longest(delay: Distribution | None, rate_hz: float) -> float:

@@ -92,6 +92,11 @@ class Distribution(_Section):
             low, high = self.uniform or self.log_uniform or (0.0, 0.0)
         return (low, high) if self.clip is None else (min(max(low, self.clip[0]), self.clip[1]), max(min(high, self.clip[1]), self.clip[0]))
 
+    @property
+    def numbers(self) -> int:
+        """How many uniform numbers one draw takes."""
+        return 0 if self.constant is not None else 2 if self.normal is not None else 1
+
     def named(self, ids: Mapping[str, int]) -> Distribution:
         """Return the same over the numbers that ``ids`` gives the names. Raises KeyError for an unknown one."""
         number = [float(ids[value]) if isinstance(value, str) else value for value in self.choice or ()]
