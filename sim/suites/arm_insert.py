@@ -79,7 +79,7 @@ class Insert(DrivenArm):
         self._servo = TipServo(self.robot_model, np.array(HOME))
 
     def place(self, rows: np.ndarray, draws: Draws) -> None:
-        """Draw where the block stands."""
+        """Draw where the block of worlds ``rows`` (K,) stands."""
         radius, angle, yaw = draws.uniform(*RADIUS), draws.uniform(-ANGLE, ANGLE), draws.uniform(-YAW, YAW)
         self._mocap[rows, 0] = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.zeros(len(rows))], axis=1)
         self._turned[rows, 0] = np.stack([np.cos(yaw / 2), 0 * yaw, 0 * yaw, np.sin(yaw / 2)], axis=1)

@@ -96,7 +96,7 @@ class PickPlace(ArmBatch):
         self._servo = TipServo(robot_model(), np.array(HOME))
 
     def place(self, rows: np.ndarray, draws: Draws) -> None:
-        """Draw cube and pedestal, one to the left and one to the right; the gripper begins open."""
+        """Draw cube and pedestal of worlds ``rows`` (K,), one to the left and one to the right; the gripper begins open."""
         side = 2.0 * draws.integers(0, 2) - 1.0
         radius, angle = draws.uniform(*RADIUS, (2,)), draws.uniform(*ANGLE, (2,)) * np.stack([side, -side], axis=1)
         x, y, yaw = radius * np.cos(angle), radius * np.sin(angle), draws.uniform(-YAW, YAW)

@@ -249,3 +249,57 @@ def test_the_servo_steps_towards_the_point(seed: int) -> None:
     assert np.abs(target - q).max() <= 0.2 + 1e-12
     way, gone = point - tip, servo.tip(target) - tip
     assert way @ gone > 0.5 * np.linalg.norm(way) * np.linalg.norm(gone)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_episodes_begin_as_their_generators_say(task: str) -> None:
+    env = registry.make(task, 3)
+    env.reset(np.array([4, 90, 7]))
+    for row, seed in enumerate((4, 90, 7)):
+        drawn = np.random.default_rng([seed, arm.VERSION]).uniform(-arm.HOME_SPREAD, arm.HOME_SPREAD, 7)
+        np.testing.assert_array_equal(env.qpos[row, :7], np.array(arm.HOME) + drawn)
+    env.close()
+
+
+def test_neither_threads_nor_the_way_commands_reach_the_engine_change_a_bit() -> None:
+    worlds = [registry.make("arm/push", 5, threads=threads) for threads in (1, 2, 1)]
+    worlds[2].engine.follow = None  # command by command
+    for env in worlds:
+        env.reset(np.arange(5))
+        for k in range(12):
+            env.step(env.expert_action())
+            if k == 6:
+                env.retire(np.array([True, False, False, True, False]))
+    for env in worlds[1:]:
+        np.testing.assert_array_equal(env.engine.save(), worlds[0].engine.save())
+    for env in worlds:
+        env.close()
+
+
+def test_the_sparse_reward_is_success() -> None:
+    env, dense = registry.make("arm/reach", 4, reward="sparse"), registry.make("arm/reach", 4)
+    env.reset(np.arange(4)), dense.reset(np.arange(4))
+    assert "sparse" in env.suite_version and "sparse" not in dense.suite_version
+    total = np.zeros(4)
+    for _ in range(env.max_episode_steps):
+        result, other = env.step(env.expert_action()), dense.step(dense.expert_action())
+        np.testing.assert_array_equal(result.reward, result.info["success"])
+        distance = np.linalg.norm(dense.hand - dense._goals[:, 0], axis=1)
+        np.testing.assert_allclose(other.reward, other.info["success"] - distance, atol=1e-6)
+        total += result.reward
+    assert (total > 0).all()
+    env.close(), dense.close()
+
+
+@pytest.mark.parametrize("task", ["arm/reach", "arm/pick-place", "arm/insert"])
+def test_a_randomised_episode_depends_on_its_seed_alone(task: str) -> None:
+    config = {"model": {"mass:link*": {"scale": [0.7, 1.3]}}, "actions": {"delay": 0.05}}
+    many, one, plain = registry.make(task, 3, randomize=config), registry.make(task, 1, randomize=config), registry.make(task, 3)
+    many.reset(np.array([3, 4, 5])), one.reset(np.array([4])), plain.reset(np.array([3, 4, 5]))
+    for _ in range(10):
+        action = many.expert_action()
+        found, alone, unlike = many.step(action), one.step(action[1:2]), plain.step(action)
+    for name, array in found.obs.items():
+        np.testing.assert_array_equal(array[1], alone.obs[name][0])
+    assert (found.obs["observation.state"] != unlike.obs["observation.state"]).any(axis=1).all()
+    many.close(), one.close(), plain.close()

@@ -106,7 +106,7 @@ def test_the_rate_loop_reaches_what_is_asked(env) -> None:
     np.testing.assert_allclose(env.rates, [[1, 0, 0], [0, 0, 1]], atol=0.08)
 
 
-@pytest.mark.parametrize(("task", "episodes"), [("quadrotor/hover", 50), ("quadrotor/waypoints", 50)])
+@pytest.mark.parametrize(("task", "episodes"), [("quadrotor/hover", 24), ("quadrotor/waypoints", 24)])
 def test_the_expert_succeeds(task: str, episodes: int) -> None:
     env = registry.make(task, episodes)
     env.reset(np.arange(episodes) + 500)

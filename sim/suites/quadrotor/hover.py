@@ -36,7 +36,7 @@ class Hover(Quadrotor):
         self._kept = np.zeros(self.num_worlds, np.int64)
 
     def lay_out(self, rows: np.ndarray, draws: Draws) -> None:
-        """Draw the goal, and begin up to 1.2 m away, tilted and moving."""
+        """Draw the goals of worlds ``rows`` (K,), and begin up to 1.2 m away, tilted and moving."""
         goal = np.concatenate([draws.uniform(-ROOM, ROOM, (2,)), draws.uniform(*HEIGHT, (1,))], axis=1)
         distance, angle = draws.uniform(*AWAY), draws.uniform(-np.pi, np.pi)
         away = np.stack([distance * np.cos(angle), distance * np.sin(angle), draws.uniform(-ASIDE, ASIDE)], axis=1)

@@ -39,6 +39,7 @@ class Juggle(Quadrotor):
 
     task_name, description = "quadrotor/juggle", "keep a ball bouncing on a racket on top of a quadrotor"
     time_limit_s = 20.0
+    engines = ("mujoco", "warp")  # a ball hardly bounces in Bullet, which knows nothing of MuJoCo's soft contacts
     goals_shown = 0
     info_fields = {"bounces": "int64"}  # noqa: RUF012
 
@@ -74,7 +75,7 @@ class Juggle(Quadrotor):
         self._plan = Juggling(mass=self.airframe.mass, ball_mass=BALL_MASS, restitution=restitution(), contact=CONTACT, home=np.array(HOME), apex=APEX)
 
     def lay_out(self, rows: np.ndarray, draws: Draws) -> None:
-        """Begin near home with the ball somewhere above, nearly at rest."""
+        """Let worlds ``rows`` (K,) begin near home with the ball somewhere above, nearly at rest."""
         home = np.array(HOME) + draws.uniform(-0.1, 0.1, (3,))
         self.begin_flight(rows, draws, home, tilt=0.05, speed=0.1)
         ball = home + draws.uniform(-0.04, 0.04, (3,)) * [1.0, 1.0, 0.0]
