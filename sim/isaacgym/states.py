@@ -38,6 +38,7 @@ def _root_centres(sim: Sim) -> np.ndarray:
 
 def read_roots(sim: Sim, out: np.ndarray) -> None:
     """Write the states of all actors' roots into ``out`` (N, A, 13)."""
+    sim.write_properties()  # where a centre of mass is decides what its velocity is
     layout = sim.layout
     if layout.free.size:
         pose = sim.qpos[:, layout.free_qpos[:, None] + np.arange(7)]  # (N, F, 7)
@@ -56,6 +57,7 @@ def read_roots(sim: Sim, out: np.ndarray) -> None:
 
 def write_roots(sim: Sim, states: np.ndarray, actor: int, rows: np.ndarray) -> None:
     """Set the root of ``actor`` in worlds ``rows`` (K,) to ``states`` (K, 13)."""
+    sim.write_properties()
     layout = sim.layout
     pose = np.concatenate([states[:, :3] + sim.shift[rows], states[:, 6:7], states[:, 3:6]], axis=1)
     norm = np.linalg.norm(pose[:, 3:], axis=1, keepdims=True)

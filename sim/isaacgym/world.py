@@ -266,7 +266,7 @@ class Sim:
 
     def derived(self, *names: str) -> list[np.ndarray]:
         """Return live (N, ...) fields that follow from the state, computed for the present one."""
-        self._write_properties()
+        self.write_properties()
         engine = self.engine
         for name in names:
             if name not in self._derived:
@@ -278,7 +278,7 @@ class Sim:
     def settle(self) -> None:
         """Compute what follows from states and properties that were written since the last step."""
         engine = self.engine
-        self._write_properties()
+        self.write_properties()
         if self._stale.any():
             engine.forward(None if self._stale.all() else np.flatnonzero(self._stale))
             self._stale[:] = False
@@ -305,7 +305,8 @@ class Sim:
             self.write_field("opt.gravity", np.broadcast_to(params.gravity.array(), (self.num_envs, 3)))
             self.touch(None)
 
-    def _write_properties(self) -> None:
+    def write_properties(self) -> None:
+        """Write properties that were changed since the last call into the worlds."""
         if not self._changed:
             return
         self._changed = False
@@ -323,7 +324,7 @@ class Sim:
         """Advance all worlds by ``params.dt`` with the present targets, efforts and pushes."""
         engine = self.engine
         if self._changed:
-            self._write_properties()
+            self.write_properties()
             engine = self.engine
         stiffness, damping = self._gains
         np.multiply(stiffness, self.position_targets, out=self.ctrl)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,28 +84,52 @@ def test_links_report_their_origin_and_the_velocity_of_their_centre_of_mass() ->
     np.testing.assert_allclose(scene.tensor("actor_root_state")[0].numpy(), rail, atol=1e-7)
 
 
-def test_root_velocity_is_that_of_the_centre_of_mass() -> None:
-    """A box whose centre of mass is moved by 0.1 m along its x: set to turn about z, its origin circles around that centre."""
+@pytest.mark.parametrize("late", [False, True])
+def test_root_velocity_is_that_of_the_centre_of_mass(late: bool) -> None:
+    """In environment 1 a box's centre of mass is moved by 0.1 m along its x, early or once it spins: its origin circles around it."""
     scene = Scene(num_envs=2, dt=0.001, gravity=0.0)
     box = scene.gym.create_box(scene.sim, *SIZES)
 
     def move_centre(env: object, handles: list[int]) -> None:
-        (body,) = scene.gym.get_actor_rigid_body_properties(env, handles[0])
-        body.com = gymapi.Vec3(0.1, 0.0, 0.0)
-        scene.gym.set_actor_rigid_body_properties(env, handles[0], [body])
+        if len(scene.envs) == 2:
+            (body,) = scene.gym.get_actor_rigid_body_properties(env, handles[0])
+            body.com = gymapi.Vec3(0.1, 0.0, 0.0)
+            scene.gym.set_actor_rigid_body_properties(env, handles[0], [body])
 
-    scene.fill([(box, at(0, 0, 1, about((0, 0, 1), math.pi / 2)), "box")], each=move_centre)
+    scene.fill([(box, at(0, 0, 1, about((0, 0, 1), math.pi / 2)), "box")], each=None if late else move_centre)
     root = scene.tensor("actor_root_state")
+    if late:
+        scene.run(10)
+        move_centre(scene.envs[1], [0])
     root[:, 12] = 4.0
     scene.set("actor_root_state", root.clone())
     scene.refresh()
-    np.testing.assert_allclose(root[0, 7:].numpy(), [0, 0, 0, 0, 0, 4.0], atol=1e-6)
-    np.testing.assert_allclose(scene.tensor("rigid_body_state")[0, 7:].numpy(), [0, 0, 0, 0, 0, 4.0], atol=1e-6)
+    np.testing.assert_allclose(root[:, 7:].numpy(), np.tile([0, 0, 0, 0, 0, 4.0], (2, 1)), atol=1e-6)
+    np.testing.assert_allclose(scene.tensor("rigid_body_state")[:, 7:].numpy(), np.tile([0, 0, 0, 0, 0, 4.0], (2, 1)), atol=1e-6)
     scene.run(250)
     # The centre stays at (0, 0.1, 1); after 1 rad the body's x axis has turned from y by 1 rad.
     angle = math.pi / 2 + 1.0
     centre, axis = np.array([0, 0.1, 1.0]), np.array([math.cos(angle), math.sin(angle), 0])
-    np.testing.assert_allclose(root[0, :3].numpy(), centre - 0.1 * axis, atol=5e-4)  # of first order in the step
+    np.testing.assert_allclose(root[:, :3].numpy(), [[0, 0, 1.0], centre - 0.1 * axis], atol=5e-4)  # of first order in the step
+
+
+def test_what_is_acquired_late_does_not_disturb_what_runs() -> None:
+    """Contact forces are acquired in the middle of one of two equal runs."""
+    early, late = (Scene(num_envs=2, ground=True, dt=0.01) for _ in range(2))
+    for scene in (early, late):
+        cube = scene.gym.create_box(scene.sim, 0.2, 0.2, 0.2)
+        scene.fill([(cube, at(z=0.15, turn=about((1, 0, 0), 0.2)), "cube"), (scene.gym.create_sphere(scene.sim, 0.1), at(1.0, 0, 0.3), "ball")])
+    early.tensor("net_contact_force")
+    for steps in (15, 30):
+        for scene in (early, late):
+            scene.tensor("actor_root_state")
+            scene.run(steps)
+        forces = [scene.tensor("net_contact_force") for scene in (early, late)]
+    torch.testing.assert_close(early.tensor("actor_root_state"), late.tensor("actor_root_state"), atol=1e-5, rtol=0)
+    for scene in (early, late):
+        scene.run(1)
+    assert forces[0][0, 2] > 1.0
+    torch.testing.assert_close(*forces, atol=0.05, rtol=1e-2)
 
 
 @pytest.mark.parametrize("space", ["ENV_SPACE", "LOCAL_SPACE"])
@@ -159,3 +184,43 @@ def test_velocities_in_the_bodys_frame_come_out_as_in_legged_tasks() -> None:
     scene.refresh()
     np.testing.assert_allclose(quat_rotate_inverse(root[:, 3:7], root[:, 7:10]).numpy(), np.tile([1.5, 0, 0], (2, 1)), atol=1e-6)
     np.testing.assert_allclose(quat_rotate_inverse(root[:, 3:7], root[:, 10:13]).numpy(), np.tile([0, -0.7, 0], (2, 1)), atol=1e-6)
+
+
+def test_fixed_bases_stand_where_each_environment_puts_them_and_can_be_moved() -> None:
+    scene = Scene(num_envs=3, gravity=0.0)
+    asset = scene.load("cartpole.urdf", fix_base_link=True)
+    lower, upper = gymapi.Vec3(-1, -1, 0), gymapi.Vec3(1, 1, 1)
+    for i in range(3):
+        env = scene.gym.create_env(scene.sim, lower, upper, 3)
+        scene.envs.append(env)
+        scene.gym.create_actor(env, asset, at(0.1 * i, 0, 1.0, about((0, 0, 1), 0.5 * i)), "cartpole", i, 1)
+    root, bodies = scene.tensor("actor_root_state"), scene.rows("rigid_body_state")
+    half = np.array([0.0, 0.25, 0.5])
+    expected = np.stack([np.array([0.1 * i, 0, 1, 0, 0, math.sin(h), math.cos(h)]) for i, h in enumerate(half)])
+    np.testing.assert_allclose(root[:, :7].numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(bodies[:, 0, :7].numpy(), expected, atol=1e-6)
+    # The pole's joint is 0.12 m along the rail's x.
+    np.testing.assert_allclose(bodies[:, 2, :2].numpy(), expected[:, :2] + 0.12 * np.stack([np.cos(2 * half), np.sin(2 * half)], axis=1), atol=1e-6)
+    root[1, :7] = torch.tensor([5.0, 6.0, 7.0, 0.0, 0.0, 0.0, 1.0])
+    scene.set("actor_root_state", root.clone(), [1])
+    scene.run(3)
+    np.testing.assert_allclose(bodies[1, :, :3].numpy(), [[5, 6, 7], [5, 6, 7], [5.12, 6, 7]], atol=1e-6)
+    np.testing.assert_allclose(bodies[[0, 2], 0, :7].numpy(), expected[[0, 2]], atol=1e-6)
+
+
+def test_an_mjcf_root_on_joints_of_its_own_is_carried_by_a_base(tmp_path: Path) -> None:
+    slide = "<joint name='slide' type='slide' axis='1 0 0'/><geom size='.1' mass='2'/>"
+    motor = "<actuator><position joint='slide' kp='50' kv='10'/></actuator>"
+    (tmp_path / "slider.xml").write_text(f"<mujoco><worldbody><body name='cart' pos='0 0 .2'>{slide}</body></worldbody>{motor}</mujoco>")
+    scene = Scene(num_envs=2, gravity=0.0)
+    asset = scene.gym.load_asset(scene.sim, str(tmp_path), "slider.xml", gymapi.AssetOptions())
+    assert scene.gym.get_asset_rigid_body_names(asset) == ["base", "cart"]
+    props = scene.gym.get_asset_dof_properties(asset)[0]
+    assert (props["driveMode"], props["stiffness"], props["damping"]) == (gymapi.DOF_MODE_POS, 50.0, 10.0)
+    scene.fill([(asset, at(1.0, 0, 1.0), "slider"), (asset, at(0, 2.0, 1.0), "other")])
+    bodies, dofs = scene.rows("rigid_body_state"), scene.rows("dof_state")
+    np.testing.assert_allclose(bodies[0, :, :3].numpy(), [[1, 0, 1], [1, 0, 1.2], [0, 2, 1], [0, 2, 1.2]], atol=1e-6)
+    scene.set("dof_position_target", torch.tensor([[0.5, 0.0], [0.0, -0.5]]))
+    scene.run(400)
+    np.testing.assert_allclose(dofs[:, :, 0].numpy(), [[0.5, 0], [0, -0.5]], atol=1e-4)
+    np.testing.assert_allclose(bodies[0, :, 0].numpy(), [1, 1.5, 0, 0], atol=1e-4)
