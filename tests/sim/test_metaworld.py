@@ -192,3 +192,19 @@ def test_the_camera_shows_the_scene_unmirrored() -> None:
     columns = [np.argwhere(mask)[:, 1].mean() for mask in red]
     assert columns[0] > columns[1] + 3
     env.close()
+
+
+def test_a_batch_draws_the_pictures_of_the_suites_objects() -> None:
+    require("egl")
+    options = Options(num_worlds=2, observations="image", image_size=48)
+    ours, theirs = registry.make("door-open", 2, observations="image", image_size=48), SuiteBatch("metaworld/door-open", options)
+    ours.reset(np.array([1, 2]))
+    theirs.reset(np.array([1, 2]))
+    for _ in range(5):
+        action = theirs.expert_action()
+        a, b = ours.step(action), theirs.step(action)
+    pictures = a.obs["observation.images.corner2"]
+    np.testing.assert_array_equal(pictures, b.obs["observation.images.corner2"])
+    assert (pictures[0] != pictures[1]).any()  # each world has its door where its own episode put it
+    ours.close()
+    theirs.close()
