@@ -69,4 +69,4 @@ class VelocityCommands:
 
     def tracked(self, limits: Sequence[float]) -> np.ndarray:
         """Return (N,) bool: the mean errors over the judged steps, m/s and rad/s, keep within ``limits`` (two numbers)."""
-        return (self.missed < np.asarray(limits) * self.judged[:, None]).all(axis=1)
+        return np.all(self.missed < np.asarray(limits) * self.judged[:, None], axis=1)
