@@ -148,7 +148,7 @@ class SweepInto(_Swept):
     suite_task, slack, near = "sweep-into", 0.005, 0.01
 
     def place(self) -> np.ndarray:
-        """Return the hole at the height of the puck."""
+        """Return the hole (N, 3) at the height of the puck."""
         hole = self.target.copy()
         hole[:, 2] = self.object[:, 2]
         return hole

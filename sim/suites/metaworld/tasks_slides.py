@@ -107,7 +107,7 @@ class WindowClose(_Window):
     suite_task, handle, tail = "window-close", "handleCloseStart", gaussian
 
     def began(self) -> np.ndarray:
-        """Return where the handle was."""
+        """Return where the handle (N, 3) was."""
         return self.first["window_handle_pos_init"]
 
 
