@@ -8,14 +8,13 @@ do not have.
 from __future__ import annotations
 
 import functools
-import os
-import sys
 from typing import Any
 
 import numpy as np
 
 from policies.spec import InputError
 from sim.bullet_model import Link, Translation, Tree, carrier, geom_kind, hull, inverse, product, rotated, terrain
+from sim.engine import muted
 
 _MASSLESS = 1e-7  # kg, of links that only join others
 _UNLIMITED = 1e6  # rad/s and m/s, of joints; Bullet's own limit is 100
@@ -238,16 +237,9 @@ class BulletWorld:
 
 @functools.cache
 def library() -> Any:
-    """Import pybullet without the line that it writes to standard error."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
+    """Import pybullet, which otherwise greets on standard error."""
+    with muted():
         import pybullet
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
     return pybullet
 
 

@@ -6,9 +6,12 @@ physics on a GPU; ``bullet`` (``sim/bullet.py``) is another physics of the same 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -95,6 +98,20 @@ class Engine(Protocol):
     def close(self) -> None:
         """Release threads and memory; may be called twice."""
         ...
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Hold back what a library's compiled part writes to standard error meanwhile (banners, absent drivers)."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def follow(engine: Engine, controls: np.ndarray, ticks: int, rows: np.ndarray | None = None, fresh: bool = True) -> None:

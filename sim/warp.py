@@ -9,14 +9,17 @@ downloaded after it, so a world that is not stepped keeps what it had.
 # (compiled functions without stubs)
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from policies.spec import InputError, suggest
 from sim.batch import MujocoEngine
+from sim.engine import muted
 
 #: State that the physics reads, and of that what it writes.
 _INPUTS = ("time", "qpos", "qvel", "act", "history", "qacc_warmstart", "ctrl", "qfrc_applied", "xfrc_applied", "eq_active", "mocap_pos", "mocap_quat")
@@ -230,7 +233,8 @@ def _library() -> tuple[Any, Any]:
     import warp as wp
 
     wp.config.log_level = wp.LOG_WARNING  # no banner, no line for every kernel
-    wp.init()
+    with contextlib.nullcontext() if Path("/dev/nvidiactl").exists() else muted():  # where there is no GPU, its driver is not missed
+        wp.init()
     cache = wp.config.kernel_cache_dir  # in the user's cache folder, unless WARP_CACHE_PATH says otherwise
     if cache is None or not os.access(cache, os.W_OK):
         wp.config.kernel_cache_dir = tempfile.mkdtemp(prefix="warp-")  # of this process alone: what lies in it is executed

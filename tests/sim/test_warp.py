@@ -82,7 +82,7 @@ def test_it_is_quiet_and_names_its_device() -> None:
     code = "import mujoco, sys; from sim.engine import make_engine; e = make_engine('warp', mujoco.MjModel.from_xml_path(sys.argv[1]), 1); print(e.version)"
     done = subprocess.run([sys.executable, "-c", code, str(CARTPOLE)], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     (line,) = done.stdout.splitlines()
-    assert line.startswith("mujoco-warp 3.") and line.endswith((" on cpu", " on cuda"))
+    assert done.stderr == "" and line.startswith("mujoco-warp 3.") and line.endswith((" on cpu", " on cuda"))
     env = registry.make("classic/cartpole", engine="warp")
     assert line in env.suite_version
     env.close()
