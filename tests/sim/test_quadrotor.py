@@ -179,3 +179,27 @@ def test_the_airframe_of_another_model_is_read_from_it() -> None:
     assert frame.mass == pytest.approx(1.06, abs=1e-9) and frame.offset[2] == pytest.approx(0.08 * 0.05 / 1.06 + 0.04 * 0.01 / 1.06, abs=3e-3)
     assert len(ROTORS) == 4 and frame.inertia[0, 0] > registry.make("quadrotor/hover").airframe.inertia[0, 0]
     env.close()
+
+
+@pytest.mark.parametrize("task", [*TASKS, "quadrotor/juggle"])
+def test_an_episode_is_the_same_among_many_and_alone(task: str) -> None:
+    many, alone = registry.make(task, 65, threads=2), registry.make(task, 1)
+    seeds = np.arange(65) + 7
+    many.reset(seeds), alone.reset(seeds[64:])
+    for _ in range(40):
+        action = many.expert_action()
+        np.testing.assert_array_equal(alone.expert_action()[0], action[64])
+        found, one = many.step(action), alone.step(action[64:])
+        for name, array in one.obs.items():
+            np.testing.assert_array_equal(array[0], found.obs[name][64])
+        assert one.reward[0] == found.reward[64]
+    many.close(), alone.close()
+
+
+def test_the_rate_loop_cancels_the_gyroscopic_torque(env) -> None:
+    rates = np.array([[2.0, -1.0, 3.0], [0.5, 4.0, -2.0]])
+    action = np.concatenate([np.full((2, 1), 12.0), rates], axis=1)  # no error: what remains is w x J w
+    shares = rotor_shares(env.airframe, action, rates)
+    made = shares * env.airframe.largest @ env.airframe.mixing.T
+    np.testing.assert_allclose(made[:, 0], 12.0)
+    np.testing.assert_allclose(made[:, 1:], np.cross(rates, rates @ env.airframe.inertia.T), atol=1e-12)
