@@ -57,6 +57,15 @@ class Side:
         return cls(best, best_cpu, wall_s, cpu_s)
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One call that steps the physics: the state (N, S) before it, physics steps, and controls (N, T, nu) that follow each other, if so."""
+
+    state: np.ndarray
+    ticks: int
+    controls: np.ndarray | None = None
+
+
 def random_actions(env: BatchEnv, count: int = 32, seed: int = 0) -> np.ndarray:
     """Return actions (count, N, Da) float32, uniform within the limits."""
     low, high = env.spec.action.low, env.spec.action.high
@@ -116,30 +125,46 @@ def against_raw(task: str, worlds: int, threads: int, seconds: float) -> tuple[S
     return ours, library
 
 
-def _record(env: BatchEnv, engine: Any, actions: np.ndarray, steps: int) -> list[tuple[np.ndarray, int]]:
-    """Return the state of all worlds before every call that steps the physics, and the ticks of that call."""
-    calls: list[tuple[np.ndarray, int]] = []
-    plain = engine.step
+def _record(env: BatchEnv, engine: Any, actions: np.ndarray, steps: int) -> list[_Call]:
+    """Return every call that steps the physics in ``steps`` steps of ``env``, with the state of all worlds before it."""
+    calls: list[_Call] = []
+    plain_step, plain_follow = engine.step, getattr(engine, "follow", None)
+    inside = False  # the engine's own follow() steps too
 
     def step(rows: np.ndarray | None = None, ticks: int = 1, fresh: bool = True) -> None:
-        calls.append((engine.save(), ticks))
-        plain(rows, ticks, fresh)
+        if not inside:
+            calls.append(_Call(engine.save(), ticks))
+        plain_step(rows, ticks, fresh)
 
-    engine.step, engine.follow = step, None  # a series of controls that is known beforehand is stepped one by one, too
+    def follow(controls: np.ndarray, ticks: int, *more: Any, **named: Any) -> None:
+        nonlocal inside
+        calls.append(_Call(engine.save(), ticks, controls.copy()))
+        inside = True
+        assert plain_follow is not None
+        plain_follow(controls, ticks, *more, **named)
+        inside = False
+
+    engine.step = step
+    if plain_follow is not None:
+        engine.follow = follow
     try:
         for k in range(steps):
             env.step(actions[k % len(actions)])
     finally:
-        del engine.step, engine.follow
+        vars(engine).pop("step"), vars(engine).pop("follow", None)
     return calls
 
 
-def _replay(raw: Any, calls: list[tuple[np.ndarray, int]], steps: int, side: Side) -> None:
+def _replay(raw: Any, calls: list[_Call], steps: int, side: Side) -> None:
     wall = busy = 0.0
-    for state, ticks in calls:
-        raw.state[:] = state
+    for call in calls:
+        raw.state[:] = call.state
+        before = None if call.controls is None else np.repeat(call.controls[:, :-1], call.ticks, axis=1)
         cpu, began = time.process_time(), time.perf_counter()
-        raw.step(None, ticks)
+        if before is not None and call.controls is not None:
+            raw.rollout(before.shape[1], before, record=())
+            raw.ctrl = call.controls[:, -1]
+        raw.step(None, call.ticks)
         wall += time.perf_counter() - began
         busy += time.process_time() - cpu
     side.add(steps, wall, busy)

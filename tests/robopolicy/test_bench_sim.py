@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robopolicy.bench import harness, sim
+from robopolicy.bench import harness, sim, sim_speed
 from robopolicy.bench.sim import Cell
 from robopolicy.bench.sim_peers import ENVIRONMENTS, PEERS, against_peer
 from robopolicy.bench.sim_speed import Side, against_raw, make_worlds, tree_cpu_s
@@ -105,3 +105,20 @@ def test_a_stopped_run_goes_on_and_a_finished_one_begins_anew(tmp_path: Path) ->
     sim.measured_cells(cells, 0.1, file, [])
     assert called[3:] == ["a", "b"]
     assert json.loads(json.dumps(harness.to_json("sim", result, {})))["rows"][0]["reached"] is True
+
+
+@pytest.mark.parametrize("task", ["gymnasium/half-cheetah", "arm/reach"])
+def test_what_is_replayed_is_what_the_worlds_did(task: str) -> None:
+    from mujoco import batch
+
+    env, actions = make_worlds(task, 3, 1)
+    engine = env.engine  # type: ignore[attr-defined]
+    calls = sim_speed._record(env, engine, actions, 4)
+    assert len(calls) == 4 and "step" not in vars(engine) and "follow" not in vars(engine)
+    raw, side = batch.Batch(engine.model, 3, nthread=1), Side()
+    for call, after in zip(calls, [*calls[1:], None], strict=True):
+        sim_speed._replay(raw, [call], 3, side)
+        state = engine.save() if after is None else after.state
+        np.testing.assert_array_equal(raw.bind("qpos"), state[:, 1 : 1 + engine.model.nq])
+    assert side.steps == 12
+    env.close()
