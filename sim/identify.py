@@ -16,7 +16,7 @@ import numpy as np
 
 from policies.spec import InputError
 from sim.identify_parameters import DELAY, LATENCY, Parameter, parameters
-from sim.identify_rollout import Observed, Rollout, Trajectory, Windows, cut
+from sim.identify_rollout import Observed, Rollout, Trajectory, Windows, cut, whole
 from sim.identify_solve import Solution, solve
 from sim.task import MujocoTask
 
@@ -33,7 +33,7 @@ class Settings:
     """How the fit is made.
 
     Attributes:
-        window_s: Length of a window, s.
+        window_s: Length of a window, s; 0: each trajectory as a whole, for tasks that keep a state beside the physics.
         most_windows: More than these are thinned out evenly.
         starts: Places where the search begins: the given one and others drawn around it (factors of up to 3).
         iterations: Most steps of the search, each round.
@@ -228,8 +228,11 @@ def identify(task: MujocoTask, trajectories: Sequence[Trajectory], fits: Sequenc
     keys = [one.key for one in wanted]
     before = math.ceil(settings.longest_delay_s / dt) + 1 if DELAY in keys else 0
     skipped = math.ceil(settings.longest_delay_s / dt) if LATENCY in keys else 0
-    steps = max(2, round(settings.window_s / dt)) + skipped
-    windows = cut(trajectories, observed, steps, before, settings.most_windows)
+    if settings.window_s:
+        steps = max(2, round(settings.window_s / dt)) + skipped
+        windows = cut(trajectories, observed, steps, before, settings.most_windows)
+    else:
+        windows = whole(trajectories[: settings.most_windows], observed, before, task.spec.action.zero_when_held)
     chosen = np.ones(len(windows), bool)
     if settings.held_out > 0 and len(windows) >= 4:
         chosen[np.arange(len(windows)) % max(2, round(1 / settings.held_out)) == 1] = False

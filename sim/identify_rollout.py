@@ -92,6 +92,23 @@ class Observed:
         return np.stack(columns, axis=1).astype(np.float64)
 
 
+def whole(trajectories: Sequence[Trajectory], observed: Observed, before: int, held: np.ndarray) -> Windows:
+    """Return one window for each trajectory, from its first frame on and as long as the shortest one.
+
+    Before the first command efforts and rates were zero; where ``held`` (Da,) bool is not set, that command itself.
+
+    Raises:
+        InputError: if a trajectory has fewer than three frames.
+    """
+    steps = min(len(t.actions) for t in trajectories) - 1
+    if steps < 2:
+        raise InputError(f"whole trajectories: expected at least 3 frames, the shortest has {steps + 1}")
+    ahead = [np.repeat(np.where(held, 0.0, t.actions[:1]), before, axis=0) for t in trajectories]
+    actions = np.stack([np.concatenate([a, t.actions[:steps]]) for a, t in zip(ahead, trajectories, strict=True)]).astype(np.float64)
+    where = np.stack([np.arange(len(trajectories)), np.zeros(len(trajectories), np.int64)], axis=1)
+    return Windows(actions, np.stack([observed.of(t.observation)[: steps + 1] for t in trajectories]), before, where)
+
+
 def cut(trajectories: Sequence[Trajectory], observed: Observed, steps: int, before: int, most: int) -> Windows:
     """Cut trajectories into windows of ``steps``, the first beginning ``before`` frames into each; at most ``most``, evenly spread.
 
@@ -251,6 +268,7 @@ class Rollout:
         nq = int(self.model.nq)
         self.engine.load(np.repeat(self._base, len(rows), axis=0), rows)
         self.task.qpos[rows], self.task.qvel[rows] = state[:, :nq], state[:, nq:]
+        self.task.resume(rows)
         self.engine.forward(rows)
 
     def _moved(self, state: np.ndarray, tangent: np.ndarray) -> np.ndarray:

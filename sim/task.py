@@ -106,6 +106,12 @@ class MujocoTask(EpisodicBatch):
     def lay_out(self, rows: np.ndarray, draws: Draws) -> None:
         """Write the first state of worlds ``rows`` (K,), which are as the model file says, with ``draws`` (K rows)."""
 
+    def resume(self, rows: np.ndarray) -> None:
+        """Begin anew, in worlds ``rows`` (K,), what the task keeps beside the physics (references, filters) from the state that stands there.
+
+        For worlds that are put into a state by other means than an episode (``sim.identify``); nothing by default.
+        """
+
     def apply(self, action: np.ndarray) -> None:
         """Write what ``action`` (N, Da) float32, clipped, means into the engine's controls; ``self.ctrl[:] = action`` by default.
 

@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
         trajectories: Annotated[Path, typer.Argument(help="Data set or .npz file.", metavar="TRAJECTORIES")],
         task: Annotated[str, typer.Option(help="Task whose worlds are to follow (see: robopolicy list tasks).")],
         fit: Annotated[list[str], typer.Option("--fit", help="What is fitted, e.g. mass:pole, damping:hinge=0.1, delay; repeatable.", metavar="NAME[=START]")],
-        window: Annotated[float, typer.Option(help="Length of a window, s.")] = 0.5,
+        window: Annotated[float, typer.Option(min=0.0, help="Length of a window, s; 0: whole trajectories.")] = 0.5,
         windows: Annotated[int, typer.Option(min=1, help="Most windows; more are thinned out evenly.")] = 60,
         episodes: Annotated[int | None, typer.Option(min=1, help="Use the first so many episodes.", show_default="all")] = None,
         starts: Annotated[int, typer.Option(min=1, help="Places where the search begins.")] = 3,
@@ -56,8 +56,6 @@ def register(app: typer.Typer) -> None:
         from sim.identify import Settings, identify, require_task
 
         _check_names(out, plot)
-        if not window > 0:
-            raise InputError(f"--window: expected seconds above 0, found {window:g}")
         settings = Settings(window, windows, starts, iterations, max_delay, held_out, tuple(compare or ()))
         with contextlib.closing(registry.make(task, worlds, threads=threads)) as env:
             world = require_task(env)

@@ -175,6 +175,10 @@ class ArmBatch(MujocoTask):
         self.place(rows, draws)
         self._rest(rows)
 
+    def resume(self, rows: np.ndarray) -> None:
+        """Let the references of worlds ``rows`` (K,) rest where their arms were put."""
+        self._rest(rows)
+
     def _rest(self, rows: np.ndarray) -> None:
         """Let the references of worlds ``rows`` (K,) rest where their arms stand."""
         self.ctrl[rows, :N] = self.qpos[rows, :N]
