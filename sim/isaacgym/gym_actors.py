@@ -196,6 +196,16 @@ class ActorCalls:
         """Return the handle of an actor's degree of freedom: its index in the environment, -1 if there is none of that name."""
         return self.find_actor_dof_index(env, actor, name, IndexDomain.DOMAIN_ENV)
 
+    def get_actor_dof_handle(self, env: Env, actor: int, index: int) -> int:
+        """Return the handle of an actor's degree of freedom: its index in the environment."""
+        return _index(env, actor, "dofs", index, IndexDomain.DOMAIN_ENV)
+
+    get_actor_joint_handle = get_actor_dof_handle
+
+    def get_actor_scale(self, env: Env, actor: int) -> float:
+        """Return 1: actors are as large as their assets."""
+        return 1.0
+
     def get_actor_rigid_shape_count(self, env: Env, actor: int) -> int:
         """Return the number of an actor's collision shapes."""
         return len(_chosen(env, actor).asset.shapes)

@@ -45,6 +45,41 @@ class StateCalls:
         states.write_dofs(env.sim, both, env.sim.dofs_of(actor), np.array([env.index]))
         return True
 
+    def get_actor_dof_position_targets(self, env: Env, actor: int) -> np.ndarray:
+        """Return (D,) what the position drives of an actor aim at."""
+        chosen = env.sim.dofs_of(actor)
+        return env.sim.position_targets[env.index, chosen].astype(np.float32)
+
+    def get_actor_dof_velocity_targets(self, env: Env, actor: int) -> np.ndarray:
+        """Return (D,) what the velocity drives of an actor aim at."""
+        chosen = env.sim.dofs_of(actor)
+        return env.sim.velocity_targets[env.index, chosen].astype(np.float32)
+
+    def get_dof_position(self, env: Env, dof: int) -> float:
+        """Return the position of a degree of freedom by its handle."""
+        layout = env.sim.engine_layout()
+        return float(env.sim.qpos[env.index, layout.qpos_ids[dof]])
+
+    def get_dof_velocity(self, env: Env, dof: int) -> float:
+        """Return the velocity of a degree of freedom by its handle."""
+        layout = env.sim.engine_layout()
+        return float(env.sim.qvel[env.index, layout.dof_ids[dof]])
+
+    def set_dof_target_position(self, env: Env, dof: int, target: float) -> None:
+        """Set what the position drive of a degree of freedom, by its handle, aims at."""
+        env.sim.engine_layout()
+        env.sim.position_targets[env.index, dof] = target
+
+    def set_dof_target_velocity(self, env: Env, dof: int, target: float) -> None:
+        """Set what the velocity drive of a degree of freedom, by its handle, aims at."""
+        env.sim.engine_layout()
+        env.sim.velocity_targets[env.index, dof] = target
+
+    def apply_dof_effort(self, env: Env, dof: int, effort: float) -> None:
+        """Push a degree of freedom, by its handle, until it is set anew."""
+        env.sim.engine_layout()
+        env.sim.efforts[env.index, dof] = effort
+
     def get_actor_rigid_body_states(self, env: Env, actor: int, flags: int) -> np.ndarray:
         """Return (B,) records of ``pose`` and ``vel`` of an actor's bodies."""
         start = env.sim.engine_layout().body_start

@@ -17,6 +17,9 @@ def _by_actor(call: str, sim: Sim, tensor: Tensor, count: int) -> Iterator[tuple
     """Yield (actor, worlds (K,)) for the actors of all environments that ``tensor`` names."""
     actors = len(sim.engine_layout().kinds)
     chosen = indices(call, tensor, count, sim.num_envs * actors)
+    if actors == 1:
+        yield 0, chosen
+        return
     for actor in np.unique(chosen % actors):
         yield int(actor), chosen[chosen % actors == actor] // actors
 

@@ -153,8 +153,9 @@ class Sim:
         dofs, shape = self.layout.dof_start[-1], (self.num_envs, int(self.layout.dof_start[-1]))
         self.position_targets, self.velocity_targets, self.efforts = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self._find_shift()
+        poses = self._root_poses()
         self._make_engine()
-        self._place_roots()
+        self._place_roots(poses)
         self.position_targets[:] = self.qpos[:, self.layout.qpos_ids] if dofs else 0.0
         self.touch(None)
 
@@ -231,12 +232,17 @@ class Sim:
         origins = np.stack([env.origin.array() for env in self.envs])
         self.shift = origins if self.terrain.grids else np.zeros_like(origins)
 
-    def _place_roots(self) -> None:
-        layout = self.layout
+    def _root_poses(self) -> np.ndarray:
+        """Return where actors were created, in their worlds, (N, A, 7), w first; fixed ones that agree are put into the model."""
         poses = np.array([[[*a.pose.p.array(), *np.roll(a.pose.r.normalize().array(), 1)] for a in env.actors] for env in self.envs])
         poses[:, :, :3] += self.shift[:, None]
-        columns = layout.free_qpos[:, None] + np.arange(7)
-        self.qpos[:, columns] = poses[:, layout.free]
+        model, agreed = self.layout.model, self.layout.fixed[(poses[:, self.layout.fixed] == poses[:1, self.layout.fixed]).all(axis=(0, 2))]
+        model.body_pos[self.layout.root_ids[agreed]], model.body_quat[self.layout.root_ids[agreed]] = poses[0, agreed, :3], poses[0, agreed, 3:]
+        return poses
+
+    def _place_roots(self, poses: np.ndarray) -> None:
+        layout = self.layout
+        self.qpos[:, layout.free_qpos[:, None] + np.arange(7)] = poses[:, layout.free]
         if layout.fixed.size:
             self.move_fixed(None, layout.fixed, poses[:, layout.fixed])
 
@@ -247,11 +253,8 @@ class Sim:
         for name, values in (("body_pos", poses[..., :3]), ("body_quat", poses[..., 3:])):
             field_now = self._written.get(name)
             if field_now is None:
-                present = np.broadcast_to(getattr(model, name)[bodies], (self.num_envs, *values.shape[1:]))
-                wanted = present.copy()
-                wanted[slice(None) if rows is None else rows] = values
-                if np.array_equal(wanted, present):
-                    continue
+                if np.array_equal(values, np.broadcast_to(getattr(model, name)[bodies], values.shape)):
+                    continue  # every world still has the model's
                 field_now = self._written[name] = self.engine.expand(name)
             if rows is None:
                 field_now[:, bodies] = values

@@ -131,6 +131,14 @@ def test_per_actor_calls_do_what_the_tensors_do() -> None:
     scene.run(1)
     assert gym.get_actor_dof_forces(env, 0).tolist() == [1.0, 0.0]
     assert scene.rows("dof_state")[0, 0, 1].item() == 0.0 and scene.rows("dof_state")[1, 0, 1].item() > 0
+    slider = gym.find_actor_dof_handle(env, 0, "rail_to_cart")
+    assert slider == gym.get_actor_dof_handle(env, 0, 0) == 0 and gym.get_dof_velocity(env, slider) > gym.get_dof_velocity(scene.envs[0], slider) == 0
+    gym.set_dof_target_position(env, slider, 0.25)
+    gym.set_actor_dof_velocity_targets(env, 0, np.array([0.5, 1.0]))
+    gym.set_dof_target_velocity(env, slider, 0.75)
+    assert gym.get_actor_dof_position_targets(env, 0).tolist() == [0.25, 0.0]
+    assert gym.get_actor_dof_velocity_targets(env, 0).tolist() == [0.75, 1.0]
+    assert gym.get_dof_position(env, slider) == pytest.approx(0.5, abs=0.01)
     pole = gym.find_actor_rigid_body_handle(env, 0, "pole")
     placed, bodies = gym.get_rigid_transform(env, pole), gym.get_actor_rigid_body_states(env, 0, gymapi.STATE_ALL)
     assert bodies["pose"]["p"]["y"][2] == pytest.approx(placed.p.y) == pytest.approx(0.5, abs=0.01)
