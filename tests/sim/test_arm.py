@@ -83,7 +83,7 @@ def test_it_says_what_a_twin_needs(task: str) -> None:
     env.close()
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [*TASKS, "arm/insert"])
 def test_an_action_is_five_ticks_of_the_interpolator(task: str) -> None:
     whole, ticked = registry.make(task, 2, max_episode_steps=12), registry.make(task, 2, max_episode_steps=12)
     whole.reset(SEEDS), ticked.reset(SEEDS)
