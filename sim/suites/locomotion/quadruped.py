@@ -105,13 +105,16 @@ class Quadruped(MujocoTask):
         self.qvel[rows] = draws.uniform(-0.2, 0.2, (18,))
         self.ctrl[rows] = HOME
         self.commands.draw(rows, draws)
-        self.last_action[rows], self.change[rows], self.air[rows] = 0.0, 0.0, 0.0
+        self.resume(rows)
+
+    def resume(self, rows: np.ndarray) -> None:
+        """Take what worlds ``rows`` (K,) are asked for now as their last action, and their feet as standing."""
+        self.last_action[rows] = (self.ctrl[rows] - HOME) / REACH
+        self.change[rows], self.air[rows] = 0.0, 0.0
 
     def apply(self, action: np.ndarray) -> None:
         """Targets around the standing pose."""
-        np.subtract(action, self.last_action, out=self.change)
-        self.last_action[:] = action
-        self.ctrl[:] = HOME + REACH * self.last_action
+        self.ctrl[:] = HOME + REACH * action.astype(np.float64)
 
     def motion(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return gravity's direction, linear and angular velocity of the trunk, (N, 3) each, in its own frame."""
@@ -125,6 +128,8 @@ class Quadruped(MujocoTask):
 
     def judge(self, action: np.ndarray) -> Outcome:
         """Reward following the command gently; the episode ends when the robot has fallen."""
+        np.subtract(action, self.last_action, out=self.change)
+        self.last_action[:] = action
         gravity, linear, angular = self.motion()
         command = self.commands.at(self._elapsed)
         height = self.heights()

@@ -57,7 +57,11 @@ class Running(MujocoTask):
         spread[-self.model.nu :] = 0.05
         self.qpos[rows] = np.asarray(self.home) + spread * draws.uniform(-1.0, 1.0, (self.model.nq,))
         self.qvel[rows] = draws.uniform(-0.05, 0.05, (self.model.nv,))
-        self.start_x[rows] = self.before_x[rows] = self.home[0]
+        self.resume(rows)
+
+    def resume(self, rows: np.ndarray) -> None:
+        """Begin to count the way of worlds ``rows`` (K,) where they are."""
+        self.start_x[rows] = self.before_x[rows] = self.qpos[rows, 0]
 
     def apply(self, action: np.ndarray) -> None:
         """Torques, and where the step began."""
