@@ -37,7 +37,7 @@ class Cartpole(MujocoTask):
         return {"push": Field((1,), unit="10 N", low=(-1.0,), high=(1.0,), kind="effort", names=("push",))}
 
     def lay_out(self, rows: np.ndarray, draws: Draws) -> None:
-        """Begin near the middle with the pole a little off."""
+        """Begin worlds ``rows`` (K,) near the middle with the pole a little off."""
         self.qpos[rows] = draws.uniform(-0.1, 0.1, (2,))
         self.qvel[rows] = draws.uniform(-0.1, 0.1, (2,))
 
