@@ -82,9 +82,7 @@ def test_words_as_a_process(words: list[str], said: list[str], tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("words", "said"), MORE, ids=[" ".join(words) for words, _ in MORE])
-def test_words(
-    words: list[str], said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_words(words: list[str], said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from robopolicy.cli import main
 
     (tmp_path / "broken.yaml").write_text(BROKEN)

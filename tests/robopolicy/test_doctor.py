@@ -108,4 +108,3 @@ except ImportError as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     where = f"from {tmp_path}/real/__init__.py; remove that folder from the path"
     assert done.stdout.splitlines() == [f"a package 'real' that is not robopolicy's was imported first, {where}"]
-
