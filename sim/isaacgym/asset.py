@@ -235,6 +235,20 @@ def _read_urdf(path: Path) -> dict[str, UrdfJoint]:
     return out
 
 
+def _find_packages(spec: Any, folder: Path, path: Path) -> None:
+    """Point meshes named ``package://NAME/...`` to files beside or above the model file or in the asset folder."""
+    for mesh in spec.meshes:
+        if not mesh.file.startswith("package:"):
+            continue
+        rest = mesh.file.removeprefix("package:").lstrip("/")
+        inside = rest.partition("/")[2]
+        places = [folder / rest, folder / inside, path.parent / inside, path.parent.parent / inside]
+        found = [place for place in places if place.is_file()]
+        if not found:
+            raise InputError(f"load_asset: {path.name}: no file for package://{rest}; looked in {folder} and beside the model file")
+        mesh.file = str(found[0].resolve())
+
+
 def load(folder: str, file: str, options: AssetOptions) -> Asset:
     """Return the asset of an MJCF or URDF file.
 
@@ -251,6 +265,9 @@ def load(folder: str, file: str, options: AssetOptions) -> Asset:
     try:
         spec = mujoco.MjSpec.from_file(str(path))
         urdf = _read_urdf(path) if path.suffix.lower() == ".urdf" else None
+        _find_packages(spec, Path(folder), path)
+    except InputError:
+        raise
     except (ValueError, ElementTree.ParseError) as error:
         raise InputError(f"load_asset: {path.name}: {' '.join(str(error).split())}") from None
     return Asset(path.name, spec, options, urdf)

@@ -183,6 +183,29 @@ def test_ball_joints_and_forests_are_refused(tmp_path: Any) -> None:
         load("<body><joint type='wheel'/></body>")
 
 
+TETRAHEDRON = "v 0 0 0\nv .2 0 0\nv 0 .2 0\nv 0 0 .2\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
+
+
+@pytest.mark.parametrize("name", ["../meshes/shape.obj", "package://robot/meshes/shape.obj"])
+def test_meshes_are_found_where_urdf_files_put_them(name: str, tmp_path: Any) -> None:
+    (tmp_path / "meshes").mkdir()
+    (tmp_path / "urdf").mkdir()
+    (tmp_path / "meshes" / "shape.obj").write_text(TETRAHEDRON)
+    inertia = "<inertial><mass value='1'/><inertia ixx='.01' iyy='.01' izz='.01' ixy='0' ixz='0' iyz='0'/></inertial>"
+    looks = "<visual><geometry><mesh filename='package://robot/meshes/only_for_looks.dae'/></geometry></visual>"
+    robot = "<robot name='r'><link name='base'>{}{}<collision><geometry><mesh filename='{}'/></geometry></collision></link></robot>"
+    (tmp_path / "urdf" / "r.urdf").write_text(robot.format(inertia, looks, name))
+    scene = Scene(num_envs=2, ground=True, dt=0.005)
+    asset = scene.gym.load_asset(scene.sim, str(tmp_path), "urdf/r.urdf", gymapi.AssetOptions())
+    scene.fill([(asset, at(z=0.02), "one"), (asset, at(x=1.0, z=0.02), "other")])
+    roots = scene.tensor("actor_root_state")
+    scene.run(150)
+    np.testing.assert_allclose(roots[:, 2].numpy(), 0.0, atol=2e-3)
+    (tmp_path / "urdf" / "r.urdf").write_text(robot.format(inertia, looks, name.replace("shape", "absent")))
+    with pytest.raises(InputError, match=r"r\.urdf: .*absent\.obj"):
+        scene.gym.load_asset(scene.sim, str(tmp_path), "urdf/r.urdf", gymapi.AssetOptions())
+
+
 def test_viewer_calls_go_by_without_a_window() -> None:
     scene = Scene()
     gym, viewer = scene.gym, scene.gym.create_viewer(scene.sim, gymapi.CameraProperties())

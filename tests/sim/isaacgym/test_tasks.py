@@ -154,3 +154,26 @@ sys.exit("found after uninstall")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_results_do_not_depend_on_threads_nor_on_what_else_is_acquired() -> None:
+    """Three runs of the walker with the same draws: alone, on two threads, and with body states, Jacobians and masses refreshed too."""
+    ends = []
+    for threads, more in ((1, False), (2, False), (1, True)):
+        torch.manual_seed(4)
+        env = Walker(12, num_threads=threads)
+        if more:
+            for call in ("rigid_body_state", "dof_force"):
+                getattr(env.gym, f"acquire_{call}_tensor")(env.sim)
+            env.gym.acquire_jacobian_tensor(env.sim, "walker")
+        for _ in range(20):
+            env.step(torch.randn(12, 12))
+            if more:
+                env.gym.refresh_rigid_body_state_tensor(env.sim)
+                env.gym.refresh_jacobian_tensors(env.sim)
+        ends.append((env.root_states.clone(), env.dof_state.clone(), env.contact_forces.clone()))
+        env.close()
+    for one, two, three in zip(*ends, strict=True):
+        assert torch.equal(one, two)
+        torch.testing.assert_close(one, three, atol=1e-4, rtol=1e-4)
+    assert ends[0][2].abs().max() > 10.0
