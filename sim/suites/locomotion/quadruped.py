@@ -25,12 +25,12 @@ REACH = 0.6  # rad an action of 1 moves a joint's target away from home
 STANDING = 0.3  # m, of the trunk above the ground
 FALLEN_HEIGHT, FALLEN_TILT = 0.15, 0.5  # m; cosine of the trunk's tilt
 FOOT, CONTACT = 0.022, 0.006  # m: radius; clearance under which a foot stands (touch sensors, which are there too, are not in every engine)
-STEP_S = 0.3  # of a foot in the air from which on a step is rewarded
+STEP_S = 0.1  # of a foot in the air from which on a step is rewarded
 
 #: Of the reward, a second. ``track_*`` are exp(-error^2 / SIGMA).
 WEIGHTS = {
-    "track_linear": 1.0,
-    "track_yaw": 0.5,
+    "track_linear": 1.5,
+    "track_yaw": 0.75,
     "vertical": -2.0,  # (m/s)^2 up and down
     "tilting": -0.05,  # (rad/s)^2 of roll and pitch
     "tilt": -1.0,  # squared sine of the tilt
