@@ -120,3 +120,10 @@ def test_standing_still_and_chance_fail(reward: str) -> None:
 def test_the_image_task_says_nothing_of_the_hole() -> None:
     fields = registry.make("arm/insert").task_fields(state=False)
     assert fields == {}
+
+
+def test_the_expert_inserts_in_another_physics() -> None:
+    env = registry.make("arm/insert", 2, engine="bullet")
+    env.reset(np.array([3, 4]))
+    assert run(env, env.expert_action).all()
+    env.close()
