@@ -18,7 +18,7 @@ import numpy as np
 from sim.env import BatchEnv
 
 WARM_STEPS, WARM_TOTAL = 30, 4000  # control steps before anything counts: falls and resets have begun; at most so many over all worlds
-ROUNDS = 5  # blocks of each side, fewer where a few steps take longer than there is time
+ROUNDS = 12  # blocks of each side, fewer where a few steps take longer than there is time
 STATES_KEPT = 48 << 20  # bytes of recorded states at a time
 
 
@@ -115,7 +115,7 @@ def against_raw(task: str, worlds: int, threads: int, seconds: float) -> tuple[S
     raw = batch.Batch(engine.model, worlds, nthread=threads)
     ours, library = Side(), Side()
     steps = steps_for(env.step, actions, seconds / 3)
-    rounds = min(ROUNDS, max(2, steps // 3))
+    rounds = min(ROUNDS, max(2, steps // 5))
     steps = max(3, steps // rounds)
     recorded = max(3, min(steps, STATES_KEPT // (8 * raw.state.size)))
     for _ in range(rounds):

@@ -46,8 +46,8 @@ def test_every_robot_and_peer_is_measured_or_named_as_missing() -> None:
 @pytest.mark.parametrize("task", ["gymnasium/half-cheetah", "classic/cartpole"])
 def test_ours_and_the_library_step_the_same_states(task: str) -> None:
     ours, library = against_raw(task, 8, 1, 0.02)
-    assert ours.steps > 0 and library.steps > 0
-    assert 0.1 < ours.best / library.best < 2.0  # (whole steps take longer than physics alone, but for chance)
+    assert ours.steps == library.steps and ours.steps % 8 == 0
+    assert ours.wall_s > 0 and library.cpu_s > 0
 
 
 def test_worlds_that_are_measured_run_and_reset() -> None:
