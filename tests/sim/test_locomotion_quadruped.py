@@ -100,6 +100,16 @@ def test_motion_is_in_the_frame_of_the_trunk() -> None:
     env.close()
 
 
+def test_feet_of_a_moving_robot_are_where_the_physics_puts_them() -> None:
+    env = make(3)
+    env.reset(np.arange(3))
+    for action in np.random.default_rng(0).uniform(-1, 1, (20, 3, 12)).astype(np.float32):
+        env.step(action)
+    env.engine.forward()
+    np.testing.assert_allclose(env.feet(), env.sites[:, env.foot_sites], atol=1e-12)
+    env.close()
+
+
 def test_the_terms_of_the_reward_are_their_formulas() -> None:
     env = make(2)
     env.reset(np.arange(2))

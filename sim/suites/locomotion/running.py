@@ -26,6 +26,7 @@ class Running(MujocoTask):
 
     rate_hz, time_limit_s = 50.0, 20.0
     camera = "side"
+    fresh = False  # it looks at positions and velocities of joints alone
     rewards = ("dense", "sparse")
     info_fields: ClassVar[dict[str, str]] = {"distance": "float32", "speed": "float32", "effort": "float32"}
     along: ClassVar[int] = 1  #: Leading positions that say where it is on the ground: not observed.
