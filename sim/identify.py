@@ -255,7 +255,8 @@ def _search(problem: _Problem, settings: Settings, told: Told | None) -> tuple[S
         drawn = generator.uniform(-1, 1, len(first)) * math.log(3.0)
         starts.append(np.array([d if one.selection is not None else generator.uniform(0, one.high) for d, one in zip(drawn, problem.wanted, strict=True)]))
     tried, best = 0, None
-    for number, start in enumerate(starts):
+    for number, given in enumerate(starts):
+        start = _looked_for(problem, given)
         stage = f"start {number + 1} of {len(starts)}"
         scouted = _solve(problem, start, problem.still, low, high, min(_SCOUT, settings.iterations), stage, told)
         tried += scouted.iterations
@@ -274,6 +275,24 @@ def _search(problem: _Problem, settings: Settings, told: Told | None) -> tuple[S
 def _solve(problem: _Problem, z: np.ndarray, own: np.ndarray, low: np.ndarray, high: np.ndarray, iterations: int, stage: str, told: Told | None) -> Solution:
     tell = None if told is None else (lambda count, cost: told(stage, count, cost))
     return solve(problem.residuals, problem.linearized, z, own, low, high, iterations, settled=_ENOUGH, told=tell)
+
+
+def _looked_for(problem: _Problem, start: np.ndarray) -> np.ndarray:
+    """Return ``start`` (P,) with the delay and latency, of a grid finer than control steps, that predict best.
+
+    Wrong by more than a step or two they hide what everything else does: a descent would bend masses and dampings to make up for it.
+    """
+    late = [k for k, one in enumerate(problem.wanted) if one.selection is None]
+    if not late:
+        return start
+    finest = (0.2 if len(late) == 1 else 0.5) * problem.rollout.dt
+    ends = [np.append(np.arange(0.0, problem.wanted[k].high, finest), start[k]) for k in late]
+    tried = np.repeat(start[None], math.prod(len(end) for end in ends), axis=0)
+    tried[:, late] = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, len(late))
+    rows = np.tile(np.arange(len(problem.windows)), len(tried))
+    predicted = problem.predict(np.repeat(tried, len(problem.windows), axis=0), problem.still[rows], rows)
+    costs = (problem.misfit(predicted, rows) ** 2).reshape(len(tried), -1).sum(axis=1)
+    return tried[int(np.nanargmin(costs))]
 
 
 def _predictions(problem: _Problem, z: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
