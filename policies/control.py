@@ -91,10 +91,35 @@ class JointInterpolator:
         Raises:
             ValueError: if a target is not finite, has another shape than the state, or there is no such substep.
         """
-        target = self._checked(state, target, substep, "target")
+        target, bound = self._within(self._checked(state, target, substep, "target"))
+        return self._towards(bound, state, target, substep)
+
+    def steps(self, state: MotionState, target: np.ndarray, commands: np.ndarray) -> MotionState:
+        """Take all ticks of a policy step, as :meth:`step` does one by one, and write the commands.
+
+        Args:
+            state: At the end of the policy step before.
+            target: (N, n) of this policy step.
+            commands: (N, substeps, n), is written.
+
+        Returns:
+            The state after the last tick.
+
+        Raises:
+            ValueError: as :meth:`step` does.
+        """
+        target, bound = self._within(self._checked(state, target, 0, "target"))
+        for substep in range(self.substeps):
+            commands[:, substep], state = self._towards(bound, state, target, substep)
+        return state
+
+    def _within(self, target: np.ndarray) -> tuple[np.ndarray, _Bounds | None]:
+        """Return ``target`` (N, n) cut to the range of the joints, and the bounds for so many streams."""
         bound = self._bounds_of(len(target))
-        if bound is not None:
-            target = np.minimum(np.maximum(target, bound.low), bound.high)
+        return (target if bound is None else np.minimum(np.maximum(target, bound.low), bound.high)), bound
+
+    def _towards(self, bound: _Bounds | None, state: MotionState, target: np.ndarray, substep: int) -> tuple[np.ndarray, MotionState]:
+        """Take one tick towards ``target`` (N, n), which is checked and within the range."""
         left = self.substeps - substep
         goal = target if left == 1 else state.goal + (target - state.goal) / left
         if bound is None:

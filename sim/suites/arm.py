@@ -192,8 +192,7 @@ class ArmBatch(MujocoTask):
         else:
             state, targets = MotionState(*(part[rows] for part in self._motion_state)), action[rows, :N].astype(np.float64)
         controls = self._controls[: len(targets)]  # of other actuators: what a task has written
-        for substep in range(SUBSTEPS):
-            controls[:, substep, :N], state = self._interpolator.step(state, targets, substep)
+        state = self._interpolator.steps(state, targets, controls[:, :, :N])
         follow(self.engine, controls, self._ticks_a_command, rows)
         self._keep(rows, state)
         self._driven[slice(None) if rows is None else rows] += SUBSTEPS

@@ -68,7 +68,7 @@ class _PointTask(_Generated):
         super().prepare()
         self._goals = np.zeros((self.num_worlds, self.goals_shown, 3))
         self._visited = np.zeros((self.num_worlds, self.goals_shown), bool)
-        self._worlds = np.arange(self.num_worlds)
+        self._reached = np.zeros(self.num_worlds, np.int64)  # how many were visited
 
     @classmethod
     def task_fields(cls, state: bool) -> dict[str, Field]:
@@ -84,14 +84,17 @@ class _PointTask(_Generated):
                 goal = np.array([radius * np.cos(angle), radius * np.sin(angle), height])
             self._goals[row, k] = previous = goal
         self._mocap[row] = self._goals[row]
-        self._visited[row] = False
+        self._visited[row], self._reached[row] = False, 0
 
     def judge(self, action: np.ndarray) -> Outcome:
         """Reward a short way to the next goal, and success once all were visited."""
-        present = np.minimum(self._visited.sum(axis=1), self.goals_shown - 1)
-        distance = np.linalg.norm(self.hand - self._goals[self._worlds, present], axis=1)
-        self._visited[self._worlds, present] |= (distance < REACHED) & self._due
-        success = np.asarray(self._visited.all(axis=1))
+        present = np.minimum(self._reached, self.goals_shown - 1)
+        distance = np.linalg.norm(self.hand - self._goals[self._all, present], axis=1)
+        now = (distance < REACHED) & self._due
+        if np.count_nonzero(now):
+            self._visited[self._all, present] |= now
+            self._reached[:] = self._visited.sum(axis=1)
+        success = self._reached == self.goals_shown
         return self.worth(success, success - distance)
 
     def observe_task(self, out: Observation) -> None:
@@ -102,7 +105,7 @@ class _PointTask(_Generated):
         """Return joint targets (N, 7) float32, rad, towards the first goal not visited; where ended, the arm's own pose."""
         out = self.qpos[:, :N].astype(np.float32)
         for row in np.flatnonzero(self._running):
-            goal = self._goals[row, min(int(self._visited[row].sum()), self.goals_shown - 1)]
+            goal = self._goals[row, min(int(self._reached[row]), self.goals_shown - 1)]
             out[row] = self._servo.target(self.qpos[row, :N], goal, speed=0.25, approach=2.0)
         return np.clip(out, self._low, self._high)
 

@@ -10,6 +10,7 @@ from sim import registry
 from sim.env import JointDriven
 from sim.oracles.arm_expert import TipServo, insert_waypoint
 from sim.suites import arm, arm_insert
+from tests.require import require
 
 SEEDS = np.array([3, 8], np.int64)
 
@@ -123,6 +124,7 @@ def test_the_image_task_says_nothing_of_the_hole() -> None:
 
 
 def test_the_expert_inserts_in_another_physics() -> None:
+    require("bullet")
     env = registry.make("arm/insert", 2, engine="bullet")
     env.reset(np.array([3, 4]))
     assert run(env, env.expert_action).all()
