@@ -59,7 +59,7 @@ def test_with_the_planted_values_whole_trajectories_are_predicted_to_the_noise()
 @pytest.mark.soak
 def test_mass_damping_friction_and_delay_of_the_arm_are_found_from_half_off() -> None:
     starts = [f"{key}={value * factor}" for (key, value), factor in zip(PLANTED.items(), (1.5, 0.5, 1.5, 0.5), strict=True)]
-    fit = identify(world(512), recorded(6, 60), starts, Settings(window_s=0, starts=1, held_out=0))
+    fit = identify(world(512), recorded(3, 40), starts, Settings(window_s=0, starts=1, held_out=0, iterations=10))
     for one in fit.estimates:
         assert abs(one.value - PLANTED[one.key]) < max(0.05 * PLANTED[one.key], 3 * one.standard_error), one
         assert one.standard_error < 0.1 * one.value
