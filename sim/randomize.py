@@ -120,7 +120,7 @@ class Randomizer:
     def begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:
         """Draw for the episodes ``seeds`` (K,) that begin in worlds ``rows`` (K,), and write their model fields.
 
-        To be called after the engine's reset and before the first state is laid out.
+        To be called before the engine's reset: where mocap bodies stand then follows from the fields.
 
         Raises:
             InputError: if a draw is not possible in physics; names the key, the element, the value and the seed.

@@ -192,10 +192,10 @@ class MujocoTask(EpisodicBatch):
         return Randomizer(options.randomize, self.engine, self.spec, self.num_worlds)
 
     def _begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:
-        self.engine.reset(rows)
         if self.randomizer is not None:
             self.randomizer.ended(rows[~self._running[rows] & (self._elapsed[rows] > 0)])
             self.randomizer.begin(rows, seeds)
+        self.engine.reset(rows)  # a world's own fields say where it begins: after they were drawn
         self.lay_out(rows, self._ahead.draws(rows, seeds))
         self.engine.forward(rows)
 

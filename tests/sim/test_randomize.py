@@ -91,6 +91,15 @@ def test_an_episode_depends_on_its_seed_alone_whatever_the_worlds_and_threads() 
         assert all(np.array_equal(x[i], y[0]) for x, y in zip(together, alone, strict=True))
 
 
+def test_a_mocap_body_begins_where_its_own_draw_puts_it_whatever_was_before() -> None:
+    env = make(3, {"model": {"body_position.z:marker": {"add": [0.0, 1.0]}}})
+    place = env.engine.bind("mocap_pos")
+    for seeds in (SEEDS[:3], SEEDS[:3] + 9, SEEDS[:3]):
+        env.reset(seeds)
+        np.testing.assert_array_equal(place[:, 0, 2], 1.0 + randomizer(env).drawn()["model.body_position.z:marker"][:, 0, 0])
+    assert np.ptp(place[:, 0, 2]) > 0
+
+
 def test_a_recorded_draw_repeats_the_episode_bit_for_bit() -> None:
     wide = {**ALL, "curriculum": {"level": 0.7}}
     sent, env = actions(30, 4), make(4, wide)
