@@ -147,10 +147,18 @@ class Randomizer:
             wire.channel.begin(rows, key, late[:, 0] * wire.rate_hz, noise[:, 0], dropout[:, 0], bias)
         self._won[rows] = False
 
-    def act(self, action: np.ndarray) -> np.ndarray:
-        """Return what arrives at the actuators (N, Da) float32 when ``action`` (N, Da) is sent; to be called once a control step."""
+    def act(self, action: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return what arrives at the actuators (N, Da) float32 when ``action`` (N, Da) is sent in worlds ``rows`` (K,) (None: all).
+
+        To be called once a control step; nothing is sent in the other worlds.
+        """
         for wire in self._acting:
-            action = wire.channel.send(self._all, action, self._before)
+            if rows is None:
+                action = wire.channel.send(self._all, action, self._before)
+            else:
+                sent = wire.channel.send(rows, action[rows], self._before)
+                action = action.copy()
+                action[rows] = sent
         return action
 
     def sense(self, observation: Observation, rows: np.ndarray) -> None:

@@ -211,16 +211,16 @@ class MujocoTask(EpisodicBatch):
             return found
         padded = np.zeros((self.num_worlds, action.shape[1]), np.float32)
         padded[rows] = action
-        self.play(rows, self._sent(padded))
+        self.play(rows, self._sent(padded, rows))
         found = self.judge(padded)
         if self.randomizer is not None:
             self.randomizer.judged(rows, found.info["success"][rows])
         cut = None if found.truncated is None else found.truncated[rows]
         return Outcome(found.reward[rows], found.terminated[rows], {n: v[rows] for n, v in found.info.items()}, cut)
 
-    def _sent(self, action: np.ndarray) -> np.ndarray:
-        """Return what arrives at the actuators when the policy sends ``action`` (N, Da); rewards are of what was sent."""
-        return action if self.randomizer is None else self.randomizer.act(action)
+    def _sent(self, action: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return what arrives at the actuators when ``action`` (N, Da) is sent in worlds ``rows`` (K,) (None: all); rewards are of what was sent."""
+        return action if self.randomizer is None else self.randomizer.act(action, rows)
 
     def _observed(self, rows: np.ndarray) -> Observation:
         if rows.size == self.num_worlds:

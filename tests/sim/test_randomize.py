@@ -145,6 +145,19 @@ def test_lost_commands_and_readings_are_counted_by_name() -> None:
     np.testing.assert_array_equal(seen[-1], env.reset(SEEDS[:3])["observation.state"])
 
 
+def test_nothing_is_lost_in_a_world_that_has_ended() -> None:
+    env = make(2, {"actions": {"dropout": 1.0}}, max_episode_steps=3)
+    env.reset(SEEDS[:2])
+    for action in actions(2, 2):
+        env.step(action)
+    env.reset(SEEDS[:2], np.array([False, True]))
+    counts = []
+    for action in actions(3, 2):
+        env.step(action)
+        counts.append(randomizer(env).lost()["actions"].tolist())
+    assert counts == [[2, 0], [2, 1], [2, 2]]
+
+
 def test_the_policy_is_paid_for_what_it_sent_and_sees_late() -> None:
     """A delay of one step shifts what the joints do by one step; a latency shifts what is seen of it."""
     sent = np.zeros((12, 1, 3), np.float32)

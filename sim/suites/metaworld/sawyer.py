@@ -208,7 +208,7 @@ class SawyerTask(EpisodicBatch, SuiteTask):
         every = rows.size == self.num_worlds
         where: Any = slice(None) if every else rows
         self._action[where] = action
-        sent = (self._action if self.randomizer is None else self.randomizer.act(self._action))[where]
+        sent = (self._action if self.randomizer is None else self.randomizer.act(self._action, None if every else rows))[where]
         # the increment is rounded to float32, as the suite's is
         self._mocap_pos[where, 0] = np.clip(self._mocap_pos[where, 0] + sent[:, :3] * self._step_size, *self._reach)
         self._mocap_quat[where, 0] = (1, 0, 1, 0)
