@@ -198,7 +198,7 @@ class Randomizer:
         To be called before their reset; together with the seed this repeats a recorded episode.
 
         Raises:
-            InputError: if names or shapes are not those of this randomizer; names the nearest.
+            InputError: if names or shapes are not those of this randomizer, or a delay is longer than it can draw; names the nearest.
         """
         rows = np.asarray(rows, np.int64)
         known = [*self._drawn]
@@ -211,8 +211,16 @@ class Randomizer:
             values = np.asarray(drawn[name], own.dtype)
             if values.shape != (len(rows), *own.shape[1:]):
                 raise InputError(f"recorded draw {name!r}: expected shape {(len(rows), *own.shape[1:])}, found {values.shape}")
+            self._require_room(name, values)
             self._pending.setdefault(name, np.zeros_like(own))[rows] = values
         self._is_pending[rows] = True
+
+    def _require_room(self, name: str, values: np.ndarray) -> None:
+        """Refuse recorded delays (K, 1), s, that are longer than what this randomizer remembers."""
+        for wire in self._wires:
+            most = _longest(getattr(wire.config, wire.lateness), 1.0)
+            if name == f"{wire.key}.{wire.lateness}" and values.max(initial=0.0) > most + 1e-9:
+                raise InputError(f"recorded draw {name!r}: {values.max():g} s is longer than the {most:g} s that this task's randomize section allows")
 
     def lost(self) -> dict[str, np.ndarray]:
         """Return name -> (N,) int64: how many commands (``actions``) and readings (``sensors.FIELD``) were lost in the present episodes."""

@@ -123,6 +123,10 @@ def test_draws_of_another_section_are_not_imposed() -> None:
         randomizer(other).impose(np.array([0]), {})
     with pytest.raises(InputError, match="expected shape"):
         randomizer(other).impose(np.array([0]), {**randomizer(other).drawn(), "level": np.zeros((2, 2))})
+    slow, fast = make(1, {"actions": {"delay": 0.2}}), make(1, {"actions": {"delay": 0.02}})
+    slow.reset(SEEDS[:1])
+    with pytest.raises(InputError, match=r"'actions\.delay': 0\.2 s is longer than the 0\.02 s"):
+        randomizer(fast).impose(np.array([0]), randomizer(slow).drawn())
 
 
 def test_auto_reset_draws_anew_for_the_worlds_that_begin() -> None:
