@@ -93,6 +93,9 @@ class World:
         if not (math.isfinite(self.speed) and self.speed > 0):
             raise InputError(f"speed: expected a number above 0, found {self.speed:g}")
         self.joints: JointDriven | None = self.env if isinstance(self.env, JointDriven) else None
+        channels = getattr(getattr(self.env, "randomizer", None), "channels", ())
+        if self.joints is not None and channels:
+            raise InputError(f"twin of {self.env.task!r}: randomize.{channels[0]} acts once a control step, this world is stepped tick by tick: leave it out")
         self.substeps = self.joints.control_substeps if self.joints else 1
         self.rate_hz = self.env.spec.action.rate_hz * self.substeps * self.speed
         self.silence_s = max(0.25, 3 / self.rate_hz) if self.silence_s is None else self.silence_s

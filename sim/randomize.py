@@ -115,6 +115,11 @@ class Randomizer:
         self._won = np.zeros(num_worlds, bool)
         self._all = np.arange(num_worlds)
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What is late, lost or noisy at the task's rate: ``actions``, ``sensors.FIELD``."""
+        return tuple(wire.key for wire in self._wires)
+
     # The hooks of a task -----------------------------------------------------------------------------------------
 
     def begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from policies.control import JointInterpolator, MotionLimits, MotionState
 from policies.kinematics import Kinematics
-from policies.spec import ActionSpec, Field, ObservationSpec, Spec
+from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from sim import render
 from sim.draws import Draws
 from sim.engine import follow
@@ -229,7 +229,11 @@ class DrivenArm(ArmBatch):
         Raises:
             RuntimeError: if no world was ever reset.
             ValueError: if the shape does not fit, or the command of a world that has not ended is not finite.
+            InputError: if actions or readings are randomized, which are late by steps of the task and not by ticks.
         """
+        if self.randomizer is not None and self.randomizer.channels:
+            what = f"randomize.{self.randomizer.channels[0]} acts once a control step, this world is stepped tick by tick"
+            raise InputError(f"task {self.task!r}: {what}; randomize its model alone")
         self._checked(command)
         rows = np.flatnonzero(self._running)
         command = np.clip(np.asarray(command, np.float64), self.motion.low, self.motion.high)

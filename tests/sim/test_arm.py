@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from policies.control import JointInterpolator
 from policies.kinematics import Kinematics
 from policies.motion import MotionLimits, joint_columns
+from policies.spec import InputError
 from sim import registry
 from sim.env import JointDriven
 from sim.oracles.arm_expert import TipServo, push_waypoint
@@ -117,6 +118,20 @@ def test_what_cannot_be_driven_is_refused_and_the_range_is_kept() -> None:
     env.control_step(np.full((1, 7), 1e9))
     np.testing.assert_array_equal(env.ctrl[0], env.motion.high)
     env.close()
+
+
+def test_late_actions_and_readings_are_refused_where_ticks_are_driven() -> None:
+    """They are late by control steps: read at every tick they would be five times too early."""
+    for section in ({"actions": {"delay": 0.1}}, {"sensors": {"observation.state": {"latency": 0.1}}}):
+        env = registry.make("arm/reach", 1, randomize=section)
+        env.reset(SEEDS[:1])
+        with pytest.raises(InputError, match=r"task 'arm/reach': randomize\.(actions|sensors\.observation\.state) acts once a control step"):
+            env.control_step(np.zeros((1, 7)))
+        env.close()
+    heavy = registry.make("arm/reach", 1, randomize={"model": {"mass:link3": {"scale": 2.0}}})
+    heavy.reset(SEEDS[:1])
+    heavy.control_step(np.array(heavy.home)[None])
+    heavy.close()
 
 
 def test_the_servos_hold_without_sagging_and_track_at_full_speed() -> None:
