@@ -25,7 +25,7 @@ KNOBS = {
     "friction": ("geom_friction",),
     "damping": ("dof_damping",),
     "joint friction": ("dof_frictionloss",),
-    "actuator strength": ("actuator_gear",),
+    "actuator strength": ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange"),  # a gear would move a servo's target too
 }
 _PICTURE_S = 0.1
 _AHEAD_S = 0.5  # what was missed by more is not caught up

@@ -70,6 +70,24 @@ def test_every_knob_changes_its_fields_alone(viewer):
         viewer.scale("frction", 1.0)
 
 
+@pytest.mark.parametrize("task", ["arm/reach", "quadrotor/hover"])  # servos, motors
+def test_strength_scales_what_actuators_push_and_leaves_their_targets(task):
+    env = make(task, 1)
+    made = Viewer(env, make_planner(env, "zero"), 0)
+    engine, force = made.env.engine, made.env.engine.bind("actuator_force")
+    env.ctrl[:] = env.ctrl + 0.01
+    state = engine.save()
+    engine.forward()
+    before = force.copy()
+    made.scale("actuator strength", 0.5)
+    made._scaled()
+    engine.load(state)
+    engine.forward()
+    np.testing.assert_allclose(force, 0.5 * before, rtol=1e-9)
+    assert np.abs(before).max() > 0.1
+    made.close()
+
+
 def test_episodes_follow_each_other_and_the_expert_succeeds():
     env = make("classic/cartpole", 2, max_episode_steps=30)
     rollout = Rollout(env, make_planner(env, "expert"), 5)
