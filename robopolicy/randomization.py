@@ -34,6 +34,11 @@ def read_section(name: str) -> dict[str, Any]:
     return dict(section)
 
 
+def whole_ranges(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a section ``randomize`` without its curriculum: a policy is tried in all that it may meet, not at a level of its training."""
+    return {name: part for name, part in (section or {}).items() if name != "curriculum"} or None
+
+
 def read_drawn(path: str | Path, episode: int) -> dict[str, Any] | None:
     """Return what one recorded episode drew, name -> values of one world, or None where nothing was drawn.
 

@@ -38,13 +38,13 @@ def register(app: typer.Typer) -> None:
         from robopolicy.json_output import emit_json
         from robopolicy.processes import announce as tell
         from robopolicy.processes import stop_signals
-        from robopolicy.randomization import read_section
+        from robopolicy.randomization import read_section, whole_ranges
         from robopolicy.twin import TwinServer, World, open_log, records_json
         from sim.registry import make
 
         require_loopback(bind)
         with stop_signals(with_parent) as stopped, closing(Lines(_write)) as say:  # a closed pipe costs lines, not the robot
-            section = None if randomize is None else read_section(randomize)
+            section = None if randomize is None else whole_ranges(read_section(randomize))
             env = make(task, 1, observations, image_size, max_steps, engine=engine, randomize=section)  # type: ignore[arg-type]
             world = World(env, seed0, episodes, lockstep, speed, silence, open_log(log, env, lockstep, speed) if log else None)
             server = TwinServer(world, bind, say)

@@ -25,16 +25,17 @@ from robopolicy.evaluation.composition import Composition
 from robopolicy.evaluation.records import Evaluation
 from robopolicy.evaluation.subject import EXPERT, Subject, take
 from robopolicy.evaluation.workers import Job, Progress, run, torch_threads
+from robopolicy.randomization import whole_ranges
 from sim.env import BatchEnv
 
 _PLAIN_EVERY = 10.0  # s between lines where there is no terminal to draw a bar on
 
 
 def make_world(task: str, env: Mapping[str, Any], num_worlds: int) -> BatchEnv:
-    """Make ``num_worlds`` worlds of a registered task with the options ``env``, auto-reset off."""
+    """Make ``num_worlds`` worlds of a registered task with the options ``env``, auto-reset off, whatever a curriculum has reached."""
     from sim.registry import make
 
-    return make(task, num_worlds=num_worlds, **env)
+    return make(task, num_worlds=num_worlds, **{**env, "randomize": whole_ranges(env.get("randomize"))})
 
 
 def evaluate(

@@ -13,6 +13,7 @@ from robopolicy.config import recipe_names
 from robopolicy.data.collect import collect
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.edit import merge
+from robopolicy.evaluation.rollout import make_world
 from robopolicy.randomization import read_drawn, read_section
 from robopolicy.recipe import recipe_from_dict
 from sim import registry
@@ -51,6 +52,19 @@ def test_a_recorded_episode_is_repeated_bit_for_bit_from_its_draws(recorded: Pat
     assert first is not None and second is not None and first["model.mass:pole"] != second["model.mass:pole"]
     with pytest.raises(InputError, match="has episodes 0 to 4, not 9"):
         read_drawn(recorded, 9)
+
+
+def test_evaluations_draw_from_the_whole_ranges_of_a_curriculum() -> None:
+    section = read_section("randomization/curriculum")
+    assert section["curriculum"]["level"] == 0.0  # at which nothing would differ
+    env = make_world("cartpole", {"randomize": section}, 8)
+    env.reset(np.arange(8))
+    drawn = env.randomizer.drawn()  # type: ignore[attr-defined]
+    assert (drawn["level"] == 1.0).all() and np.ptp(drawn["model.mass:pole"]) > 0.1 and drawn["actions.delay"].max() > 0.01
+    env.close()
+    plain = make_world("cartpole", {"randomize": {"curriculum": {}}}, 1)
+    assert plain.randomizer is None  # type: ignore[attr-defined]
+    plain.close()
 
 
 def test_draws_stay_with_their_episodes_when_sets_are_merged(recorded: Path, tmp_path: Path) -> None:
