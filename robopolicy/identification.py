@@ -63,7 +63,7 @@ def _read_dataset(path: Path, spec: Spec) -> list[Trajectory]:
 
 def _read_npz(path: Path, spec: Spec) -> list[Trajectory]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name]) for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a readable .npz file of plain arrays: {error}") from error
@@ -71,6 +71,10 @@ def _read_npz(path: Path, spec: Spec) -> list[Trajectory]:
     for name in arrays:
         if name not in known:
             raise InputError(f"{path}: unknown array {name!r}{suggest(name, known)}")
+    for name, array in arrays.items():
+        columns = array.ndim == 1 if name in ("time", "episode") else array.ndim > 0
+        if not columns or array.dtype.kind not in "fiub":
+            raise InputError(f"{path}: {name}: expected numbers, one row a frame, found {array.dtype} of shape {array.shape}")
     if "actions" not in arrays:
         raise InputError(f"{path}: there is no array 'actions'; found {', '.join(arrays) or 'none'}")
     fields = {n: np.asarray(arrays[n], np.float64) for n in spec.observation.fields if n in arrays}

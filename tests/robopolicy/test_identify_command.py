@@ -52,6 +52,24 @@ def test_from_a_data_set_to_a_section_that_the_worlds_follow(recorded: Path, tmp
     assert drawn["actions.delay"][0, 0] == values["delay"] and drawn["model.mass:pole"][0, 0, 0] == values["mass:pole"]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"actions": np.float64(3)}, {"actions": np.array(["a"] * 50)}, {"episode": np.zeros((50, 1))}, {"time": np.zeros((50, 2))}],
+)
+def test_arrays_that_are_no_recording_are_named(wrong: dict[str, Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "log.npz", **{"actions": np.zeros((50, 1)), "observations": np.zeros((50, 4)), **wrong})
+    (name,) = wrong
+    with pytest.raises(InputError, match=f"log.npz: {name}: expected numbers, one row a frame, found .* of shape"):
+        read_trajectories(tmp_path / "log.npz", SPEC)
+
+
+def test_one_array_is_no_archive(tmp_path: Path) -> None:
+    with (tmp_path / "log.npz").open("wb") as file:
+        np.save(file, np.zeros((50, 1)))
+    with pytest.raises(InputError, match=r"log\.npz: not a readable \.npz file"):
+        read_trajectories(tmp_path / "log.npz", SPEC)
+
+
 def fit_of(**values: float) -> Fit:
     """Return a result with these values, as far as files need one."""
     none = np.zeros(0)
