@@ -44,11 +44,11 @@ def test_a_recipe_with_an_unknown_engine_is_refused() -> None:
 def test_demonstrations_and_evaluations_say_which_engine_made_them(tmp_path: Path) -> None:
     require("bullet")
     path = tmp_path / "demonstrations"
-    made = collect(TASK, path, 2, workers=1, progress=False, engine="bullet", reward="sparse", max_episode_steps=40)
+    made = collect(TASK, path, 2, workers=1, progress=False, engine="bullet", reward="sparse", max_episode_steps=120)
     own = (layout.read_own(path) or {})["provenance"]["collect"]
     assert made.episodes == 2 and own["engine"] == "bullet" and own["reward"] == "sparse" and "pybullet 3." in own["suite_version"]
     with pytest.raises(InputError, match="collected with engine 'bullet', not None"):
-        collect(TASK, path, 3, workers=1, progress=False, reward="sparse", max_episode_steps=40)
+        collect(TASK, path, 3, workers=1, progress=False, reward="sparse", max_episode_steps=120)
     found = evaluate("expert", TASK, episodes=2, env={"engine": "bullet"}, progress=False)
     assert found.successes == 2 and found.env == {"engine": "bullet"} and "pybullet 3." in found.suite_version
 

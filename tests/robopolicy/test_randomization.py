@@ -74,10 +74,10 @@ def test_draws_stay_with_their_episodes_when_sets_are_merged(recorded: Path, tmp
 
 
 def test_a_set_without_randomisation_has_no_draws(tmp_path: Path) -> None:
-    collect("cartpole", tmp_path / "plain", 1, workers=1, progress=False, max_episode_steps=15)
+    collect("cartpole", tmp_path / "plain", 1, workers=1, progress=False, max_episode_steps=110)
     assert read_drawn(tmp_path / "plain", 0) is None
     with pytest.raises(InputError, match="was collected with randomize None"):
-        collect("cartpole", tmp_path / "plain", 2, workers=1, progress=False, max_episode_steps=15, randomize=SECTION)
+        collect("cartpole", tmp_path / "plain", 2, workers=1, progress=False, max_episode_steps=110, randomize=SECTION)
     with pytest.raises(InputError, match=r"randomize\.curriculum"):
         collect("cartpole", tmp_path / "other", 1, progress=False, randomize={"curriculum": {}})
 

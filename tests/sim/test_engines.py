@@ -226,7 +226,7 @@ def test_an_expert_succeeds_on_every_engine(name: str) -> None:
     env = registry.make("classic/cartpole", 2, engine=name)
     assert {"mujoco": "mujoco 3.", "warp": "mujoco-warp 3.", "bullet": "pybullet "}[name] in env.suite_version
     env.reset(np.array([3, 4]))
-    for _ in range(60):
+    for _ in range(100):
         result = env.step(env.expert_action())
     assert result.info["success"].all() and not result.terminated.any()
     env.close()

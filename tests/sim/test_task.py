@@ -115,16 +115,29 @@ def test_what_a_step_returns_is_the_callers() -> None:
     kept.close(), spoilt.close()
 
 
+def test_a_pole_that_is_left_alone_is_no_success() -> None:
+    """An evaluation ends an episode at its first success: at the first step every pole is up."""
+    env = make(200)
+    env.reset(np.arange(200))
+    ever = {name: np.zeros(200, bool) for name in ("first", "later")}
+    for step in range(200):
+        ever["later" if step else "first"] |= env.step(np.zeros((200, 1), np.float32)).info["success"]
+    assert not ever["first"].any() and ever["later"].mean() < 0.02
+    env.close()
+
+
 def test_flags_that_were_returned_do_not_change_when_worlds_are_retired_or_reset() -> None:
     env = make(3)
     env.reset(np.arange(3))
-    result = env.step(actions(1, 3)[0])
-    angle = result.info["success"].copy()
+    for _ in range(100):
+        result = env.step(env.expert_action())
+    succeeded = result.info["success"].copy()
+    assert succeeded.all()
     env.retire(np.array([True, False, False]))
     env.reset(np.arange(3), np.array([False, True, False]))
     after = env.step(actions(1, 3)[0])
     assert not result.truncated.any() and not result.terminated.any()
-    np.testing.assert_array_equal(result.info["success"], angle)
+    np.testing.assert_array_equal(result.info["success"], succeeded)
     assert after.truncated.tolist() == [True, False, False] and after.reward[0] == 0.0
     env.close()
 
