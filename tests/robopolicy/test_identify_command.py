@@ -155,6 +155,6 @@ def test_bad_words_are_refused_before_anything_runs(recorded: Path, tmp_path: Pa
 
 
 def test_sets_whose_actions_were_disturbed_are_refused(tmp_path: Path) -> None:
-    collect("cartpole", tmp_path / "noisy", 1, workers=1, progress=False, max_episode_steps=15, noise=0.1)
+    collect("cartpole", tmp_path / "noisy", 1, workers=1, progress=False, max_episode_steps=110, noise=0.1)
     with pytest.raises(InputError, match=r"collected with --noise 0\.1"):
         read_trajectories(tmp_path / "noisy", SPEC)
