@@ -213,20 +213,39 @@ def test_commands_come_from_the_seed_keep_to_their_range_and_change_in_time() ->
 
 
 def test_what_counts_is_the_average_after_settling() -> None:
-    commands = VelocityCommands(2, 50.0, 400, 4.0, (0, 0, 0), (0, 0, 0), 0.0)
-    commands.impose(np.arange(2), np.array([0.5, 0.0, 0.2]))
-    sway = np.array([[0.0, 0.3, 0.0], [0.0, 0.0, 0.0]])
+    commands = VelocityCommands(4, 50.0, 400, 4.0, (0, 0, 0), (0, 0, 0), 0.0)
+    command = np.array([[0.5, 0.0, 0.2]] * 3 + [[0.0, 0.0, 0.0]])
+    commands.impose(np.arange(4), command)
+    sway = np.array([[0.0, 0.3, 0.0]] + [[0.0] * 3] * 3)
     for t in range(400):
-        elapsed = np.full(2, t)
-        sign = 1.0 if t % 10 < 5 else -1.0  # sways around the command, as a gait does; the second one stands still
-        velocity = np.array([[0.5, 0, 0.2], [0, 0, 0]]) + sign * sway
+        elapsed = np.full(4, t)
+        sign = 1.0 if t % 10 < 5 else -1.0  # sways around the command, as a gait does; half as fast; stands still; is to stand still
+        velocity = command * np.array([[1.0], [0.5], [0.0], [0.0]]) + sign * sway
         errors = commands.follow(velocity, commands.at(elapsed), elapsed)
         if t == 0:
-            np.testing.assert_allclose(errors[1], [0.5, 0.2])
+            np.testing.assert_allclose(errors[2], [0.5, 0.2])
     np.testing.assert_array_equal(commands.judged, 2 * (200 - 75))
-    assert commands.tracked((0.1, 0.1)).tolist() == [True, False]
-    np.testing.assert_allclose(commands.missed[1] / 250, [0.5, 0.2])
-    assert commands.tracked((0.51, 0.19)).tolist() == [True, False] and commands.tracked((0.51, 0.21)).tolist() == [True, True]
+    assert commands.tracked((0.1, 0.1)).tolist() == [True, False, False, True]
+    np.testing.assert_allclose(commands.missed[2] / 250, [0.5, 0.2])
+    np.testing.assert_allclose(commands.asked / 250, [[0.5, 0.2]] * 3 + [[0, 0]], atol=1e-12)
+    assert commands.tracked((0.3, 0.09)).tolist() == [True, False, False, True]
+    assert commands.tracked((0.51, 0.21)).tolist() == [True, True, False, True]  # within the limits, but so is who does nothing
+
+
+def test_a_robot_that_stands_still_follows_no_commands() -> None:
+    """On rough ground commands are small: every eighth robot that only stood was within the limits."""
+    env = registry.make("locomotion/quadruped-rough", 24)
+    assert isinstance(env, Quadruped)
+    env.reset(np.arange(24))
+    asked = env.commands.at(np.zeros(24, np.int64))
+    small = np.array([0.0, 0.1, 0.2]) * np.sign(asked + 0.5)
+    env.commands.impose(np.arange(24), small)
+    env._elapsed[:] = env.max_episode_steps - 100  # its last command is judged for 25 steps
+    for _ in range(100):
+        result = env.step(np.zeros((24, 12), np.float32))
+    assert result.truncated.all() and (env.commands.missed < np.array(quadruped.TOLERANCE) * env.commands.judged[:, None]).all()
+    assert not result.info["success"].any()
+    env.close()
 
 
 def episode(env: Quadruped, act) -> tuple[np.ndarray, np.ndarray]:

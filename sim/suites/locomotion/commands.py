@@ -14,6 +14,7 @@ from sim.draws import Draws
 
 STRIDE_S = 0.5  # time constant of the average
 SETTLE_S = 1.5  # after a new command, before its error counts
+BETTER = 0.8  # share of the errors of standing still below which those of the base must be: small commands are within the limits anyway
 
 
 class VelocityCommands:
@@ -30,6 +31,7 @@ class VelocityCommands:
 
     Attributes:
         missed: (N, 2) sums over the judged steps of the errors of the averaged velocity: m/s in the plane, rad/s.
+        asked: (N, 2) sums of what standing still would have missed.
         judged: (N,) steps in those sums.
     """
 
@@ -40,14 +42,14 @@ class VelocityCommands:
         self._all = np.zeros((num_worlds, self._count, 3))
         self._worlds = np.arange(num_worlds)
         self._average = np.zeros((num_worlds, 3))
-        self.missed, self.judged = np.zeros((num_worlds, 2)), np.zeros(num_worlds)
+        self.missed, self.asked, self.judged = np.zeros((num_worlds, 2)), np.zeros((num_worlds, 2)), np.zeros(num_worlds)
 
     def draw(self, rows: np.ndarray, draws: Draws) -> None:
         """Draw the commands of the episodes that begin in worlds ``rows`` (K,), with ``draws`` (K rows)."""
         for k in range(self._count):  # one after the other, so that a longer limit leaves the first ones as they are
             stands = draws.uniform() < self.standing
             self._all[rows, k] = np.where(stands[:, None], 0.0, draws.uniform(self.low, self.high, (3,)))
-        self._average[rows], self.missed[rows], self.judged[rows] = 0.0, 0.0, 0.0
+        self._average[rows], self.missed[rows], self.asked[rows], self.judged[rows] = 0.0, 0.0, 0.0, 0.0
 
     def impose(self, rows: np.ndarray, command: np.ndarray) -> None:
         """Give worlds ``rows`` (K,) one ``command`` (3,) or (K, 3) for the rest of the episode instead."""
@@ -61,12 +63,20 @@ class VelocityCommands:
         """Take in the ``velocity`` (N, 3) that the step after ``elapsed`` (N,) ended with; return the errors (N, 2) of its average."""
         self._average += (velocity - self._average) * self._blend
         off = self._average - command
-        errors = np.stack([np.hypot(off[:, 0], off[:, 1]), np.abs(off[:, 2])], axis=1)
+        errors = _sizes(off)
         counts = elapsed % self._steps >= self._settle
         self.missed += errors * counts[:, None]
+        self.asked += _sizes(command) * counts[:, None]
         self.judged += counts
         return errors
 
     def tracked(self, limits: Sequence[float]) -> np.ndarray:
-        """Return (N,) bool: the mean errors over the judged steps, m/s and rad/s, keep within ``limits`` (two numbers)."""
-        return np.all(self.missed < np.asarray(limits) * self.judged[:, None], axis=1)
+        """Return (N,) bool: the mean errors over the judged steps, m/s and rad/s, keep within ``limits`` (two numbers), not by standing still."""
+        missed, asked = self.missed / limits, self.asked / limits
+        moved = missed[:, 0] + missed[:, 1] < BETTER * (asked[:, 0] + asked[:, 1])
+        return np.all(missed < self.judged[:, None], axis=1) & (moved | ~self.asked.any(axis=1))
+
+
+def _sizes(velocity: np.ndarray) -> np.ndarray:
+    """Return (N, 2): speed in the plane and of turning of ``velocity`` (N, 3)."""
+    return np.stack([np.hypot(velocity[:, 0], velocity[:, 1]), np.abs(velocity[:, 2])], axis=1)

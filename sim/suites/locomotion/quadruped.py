@@ -57,7 +57,8 @@ class Quadruped(MujocoTask):
     """``observation.state`` (48,): velocities of the trunk, gravity, all in its frame; command; joints from home; last action.
 
     Action: targets of the twelve joints, 1 is 0.6 rad from home. Success, known at the time limit only: never fallen, and the
-    mean error of the velocity, averaged over a stride, within 0.2 m/s and 0.25 rad/s (1.5 s after a new command are not judged).
+    mean error of the velocity, averaged over a stride, within 0.2 m/s and 0.25 rad/s and well below what standing still would
+    miss (1.5 s after a new command are not judged).
     """
 
     task_name = "locomotion/quadruped"
