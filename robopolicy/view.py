@@ -28,6 +28,7 @@ KNOBS = {
     "actuator strength": ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange"),  # a gear would move a servo's target too
 }
 _PICTURE_S = 0.1
+_CALLS = 0x56E3_0000  # random actions' streams begin here: on a task's own they would follow from the first state
 _AHEAD_S = 0.5  # what was missed by more is not caught up
 
 
@@ -56,7 +57,7 @@ class ConstantPlanner:
             from sim.draws import Draws
 
             finite = np.isfinite(low) & np.isfinite(high)
-            chosen = Draws(self._seeds, 1 + call).uniform(np.where(finite, low, -1), np.where(finite, high, 1), (len(low),))
+            chosen = Draws(self._seeds, _CALLS + call).uniform(np.where(finite, low, -1), np.where(finite, high, 1), (len(low),))
         else:
             chosen = np.tile(np.clip(0.0, low, high), (rows, 1))
         return chosen[:, None].astype(np.float32), np.zeros(rows)

@@ -88,6 +88,15 @@ def test_strength_scales_what_actuators_push_and_leaves_their_targets(task):
     made.close()
 
 
+def test_random_actions_do_not_follow_from_the_first_state():
+    env, seeds = make("classic/cartpole", 200), np.arange(200)
+    planner, first = make_planner(env, "random"), env.reset(seeds)
+    planner.begin(seeds)
+    action = planner.plan(first, 0)[0][:, 0, 0]
+    assert np.ptp(action) > 1.9 and abs(np.corrcoef(action, env.qpos[:, 0])[0, 1]) < 0.25
+    env.close()
+
+
 def test_episodes_follow_each_other_and_the_expert_succeeds():
     env = make("classic/cartpole", 2, max_episode_steps=30)
     rollout = Rollout(env, make_planner(env, "expert"), 5)
