@@ -39,7 +39,7 @@ class KickedPush(Push):
         return super()._advance(rows, action)
 
     def control_step(self, command: np.ndarray) -> Any:
-        """See :meth:`sim.suites.arm.ArmBatch.control_step`; kicks come with the first tick of a control step."""
+        """See :meth:`sim.suites.arm.DrivenArm.control_step`; kicks come with the first tick of a control step."""
         rows = np.flatnonzero(self._running)
         self._kick(rows[self._driven[rows] % self.control_substeps == 0])
         return super().control_step(command)

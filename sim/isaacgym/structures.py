@@ -1,6 +1,6 @@
 """Vectors, quaternions and transforms of the interface, and the numpy forms of states.
 
-Quaternions are (x, y, z, w) here; MuJoCo's (w, x, y, z) never leaves ``layout`` and ``buffers``.
+Quaternions are (x, y, z, w) here; MuJoCo's (w, x, y, z) never leaves the modules that read and write the worlds.
 """
 
 from __future__ import annotations

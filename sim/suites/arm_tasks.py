@@ -45,7 +45,7 @@ class _Generated(DrivenArm):
         self._servo = TipServo(self.robot_model, np.array(HOME))
 
     def lay_out(self, rows: np.ndarray, draws: Draws) -> None:
-        """See :meth:`ArmBatch.lay_out`."""
+        """See :meth:`sim.suites.arm.ArmBatch.lay_out`."""
         for row, seed in zip(rows, draws.seeds, strict=True):
             generator = np.random.default_rng([int(seed), VERSION])
             self.qpos[row, :N] = np.array(HOME) + generator.uniform(-HOME_SPREAD, HOME_SPREAD, N)
