@@ -167,7 +167,8 @@ class FieldDraw(_Section):
 def _within(low: float, high: float, what: str) -> Any:
     def check(value: Distribution | None) -> Distribution | None:
         if value is not None and (value.words or value.bounds[0] < low or value.bounds[1] > high):
-            raise ValueError(f"{what}, found {value.bounds[0]:g} to {value.bounds[1]:g}" + ("; cut a normal distribution with clip" if value.normal else ""))
+            found = repr(value.words[0]) if value.words else f"{value.bounds[0]:g} to {value.bounds[1]:g}"
+            raise ValueError(f"{what}, found {found}" + ("; cut a normal distribution with clip" if value.normal else ""))
         return value
 
     return pydantic.AfterValidator(check)

@@ -195,8 +195,9 @@ def make(
         raise InputError(f"engine {engine!r} of task {item.name!r}: expected one of {', '.join(item.engines)}{suggest(engine, item.engines)}")
     if reward and reward not in item.rewards:
         raise InputError(f"reward {reward!r} of task {item.name!r}: expected one of {', '.join(item.rewards)}{suggest(reward, item.rewards)}")
-    if threads < 1:
-        raise InputError(f"threads of task {item.name!r}: expected at least 1, found {threads}")
+    for name, number in (("num_worlds", num_worlds), ("threads", threads), ("max_episode_steps", 1 if max_episode_steps is None else max_episode_steps)):
+        if number < 1:
+            raise InputError(f"{name} of task {item.name!r}: expected at least 1, found {number}")
     if randomize and not item.batched:
         raise InputError(f"task {item.name!r} cannot be randomized: its worlds are not on an engine of sim.engine")
     options = Options(num_worlds, observations, image_size, max_episode_steps, autoreset, threads, engine, reward, randomize)

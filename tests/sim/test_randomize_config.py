@@ -103,6 +103,7 @@ def test_at_level_zero_nothing_varies() -> None:
         ({"model": {"mass:pole": {"scale": {"uniform": [1.0, float("inf")]}}}}, "finite number"),
         ({"actions": {"delay": -0.1}}, "expected seconds from 0 to 10, found -0.1 to -0.1"),
         ({"actions": {"delay": {"normal": [0.02, 0.01]}}}, "cut a normal distribution with clip"),
+        ({"actions": {"delay": "fast"}}, "expected seconds from 0 to 10, found 'fast'"),
         ({"actions": {"dropout": 1.5}}, "probability from 0 to 1"),
         ({"actions": {"latency": 0.1}}, "unknown key 'actions.latency'"),
         ({"sensors": {"observation.state": {"noise": -1.0}}}, "standard deviation of at least 0"),

@@ -111,3 +111,10 @@ def test_entries_agree_with_the_worlds(module) -> None:
     env.reset(np.array([0]))
     assert env.expert_action().shape == (1, env.spec.action.dim)
     env.close()
+
+
+@pytest.mark.parametrize("name", ["num_worlds", "threads", "max_episode_steps"])
+@pytest.mark.parametrize("task", ["classic/cartpole", "two-route"])
+def test_numbers_below_one_are_refused_by_name(task: str, name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} of task '{task}': expected at least 1, found 0"):
+        registry.make(task, **{name: 0})
