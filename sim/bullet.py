@@ -27,7 +27,7 @@ import numpy as np
 from policies.spec import InputError, suggest
 from sim import render
 from sim.bullet_model import friction_factors, translate
-from sim.bullet_world import BulletWorld, carried, geom_pose, standing_poses
+from sim.bullet_world import MOST_WORLDS, BulletWorld, carried, geom_pose, standing_poses
 
 _STATE = ("time", "qpos", "qvel", "act", "ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat", "userdata")
 _DERIVED = (
@@ -63,6 +63,8 @@ class BulletEngine:
         import mujoco
         import mujoco.batch
 
+        if num_worlds > MOST_WORLDS:  # before the first thousand are made, which takes minutes
+            raise InputError(f"engine 'bullet' has room for {MOST_WORLDS} worlds, found {num_worlds}; use engine=mujoco")
         self._mj: Any = mujoco
         self.version = f"pybullet {importlib.metadata.version('pybullet')}, mujoco {mujoco.__version__}"
         self.model, self.num_worlds, self.threads = model, num_worlds, threads

@@ -19,6 +19,7 @@ from sim.engine import muted
 _MASSLESS = 1e-7  # kg, of links that only join others
 _UNLIMITED = 1e6  # rad/s and m/s, of joints; Bullet's own limit is 100
 _SOLVER_ITERATIONS = 100
+MOST_WORLDS = 1024  # clients that pybullet holds in a process
 _STANDS, _MOVES = (2, -3), (1, -1)  # Bullet's own groups and masks for what stands and what moves
 
 
@@ -41,7 +42,7 @@ class BulletWorld:
         self._model, self._translation, self._standing = model, translation, standing
         self._client = pybullet.connect(pybullet.DIRECT)
         if self._client < 0:
-            raise InputError("engine 'bullet' has no room for another world: pybullet holds 1024 at most")
+            raise InputError(f"engine 'bullet' has no room for another world: pybullet holds {MOST_WORLDS} at most")
         self._c: dict[str, int] = {"physicsClientId": self._client}
         parameters = {"fixedTimeStep": float(model.opt.timestep), "numSolverIterations": _SOLVER_ITERATIONS, "deterministicOverlappingPairs": 1}
         pybullet.setPhysicsEngineParameter(**parameters, **self._c)

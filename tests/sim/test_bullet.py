@@ -320,6 +320,11 @@ def test_what_bullet_cannot_do_is_named(what: str) -> None:
     assert str(error.value).startswith("engine 'bullet'") and "\n" not in str(error.value)
 
 
+def test_more_worlds_than_it_holds_are_refused_before_they_are_made() -> None:
+    with pytest.raises(InputError, match=r"^engine 'bullet' has room for 1024 worlds, found 1025; use engine=mujoco$"):
+        make_engine("bullet", compiled(PENDULUM), 1025)
+
+
 def test_it_prints_nothing() -> None:
     code = "from sim import registry; env = registry.make('classic/cartpole', engine='bullet'); print(env.suite_version); env.close()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
