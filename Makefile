@@ -70,10 +70,10 @@ $(STAMP):
 demo: setup ## collect, train, evaluate, serve, drive, report
 	@$(BIN)/robopolicy demo $(ARGS)
 
-# Files of tests are spread over the cores; those that ask whether several processes keep their time run alone after them.
+# Tests are spread over the cores; those that ask whether several processes keep their time run alone after them.
 test: setup ## the tests that take seconds
 ifeq ($(strip $(ARGS)),)
-	@status=0; $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/faults || status=1; \
+	@status=0; $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore tests/faults || status=1; \
 	$(BIN)/python -m pytest tests/faults || status=1; exit $$status
 else
 	@$(BIN)/python -m pytest $(ARGS)

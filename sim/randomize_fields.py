@@ -65,7 +65,7 @@ NAMED: dict[str, Named] = {
     "kd": Named("actuator_biasprm", "actuator", (2,), low=0.0, also="kd"),
     "gain": Named("actuator_gainprm", "actuator", (0,), also="gain"),
     "gear": Named("actuator_gear", "actuator", (0,)),
-    "force_limit": Named("actuator_forcerange", "actuator", unit="N or N m"),
+    "force_limit": Named("actuator_forcerange", "actuator", also="force_limit", unit="N or N m"),
     "gravity": Named("opt.gravity", "option", unit="m/s2"),
     "wind": Named("opt.wind", "option", unit="m/s"),
     "density": Named("opt.density", "option", low=0.0, unit="kg/m3"),
@@ -222,6 +222,7 @@ _UNABLE = {
     "kp": "{} is no position servo: it has gain and gear, but no kp",
     "kd": "{} is no position or velocity servo: it has no kd",
     "gain": "{} is a servo: vary its kp or kd",
+    "force_limit": "{} has no force limit: write a forcerange into its MJCF",
     "center_of_mass": "{} is compiled as simple (its centre of mass is its frame's origin); write simple='false' into its MJCF body",
     "size": "{} has no size that could vary (a mesh or a height field)",
 }
@@ -239,6 +240,8 @@ def able_elements(named: Named, model: Any) -> np.ndarray:
         position = (bias[:, 1] != 0) & (bias[:, 1] == -gain[:, 0])
         velocity = (bias[:, 1] == 0) & (bias[:, 2] != 0) & (bias[:, 2] == -gain[:, 0])
         return {"kp": position, "kd": position | velocity, "gain": ~(position | velocity)}[named.also]
+    if named.also == "force_limit":
+        return np.asarray(model.actuator_forcelimited) != 0
     if named.also == "size":
         return np.isin(model.geom_type, _SIZED)
     return able

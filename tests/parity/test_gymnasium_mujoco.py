@@ -62,7 +62,7 @@ def largest_difference(task: str, num_worlds: int, watched: tuple[int, ...], ste
     for step in range(steps):
         action = rng.uniform(low, high, (num_worlds, low.size)).astype(np.float32)
         result = ours.step(action)
-        ours.write(exact)
+        ours.fill(exact)
         np.testing.assert_array_equal(result.next_obs["observation.state"], exact.astype(np.float32))
         np.testing.assert_array_equal(result.reward, ours.reward.astype(np.float32))
         for row, env in theirs.items():

@@ -16,10 +16,10 @@ from policies.kinematics import Kinematics
 from policies.motion import MotionLimits
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from sim.registry import make
-from sim.suites.arm import HOME, RATE_HZ, make_spec, motion_limits, robot_model
+from sim.suites.arm import HOME, RATE_HZ, motion_limits, robot_model
 
 STATE, GOAL = "observation.state", "observation.environment_state"
-ROBOT = make_spec({GOAL: Field((3,), unit="m", kind="goal")}, 0)
+ROBOT = make("arm/reach").spec
 
 
 class Straight:

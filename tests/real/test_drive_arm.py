@@ -10,17 +10,19 @@ from real.drive import Drive, DriveOptions
 from real.latch import Latch
 from real.robot import Observation, RobotInfo
 from real.safety.barriers import Barriers
+from sim.registry import make
 from sim.suites import arm
 from tests.real.jointed import TICK, constant_jerk, run_out, worst
 
 LIMITS = arm.motion_limits()
+SPEC = make("arm/reach").spec.subset(["observation.state"])
 
 
 class Arm:
     """Seven joints that are where they are told to be, declared as the arm of the simulated suite."""
 
     def __init__(self, start: np.ndarray) -> None:
-        self.spec, self.position, self.log = arm.make_spec({}, 0), np.array(start), []
+        self.spec, self.position, self.log = SPEC, np.array(start), []
         self.info = RobotInfo("arm", 100.0, "holds", 0.25, substeps=5, motion=LIMITS, model=arm.robot_model(), home=arm.HOME, barriers=arm.barriers())
 
     def read(self):

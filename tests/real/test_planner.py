@@ -180,9 +180,9 @@ def test_what_a_planner_gets_wrong_is_in_the_counts_of_a_run() -> None:
     planner.answer = lambda now, times: 1 / 0
     with level(planner, deadline_s=20) as planning:
         assert planning.goal(READING, 0.0, wait_s=20) is None
-        counted = _counted_beside(None, None, planning)
+        counted = _counted_beside(None, None, planning, None)
     assert counted == {"planner": {"asked": 1, "failed": 1, "error": "ZeroDivisionError: division by zero"}}
-    assert _counted_beside(None, None, None) == {}
+    assert _counted_beside(None, None, None, None) == {}
 
 
 def test_an_answer_of_another_form_is_no_subgoal_and_no_exception() -> None:

@@ -322,7 +322,7 @@ def test_a_policy_that_does_not_fit_the_robot_is_refused_before_anything_moves(c
 
 
 def test_a_process_that_does_not_come_up_says_why(checkpoint):
-    with pytest.raises(InputError, match=r"robopolicy twin two-rout ended: error: task 'two-rout' does not exist; did you mean 'two-route'"):
+    with pytest.raises(InputError, match=r"robopolicy twin two-rout ended: task 'two-rout' does not exist; did you mean 'two-route'"):
         drive(checkpoint, "two-rout", 1)
     with pytest.raises(InputError, match="no such checkpoint"):
         drive(checkpoint / "none", "two-route", 1)

@@ -44,7 +44,7 @@ XML = """
   </worldbody>
   <actuator>
     <position name="shoulder" joint="shoulder" kp="12" kv="0.8" ctrlrange="-1 1"/>
-    <motor name="elbow" joint="elbow" gear="2" ctrlrange="-1 1"/>
+    <motor name="elbow" joint="elbow" gear="2" ctrlrange="-1 1" forcerange="-5 5"/>
     <velocity name="brake" joint="elbow" kv="0.3" ctrlrange="-1 1"/>
   </actuator>
   <sensor><framepos name="tip" objtype="site" objname="tip"/></sensor>

@@ -203,6 +203,7 @@ def test_small_turns_tilt_what_was() -> None:
         ({"friction:floor": {"set": -0.5}}, "expected at least 0"),
         ({"color:fore": {"set": [0.0, 2.0]}}, "expected at least 0 and at most 1"),
         ({"kp:elbow": {"scale": 2}}, "no position servo"),
+        ({"force_limit:shoulder": {"scale": 2}}, "actuator 'shoulder' has no force limit"),
         ({"gain:shoulder": {"scale": 2}}, "is a servo"),
         ({"size:floor": {"scale": 2}}, "no size that could vary"),
         ({"gravity:world": {"scale": 2}}, "belongs to the whole world"),

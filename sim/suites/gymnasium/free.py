@@ -52,7 +52,7 @@ class FreeTask(WalkingTask):
         }
         return Outcome(self.reward, ~healthy, info)
 
-    def write(self, out: np.ndarray) -> None:
+    def fill(self, out: np.ndarray) -> None:
         """Write height, attitude and joints, then all velocities (N, nq - 2 + nv), into the first columns of ``out``."""
         out[:, : self._positions_end] = self._observed_positions
         out[:, self._positions_end : self._velocities_end] = self.qvel
@@ -132,9 +132,9 @@ class Humanoid(FreeTask):
         height = self.qpos[:, 2]
         return (height > 1.0) & (height < 2.0)
 
-    def write(self, out: np.ndarray) -> None:
+    def fill(self, out: np.ndarray) -> None:
         """Write the observation (N, D)."""
-        super().write(out)
+        super().fill(out)
         for columns, part in self._further:
             out[:, columns] = part
 
@@ -181,9 +181,9 @@ class ContactForces(FreeTask):
         """Return the forces (N, nbody, 6), N and Nm, as they are observed."""
         return self._forces
 
-    def write(self, out: np.ndarray) -> None:
+    def fill(self, out: np.ndarray) -> None:
         """Write the observation (N, D)."""
-        super().write(out)
+        super().fill(out)
         forces = self.observed_forces()[:, 1:].reshape(self.num_worlds, -1)
         out[:, -forces.shape[1] :] = forces
 

@@ -34,7 +34,7 @@ class HalfCheetah(WalkingTask):
         info = {"success": success, "x_position": self.qpos[:, 0], "x_velocity": velocity, "reward_forward": velocity, "reward_ctrl": control}
         return Outcome(self.reward, np.zeros(self.num_worlds, bool), info)
 
-    def write(self, out: np.ndarray) -> None:
+    def fill(self, out: np.ndarray) -> None:
         """Write the observation (N, 17): height, pitch and joints, then all velocities."""
         out[:, : self._positions_end] = self._observed_positions
         out[:, self._positions_end :] = self.qvel
@@ -72,7 +72,7 @@ class UprightTask(WalkingTask):
         }
         return Outcome(self.reward, ~upright, info)
 
-    def write(self, out: np.ndarray) -> None:
+    def fill(self, out: np.ndarray) -> None:
         """Write the observation (N, D): height, pitch and joints, then all velocities, cut to 10."""
         out[:, : self._positions_end] = self._observed_positions
         np.maximum(self.qvel, -SPEED_LIMIT, out=self._clipped)

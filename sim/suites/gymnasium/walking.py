@@ -137,12 +137,12 @@ class WalkingTask(MujocoTask):
         return np.add.reduce(self._squares, 1) * -self.control_weight
 
     @abc.abstractmethod
-    def write(self, out: np.ndarray) -> None:
+    def fill(self, out: np.ndarray) -> None:
         """Write the observation (N, D) into ``out`` of any floating type."""
 
     def observe(self, out: Observation) -> None:
         """Write ``observation.state``."""
-        self.write(out["observation.state"])
+        self.fill(out["observation.state"])
 
 
 def coordinate_names(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
