@@ -110,6 +110,7 @@ class EpisodicBatch(abc.ABC):
         self._root_seeds = np.zeros(num_worlds, np.int64)
         self._episode_count = np.zeros(num_worlds, np.int64)
         self._begun = False
+        self._ever = np.zeros(num_worlds, bool)  # worlds that were begun at all
         self._flags_lent = False  # whether the caller holds the arrays of flags and info themselves
 
     # What a suite fills in ---------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ class EpisodicBatch(abc.ABC):
             raise ValueError(f"seeds: expected numbers from 0, found {int(picked.min())}")
         self._root_seeds[rows], self._episode_count[rows] = picked, 0
         self._keep_own_flags()
-        self._begun = True
+        self._begun, self._ever[rows] = True, True
         if not rows.size:
             return _copied(self._obs)
         self._start(rows, picked)
@@ -183,8 +184,11 @@ class EpisodicBatch(abc.ABC):
                 self._info[name][rows] = values
         next_obs = _copied(self._obs) if outcome is None else self._observed(rows)
         result = StepResult(next_obs, next_obs, reward, self._terminated.copy(), self._truncated.copy(), _copied(self._info))
-        if self.autoreset and not self._running.all():
-            result.obs = self._begun_again(np.flatnonzero(~self._running))
+        ended = np.flatnonzero(self._ever & ~self._running)  # a world that was never begun waits for its first reset
+        if self.autoreset and ended.size:
+            self._episode_count[ended] += 1
+            self._start(ended, self._next_seeds(ended))
+            result.obs = self._observed(ended)
         return result
 
     def _all_settled(self, outcome: Outcome) -> StepResult:

@@ -46,6 +46,7 @@ class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         image_size: px.
         max_episode_steps: Time limit; None: the task's own.
         render_mode: ``rgb_array`` or None.
+        options: ``engine``, ``reward``, ``randomize`` as in :func:`sim.registry.make`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
@@ -57,10 +58,11 @@ class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         image_size: int = 96,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        **options: Any,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise InputError(f"render_mode {render_mode!r} of task {task!r}: expected None or 'rgb_array'")
-        self.worlds = registry.make(task, 1, observations, image_size, max_episode_steps)
+        self.worlds = registry.make(task, 1, observations, image_size, max_episode_steps, **options)
         self.render_mode = render_mode
         self.__dict__["metadata"] = {**self.metadata, "render_fps": round(self.worlds.spec.action.rate_hz)}
         boxes: Any = spaces.Dict({n: box(f) for n, f in self.worlds.spec.observation.fields.items()})

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from sim.env import BatchEnv, Observation
 from sim.episodes import EpisodicBatch, Outcome, hashed, hashed_normals
+from sim.registry import make
 
 SPEC = Spec(ObservationSpec({"observation.state": Field((1,))}), ActionSpec({"up": Field((1,), low=(-1,), high=(1,))}))
 
@@ -121,3 +122,30 @@ def test_hashed_normals_are_standard_normal() -> None:
     assert abs(draws.mean()) < 4 / np.sqrt(n) and abs(draws.std() - 1) < 4 / np.sqrt(2 * n)
     assert abs((np.abs(draws) < 1.0).mean() - 0.682689) < 4 * np.sqrt(0.2166 / n)
     assert abs(np.corrcoef(draws[::2], draws[1::2])[0, 1]) < 4 / np.sqrt(n / 2)
+
+
+def test_a_world_that_was_never_begun_waits_for_its_reset_under_autoreset():
+    env = make("classic/cartpole", 3, autoreset=True, max_episode_steps=3)
+    first = env.reset(np.array([4, 5, 6]), np.array([True, False, True]))["observation.state"].copy()
+    alone = make("classic/cartpole", 1, autoreset=True, max_episode_steps=3)
+    alone.reset(np.array([4]))
+    for _ in range(7):
+        result = env.step(np.zeros((3, 1), np.float32))
+        expected = alone.step(np.zeros((1, 1), np.float32))
+        assert result.terminated[1] and result.reward[1] == 0 and not result.obs["observation.state"][1].any()
+        np.testing.assert_array_equal(result.obs["observation.state"][0], expected.obs["observation.state"][0])
+        np.testing.assert_array_equal(result.next_obs["observation.state"][0], expected.next_obs["observation.state"][0])
+        assert result.truncated[0] == expected.truncated[0]
+    env.reset(np.array([4, 5, 6]), np.array([False, True, False]))
+    for _ in range(4):
+        result = env.step(np.zeros((3, 1), np.float32))
+    assert first[0].any() and not result.terminated.any() and result.obs["observation.state"].any(axis=1).all()
+
+
+def test_a_gymnasium_environment_takes_engine_reward_and_randomisation():
+    import sim.gym
+
+    env = sim.gym.TaskEnv("classic/cartpole", reward="sparse", randomize={"model": {"mass:pole": {"set": 0.2}}})
+    env.reset(seed=1)
+    assert env.step(np.zeros(1, np.float32))[1] in (0.0, 1.0)
+    assert env.worlds.engine.expand("body_mass")[0, env.worlds.model.body("pole").id] == 0.2
