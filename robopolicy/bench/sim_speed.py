@@ -171,12 +171,18 @@ def _replay(raw: Any, calls: list[_Call], steps: int, side: Side) -> None:
 
 
 def tree_cpu_s() -> float:
-    """Return the CPU time of this process and of its living children, s; theirs in ticks of the system's clock."""
-    import multiprocessing
+    """Return the CPU time of this process and of its children, s; that of living ones in ticks of the system's clock. It never falls.
 
-    total = time.process_time()
+    What an ended child has used is the system's own account of those that were waited for, which asking for the living ones does.
+    """
+    import multiprocessing
+    import resource
+
+    living = multiprocessing.active_children()  # first: it waits for those that have ended
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = time.process_time() + ended.ru_utime + ended.ru_stime
     tick = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-    for child in multiprocessing.active_children():
+    for child in living:
         stat = Path(f"/proc/{child.pid}/stat")
         if stat.is_file():
             fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import time
 from pathlib import Path
 
 import numpy as np
@@ -68,10 +70,22 @@ def test_a_vector_of_environments_stands_beside_the_same_robot() -> None:
         vector.close()
 
 
-def test_processor_time_counts_this_process() -> None:
-    before = tree_cpu_s()
+def _busy_for(cpu_s: float) -> None:
+    while time.process_time() < cpu_s:
+        sum(k * k for k in range(1000))
+
+
+def test_processor_time_counts_this_process_and_children_that_end() -> None:
+    child = multiprocessing.get_context("spawn").Process(target=_busy_for, args=(0.3,))
+    seen = [tree_cpu_s()]
+    child.start()
+    while child.is_alive():  # on the way and beyond its end: what it used is never lost again
+        seen.append(tree_cpu_s())
+        time.sleep(0.01)
+    child.join()
     sum(k * k for k in range(300_000))
-    assert tree_cpu_s() > before
+    seen.append(tree_cpu_s())
+    assert sorted(seen) == seen and seen[-1] - seen[0] > 0.3
 
 
 def test_pictures_are_counted_with_the_steps_that_they_belong_to() -> None:
