@@ -84,6 +84,19 @@ class Normalizer(torch.nn.Module):
         offset, scale = self._map(name, x)
         return x.to(offset.dtype) * scale + offset
 
+    @torch.no_grad()
+    def refit(self, name: str, offset: torch.Tensor, scale: torch.Tensor) -> None:
+        """Replace offset and scale (*shape) of a field that was fitted: for statistics that go on while a policy learns by trial.
+
+        Raises:
+            InputError: for a field that was not fitted, or numbers that cannot be used.
+        """
+        own, width = self._map(name, offset)
+        if not (bool(torch.isfinite(offset).all()) and bool(torch.isfinite(scale).all()) and bool((scale > 0).all())):
+            raise InputError(f"normaliser: field {name!r}: a new offset or scale is not finite, or a scale is not positive")
+        own.copy_(offset)
+        width.copy_(scale)
+
     def modes(self, name: str) -> tuple[str, ...]:
         """Return the mode of every element (flattened) of a field."""
         self._require(name)
@@ -155,6 +168,21 @@ def default_modes(
     special = {"gripper": "min_max", **dict.fromkeys(_NEVER_SCALED, "identity")}
     action = tuple(action_mode if action_mode == "identity" else special.get(kind, action_mode) for kind in kinds)
     return {**dict.fromkeys(spec.observation.state_names, state_mode), "action": action}
+
+
+def limits_normalizer(spec: Spec) -> Normalizer:
+    """Return a normaliser that leaves states as they are (until ``Normalizer.refit``) and maps the limits of actions to -1 and 1.
+
+    Raises:
+        InputError: if an action has no limits.
+    """
+    low, high = np.asarray(spec.action.low, np.float64), np.asarray(spec.action.high, np.float64)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise InputError(f"action of {low.size} elements: expected limits for all of them to learn by trial, found {low.tolist()} to {high.tolist()}")
+    fields = spec.observation.fields
+    stats = {name: {"mean": np.zeros(fields[name].shape), "std": np.ones(fields[name].shape)} for name in spec.observation.state_names}
+    modes: dict[str, str] = dict.fromkeys(spec.observation.state_names, "mean_std")
+    return Normalizer.fit({**stats, "action": {"min": low, "max": high}}, {**modes, "action": "min_max"})
 
 
 def two_valued(stats: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -47,6 +47,13 @@ def policy_names() -> tuple[str, ...]:
     return tuple(scan(_FOLDER))
 
 
+def chunk_policy_names() -> tuple[str, ...]:
+    """Return the names of the policies that predict chunks of actions (``policies.chunk.ChunkPolicy``), sorted; imports them."""
+    from policies.chunk import ChunkPolicy
+
+    return tuple(name for name in policy_names() if issubclass(policy_class(name), ChunkPolicy))
+
+
 def description(name: str) -> str:
     """Return one line about a policy. Raises InputError for an unknown name."""
     return _entry(name)[1]

@@ -1,7 +1,8 @@
-"""The imitation recipe: what is trained, on which data, how, and how it is judged."""
+"""Recipes: what is trained, how, and how it is judged. Imitation is here; learning by trial is in ``recipe_trial``."""
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,9 @@ from robopolicy.config import apply_overrides, find_recipe, read_yaml, validate
 
 PositiveInt = pydantic.PositiveInt
 Note = Callable[[str], None]
-_PLACES = ("task", "policy", "seed")
+_PLACES = ("task", "policy", "algo", "seed")
+#: Sections whose ``type`` says which model checks their other keys, with an example each.
+TYPED = {"policy": "policy: {type: flow}", "algo": "algo: {type: ppo}"}
 
 
 def world_options(env: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,36 +125,34 @@ class EvaluationConfig(Config):
     videos: pydantic.NonNegativeInt = 0  # of the best and of the worst episodes, each
 
 
-class Recipe(Config):
-    """One imitation experiment."""
+class Experiment(Config):
+    """What every recipe has: a task, a policy, and how it is judged."""
 
     task: str
     seed: int = 0
     output: PathPattern = "runs/{task}-{policy}-seed{seed}"
-    init: str | None = None  # checkpoint to fine-tune from
-    data: DataConfig = DataConfig()
+    init: str | None = None  # checkpoint to begin with
     env: EnvConfig = EnvConfig()
     policy: pydantic.SerializeAsAny[pydantic.BaseModel]
-    training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @pydantic.field_validator("policy", mode="before")
     @classmethod
     def _typed_policy(cls, value: Any) -> Any:
-        if isinstance(value, pydantic.BaseModel):
-            return value
-        if not isinstance(value, dict) or not isinstance(value.get("type"), str):
-            raise ValueError("expected a section with a 'type', e.g. policy: {type: flow}")
-        return _policy_config(value["type"], "recipe").model_validate({k: v for k, v in value.items() if k != "type"})
+        return typed_section("policy", value)
 
     @property
     def policy_type(self) -> str:
         """Name of the policy: the module ``policies/NAME.py``."""
         return type(self.policy).__module__.rpartition(".")[2]
 
+    def places(self) -> dict[str, Any]:
+        """Return what stands for the words in braces of a path."""
+        return {"task": self.task.replace("/", "-"), "policy": self.policy_type, "algo": "imitation", "seed": self.seed}
+
     def filled(self, text: str) -> str:
-        """Replace ``{task}``, ``{policy}`` and ``{seed}`` in a path."""
-        return text.format(task=self.task.replace("/", "-"), policy=self.policy_type, seed=self.seed)
+        """Replace ``{task}``, ``{policy}``, ``{algo}`` and ``{seed}`` in a path."""
+        return text.format(**self.places())
 
     def to_dict(self) -> dict[str, Any]:
         """Return a YAML-ready mapping from which the same recipe is built again."""
@@ -160,14 +161,30 @@ class Recipe(Config):
         return out
 
 
-def _policy_config(name: str, source: str) -> type[pydantic.BaseModel]:
-    from policies.registry import config_class, description  # late: imports torch
+class Recipe(Experiment):
+    """One imitation experiment."""
 
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+def typed_section(section: str, value: Any) -> Any:
+    """Return the config of a section with a ``type`` (see :data:`TYPED`); a config is returned as it is. Raises ValueError or InputError."""
+    if isinstance(value, pydantic.BaseModel):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        raise ValueError(f"expected a section with a 'type', e.g. {TYPED[section]}")
+    return _config_of(section, value["type"], "recipe").model_validate({k: v for k, v in value.items() if k != "type"})
+
+
+def _config_of(section: str, name: str, source: str) -> type[pydantic.BaseModel]:
+    """Return the config model of the policy or the algorithm ``name``. Raises InputError for an unknown one."""
+    known: Any = importlib.import_module({"policy": "policies.registry", "algo": "robopolicy.algos.registry"}[section])
     try:
-        description(name)  # refuses an unknown name
+        known.description(name)  # refuses an unknown name
     except InputError as error:
-        raise InputError(f"{source}: key 'policy.type': {error}") from None
-    return config_class(name)
+        raise InputError(f"{source}: key '{section}.type': {error}") from None
+    return known.config_class(name)
 
 
 def print_note(text: str) -> None:
@@ -175,23 +192,42 @@ def print_note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def recipe_from_dict(values: Mapping[str, Any], source: str) -> Recipe:
-    """Build a recipe; mistakes inside ``policy`` name the policy's own keys. Raises InputError."""
-    policy = values.get("policy")
-    if isinstance(policy, Mapping):
-        name = policy.get("type")
-        if not isinstance(name, str):
-            raise InputError(f"{source}: key 'policy.type' is required: the name of a policy, e.g. policy: {{type: flow}}")
-        model = _policy_config(name, source)
-        own = {k: v for k, v in policy.items() if k != "type"}
-        values = {**values, "policy": validate(model, own, f"{source}: policy {name!r}", "policy.")}
-    elif policy is not None:
-        raise InputError(f"{source}: key 'policy': expected a section of keys with a type, found {policy!r}; e.g. policy: {{type: flow}}")
+def recipe_from_dict(values: Mapping[str, Any], source: str) -> Any:
+    """Build a :class:`Recipe`, or the ``TrialRecipe`` of ``values`` that name an ``algo``. Raises InputError.
+
+    Mistakes inside ``policy`` and ``algo`` name their own keys.
+    """
+    values = _typed("algo", values, source)
+    if "algo" in values:
+        from robopolicy.algos.registry import rule_class
+        from robopolicy.recipe_trial import with_policy
+
+        values = {**values, "policy": with_policy(values, rule_class(type(values["algo"]).__module__.rpartition(".")[2]))}
+    values = _typed("policy", values, source)
+    if "algo" in values:
+        from robopolicy.recipe_trial import trial_recipe
+
+        return trial_recipe(values, source)
     return validate(Recipe, values, source)
 
 
-def load_recipe(name: str, overrides: Sequence[str] = (), note: Note = print_note) -> Recipe:
-    """Read a recipe by path or installed name and apply ``key=value`` overrides.
+def _typed(section: str, values: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    """Return ``values`` with a section that has a ``type`` (see :data:`TYPED`) checked by the model of that type. Raises InputError."""
+    own, example = values.get(section), TYPED[section]
+    if own is None:
+        return values
+    if not isinstance(own, Mapping):
+        raise InputError(f"{source}: key '{section}': expected a section of keys with a type, found {own!r}; e.g. {example}")
+    name = own.get("type")
+    if not isinstance(name, str):
+        raise InputError(f"{source}: key '{section}.type' is required: a name, e.g. {example}")
+    model = _config_of(section, name, source)
+    checked = validate(model, {k: v for k, v in own.items() if k != "type"}, f"{source}: {section} {name!r}", f"{section}.")
+    return {**values, section: checked}
+
+
+def load_recipe(name: str, overrides: Sequence[str] = (), note: Note = print_note) -> Any:
+    """Read a recipe by path or installed name and apply ``key=value`` overrides; see :func:`recipe_from_dict` for what is returned.
 
     ``policy=NAME`` changes the type of the policy: keys of the file that both types have are kept, those that only the
     old one has are dropped, and ``note`` is told which.
@@ -203,7 +239,8 @@ def load_recipe(name: str, overrides: Sequence[str] = (), note: Note = print_not
     values = read_yaml(path)
     wanted = apply_overrides(values, overrides)
     try:
-        wanted = _switch_policy(values, wanted, overrides, str(path), note)
+        for section in TYPED:
+            wanted = _switch_type(section, values, wanted, overrides, str(path), note)
         recipe = recipe_from_dict(wanted, str(path))
     except InputError as error:
         named = re.search(r"key '([^']+)'", str(error))
@@ -225,15 +262,15 @@ def _full_task_name(task: str) -> str:
         return task
 
 
-def _switch_policy(values: Mapping[str, Any], wanted: dict[str, Any], overrides: Sequence[str], source: str, note: Note) -> dict[str, Any]:
-    """Drop the keys of the file's policy that the wanted type of policy cannot have; overrides are never dropped."""
-    old, new = values.get("policy"), wanted.get("policy")
+def _switch_type(section: str, values: Mapping[str, Any], wanted: dict[str, Any], overrides: Sequence[str], source: str, note: Note) -> dict[str, Any]:
+    """Drop the keys of the file's ``section`` that its wanted type cannot have; overrides are never dropped."""
+    old, new = values.get(section), wanted.get(section)
     if not (isinstance(old, dict) and isinstance(new, dict) and isinstance(old.get("type"), str) and isinstance(new.get("type"), str)):
         return wanted
-    if old["type"] == new["type"] or any(_key(item) == "policy" and isinstance(_value(item), dict) for item in overrides):
+    if old["type"] == new["type"] or any(_key(item) == section and isinstance(_value(item), dict) for item in overrides):
         return wanted
-    old_model, new_model = _policy_config(old["type"], source), _policy_config(new["type"], source)
-    asked = {_key(item).split(".")[1] for item in overrides if _key(item).startswith("policy.")}
+    old_model, new_model = _config_of(section, old["type"], source), _config_of(section, new["type"], source)
+    asked = {_key(item).split(".")[1] for item in overrides if _key(item).startswith(f"{section}.")}
     dropped, unfit = [], []
     for key, value in old.items():
         if key == "type" or key in asked or key not in old_model.model_fields:
@@ -243,11 +280,26 @@ def _switch_policy(values: Mapping[str, Any], wanted: dict[str, Any], overrides:
         elif _fits(old_model, key, value) and not _fits(new_model, key, value):
             unfit.append(key)
     if dropped:
-        note(f"policy {new['type']!r} has no {', '.join(dropped)} (set for {old['type']!r} in the recipe): not used")
+        note(f"{section} {new['type']!r} has no {', '.join(dropped)} (set for {old['type']!r} in the recipe): not used")
     if unfit:
         what = ", ".join(f"{k}={old[k]!r}" for k in unfit)
-        note(f"policy {new['type']!r} cannot take the recipe's {what} (set for {old['type']!r}): its own default is used")
-    return {**wanted, "policy": {k: v for k, v in new.items() if k not in dropped + unfit}}
+        note(f"{section} {new['type']!r} cannot take the recipe's {what} (set for {old['type']!r}): its own default is used")
+    if section == "algo":
+        wanted = _switch_loop(values, wanted, overrides, (old["type"], new["type"]), note)
+    return {**wanted, section: {k: v for k, v in new.items() if k not in dropped + unfit}}
+
+
+def _switch_loop(values: Mapping[str, Any], wanted: dict[str, Any], overrides: Sequence[str], rules: tuple[str, str], note: Note) -> dict[str, Any]:
+    """Drop what the file says of training and the loop of the wanted rule does not know; overrides are never dropped."""
+    from robopolicy.recipe_trial import switched_training
+
+    _, unknown = switched_training(values, *rules)
+    asked = {_key(item).split(".")[1] for item in overrides if _key(item).startswith("training.")}
+    dropped = [key for key in unknown if key not in asked]
+    if not dropped:
+        return wanted
+    note(f"algo {rules[1]!r} trains in another loop, which has no {', '.join(dropped)} (set for {rules[0]!r} in the recipe): not used")
+    return {**wanted, "training": {key: value for key, value in wanted["training"].items() if key not in dropped}}
 
 
 def _key(item: str) -> str:
@@ -267,7 +319,7 @@ def _fits(model: type[pydantic.BaseModel], key: str, value: Any) -> bool:
     return True
 
 
-def require_same(saved: Recipe, wanted: Recipe, folder: str) -> None:
+def require_same(saved: Experiment, wanted: Experiment, folder: str) -> None:
     """Refuse to go on in a run folder that was begun with another recipe.
 
     Raises:

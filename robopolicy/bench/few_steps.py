@@ -75,9 +75,9 @@ WAYS = (
 def missing(ways: tuple[Way, ...] = WAYS) -> dict[str, str]:
     """Return what cannot be measured -> why: rows of the table without their policy, and registered policies without a row."""
     from policies.realtime.registry import method_names
-    from policies.registry import policy_names
+    from policies.registry import chunk_policy_names
 
-    known, out = policy_names(), {}
+    known, out = chunk_policy_names(), {}
     for way in ways:
         absent = [name for name in (way.policy, way.teacher) if name is not None and name not in known]
         if absent:

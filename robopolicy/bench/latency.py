@@ -47,7 +47,7 @@ def measure(calls: int, unet_calls: int, inputs: int, channels: tuple[int, ...] 
 
     result, folder = Result(), Path(tempfile.mkdtemp(prefix="robopolicy-bench-"))
     try:
-        _policies(result, calls, names or registry.policy_names(), folder)
+        _policies(result, calls, names or registry.chunk_policy_names(), folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     measure_unet(result, unet_calls, inputs, THREADS, channels or CHANNELS)

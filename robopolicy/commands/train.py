@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-HELP = """Train a policy by imitation, as a recipe says.
+HELP = """Train a policy by imitation or by trial, as a recipe says.
 
 A recipe is a YAML file or the name of an installed one (robopolicy list recipes); keys set behind it replace its own. \
 Demonstrations that do not exist yet are collected first where the recipe says how many. A run that was stopped or \
@@ -30,6 +30,8 @@ killed goes on, bit for bit, when the same command is given again.
 
   robopolicy train metaworld --processes 2
 
+  robopolicy train rl/half-cheetah algo=spo training.worlds=256
+
 Several machines: accelerate launch [dim]...[/dim] -m robopolicy train RECIPE
 """
 
@@ -45,7 +47,7 @@ def register(app: typer.Typer) -> None:
         fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run that is in the output folder and begin anew.")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; the result and notes alone.")] = False,
     ) -> int:
-        from robopolicy.recipe import load_recipe, print_note
+        from robopolicy.recipe import Recipe, load_recipe, print_note
         from robopolicy.training.launch import launch, launched
 
         speaks = os.environ.get("RANK", "0") == "0"
@@ -53,7 +55,10 @@ def register(app: typer.Typer) -> None:
         if processes > 1 and not launched():
             flags = [flag for flag, given in (("--fresh", fresh), ("--quiet", quiet)) if given]
             return launch([sys.executable, "-m", "robopolicy", "train", recipe, *(overrides or []), *flags], processes)
-        from robopolicy.training.imitation import train as run
+        if isinstance(loaded, Recipe):
+            from robopolicy.training.imitation import train as run
+        else:
+            from robopolicy.training.trial import train as run
 
         result = run(loaded, progress=speaks and not quiet, resume="never" if fresh else "auto")
         if speaks:

@@ -22,7 +22,7 @@ from pathlib import Path
 from policies.spec import InputError
 from robopolicy.config import dump_yaml, read_yaml
 from robopolicy.data.atomic import write_bytes
-from robopolicy.recipe import Recipe, recipe_from_dict, require_same
+from robopolicy.recipe import Experiment, recipe_from_dict, require_same
 
 _STEP = re.compile(r"step_(\d+)")
 _OWN = ("recipe.yaml", "log.jsonl", "tensorboard", "checkpoints", "last", "state")
@@ -42,7 +42,7 @@ class RunFolder:
         self.states = self.path / "state"
         self._lock: int | None = None
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: Experiment) -> None:
         """Refuse a folder that holds something else, or a run with another recipe. Raises InputError."""
         if self.recipe_file.is_file():
             require_same(recipe_from_dict(read_yaml(self.recipe_file), str(self.recipe_file)), recipe, str(self.path))
@@ -53,7 +53,7 @@ class RunFolder:
         if foreign:
             raise InputError(f"output {self.path}: holds {sorted(foreign)[0]!r} and no training run; take an empty folder with output=...")
 
-    def open(self, recipe: Recipe, fresh: bool = False) -> None:
+    def open(self, recipe: Experiment, fresh: bool = False) -> None:
         """Create the folder, or take it up again, for this process alone.
 
         Args:

@@ -14,7 +14,7 @@ from policies.normalize import Normalizer
 from policies.spec import InputError, SpecMismatch
 from tests.policies.toy import CAMERA, IMAGE, SMALL, STATE, build, observation, random_batch, stats_of, train
 
-NAMES = registry.policy_names()
+NAMES = registry.chunk_policy_names()
 BACKBONES = ("mlp", "unet", "transformer")
 BATCH = random_batch(STATE, 8)
 

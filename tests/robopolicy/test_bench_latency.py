@@ -50,7 +50,7 @@ def test_calls_are_taken_in_turn() -> None:
     assert order == ["a", "b"] * 4 and {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
 
 
-@pytest.mark.parametrize("name", registry.policy_names())
+@pytest.mark.parametrize("name", registry.chunk_policy_names())
 def test_every_policy_can_be_timed_or_says_why_not(name: str) -> None:
     try:
         policy = make_policy(name)

@@ -103,7 +103,7 @@ def test_a_value_that_the_new_type_cannot_take_is_named(tmp_path, monkeypatch):
         solver: Literal["euler", "heun"] = "euler"
         steps: int = 1
 
-    monkeypatch.setattr("robopolicy.recipe._policy_config", lambda name, source: {"old": Old, "new": New}[name])
+    monkeypatch.setattr("robopolicy.recipe._config_of", lambda section, name, source: {"old": Old, "new": New}[name])
     file = tmp_path / "mine.yaml"
     file.write_text("task: two-route\npolicy: {type: old, solver: ddpm, steps: 5}\n")
     recipe, notes = load(file, "policy=new")
@@ -192,7 +192,7 @@ def test_saved_recipe_refuses_another(recipe_file):
         (["policy={horizon: 8}"], ["'policy.type' is required"]),
         (["policy.type=3"], ["'policy.type' is required"]),
         (["task=3"], ["'task'", "string", "3 (int)"]),
-        (["output=runs/{tsk}"], ["'output'", "'runs/{tsk}'", "{task}, {policy}, {seed}"]),
+        (["output=runs/{tsk}"], ["'output'", "'runs/{tsk}'", "{task}, {policy}, {algo}, {seed}"]),
         (["data.path=x/{0}"], ["'data.path'", "{task}"]),
         (["data.path={"], ["not valid YAML"]),
         (["training.optimizer.betas=[0.9]"], ["'training.optimizer.betas"]),

@@ -242,7 +242,7 @@ def test_the_guess_is_the_last_plan_shifted_with_its_last_row_repeated() -> None
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", registry.policy_names())
+@pytest.mark.parametrize("name", registry.chunk_policy_names())
 def test_every_policy_iterates_or_says_why_not(name: str) -> None:
     policy = build(name, STATE, BATCH).eval()
     if not isinstance(policy, GenerativePolicy):

@@ -1,0 +1,44 @@
+"""Observation in, one vector out: normalised states beside what a small network makes of every camera's image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from policies.networks.encoders import ImageConfig, ImageEncoder
+from policies.noise import Noise
+from policies.normalize import Normalizer
+from policies.spec import Spec
+
+
+class ObservationEncoder(nn.Module):
+    """Turns the observation of one step into features.
+
+    Args:
+        spec: The fields that are read, in this order: states, then images.
+        image: Of the encoder of every camera.
+
+    Attributes:
+        features: F.
+    """
+
+    def __init__(self, spec: Spec, image: ImageConfig) -> None:
+        super().__init__()
+        fields = spec.observation.fields
+        self.states, self.images = tuple(spec.observation.state_names), tuple(spec.observation.image_names)
+        self.cameras = nn.ModuleList(ImageEncoder(image, fields[name].shape) for name in self.images)
+        self.features = sum(fields[name].size for name in self.states) + len(self.images) * image.features
+
+    def vector(self, obs: Mapping[str, torch.Tensor], normalizer: Normalizer) -> torch.Tensor:
+        """Return the normalised states (B, S) of ``obs``, field -> (B, *shape), robot units."""
+        parts = [normalizer.normalize(name, obs[name]).flatten(1) for name in self.states]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def forward(self, obs: Mapping[str, torch.Tensor], normalizer: Normalizer, noise: Noise) -> torch.Tensor:
+        """Return features (B, F) of ``obs``, field -> (B, *shape), robot units, images uint8; ``noise`` places crops in training."""
+        if not self.images:
+            return self.vector(obs, normalizer)
+        seen = [camera(obs[name].unsqueeze(1), noise).squeeze(1) for camera, name in zip(self.cameras, self.images, strict=True)]
+        return torch.cat([self.vector(obs, normalizer), *seen] if self.states else seen, -1)
