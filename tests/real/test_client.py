@@ -24,14 +24,14 @@ def test_one_request_in_flight(serve, connect):
 
 
 def test_late_plan_is_not_returned_and_a_new_session_follows(serve, connect):
-    server = serve(ReachPolicy(delay_s=0.2))
+    server = serve(ReachPolicy(delay_s=1.0))
     client = connect(server.address)
     first = client.session
     client.request(observation(client), client.initial_state(1), np.array([1]), budget_s=0.05)
     started = time.monotonic()
     with pytest.raises(RequestFailed) as caught:
         client.poll(5)
-    assert caught.value.cause == "late" and time.monotonic() - started < 0.19
+    assert caught.value.cause == "late" and time.monotonic() - started < 0.95
     plan, _ = client.act(observation(client), client.initial_state(1), np.array([2]))
     local, _ = ReachPolicy().act(observation(client), ReachPolicy().initial_state(1), np.array([2]))
     np.testing.assert_allclose(plan.actions, local.actions, atol=1e-6)

