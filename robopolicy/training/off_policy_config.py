@@ -33,6 +33,38 @@ class DemonstrationsConfig(Config):
     share: Share = 0.5  # of every batch (RLPD)
 
 
+class RewardConfig(Config):
+    """Who says that the task is done; see ``robopolicy.training.trial_worlds``."""
+
+    sparse: bool = False  # 1 where the world reports success, which ends the episode, else 0; false: the world's own reward
+    classifier: str | None = None  # folder of `robopolicy reward`: its decision from images instead of the world's
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5  # probability from which the classifier says success
+
+    @property
+    def judged(self) -> bool:
+        """Whether success alone is rewarded."""
+        return self.sparse or self.classifier is not None
+
+
+class TakeoverConfig(Config):
+    """Who may take over from the policy while it learns; see ``robopolicy.training.takeover``."""
+
+    source: Literal["none", "expert", "device"] = "none"  # expert: the task's script, in place of a person; device: who sends to `address`
+    share: Share = 0.5  # expert: of the episodes that it looks after
+    after: pydantic.NonNegativeInt = 50  # expert: control steps without success until it steps in
+    hold: pydantic.PositiveInt = 20  # expert: control steps that it then acts, before it looks on again for `after` steps
+    address: str = "tcp://127.0.0.1:5560"  # device: where the person's commands arrive
+
+
+class ResetsConfig(Config):
+    """How episodes begin anew; see ``robopolicy.training.forward_backward``."""
+
+    type: Literal["world", "backward"] = "world"  # world: it is put back; backward: a second policy learns to bring it back
+    episode_steps: pydantic.PositiveInt | None = None  # backward: control steps after which the other policy acts; None: the task's own
+    near: pydantic.PositiveFloat = 0.1  # backward: distance to where worlds begin that counts as brought back, in the units of `fields`
+    fields: list[str] | None = None  # backward: observation fields that have to be back; None: observation.state
+
+
 class OffPolicyTraining(Config):
     """Act, remember, learn from what is remembered."""
 
@@ -45,6 +77,9 @@ class OffPolicyTraining(Config):
     normalize_observations: bool = False  # by the statistics of the random steps, then fixed
     replay: ReplayConfig = ReplayConfig()
     demonstrations: DemonstrationsConfig = DemonstrationsConfig()
+    reward: RewardConfig = RewardConfig()
+    takeover: TakeoverConfig = TakeoverConfig()
+    resets: ResetsConfig = ResetsConfig()
     threads: pydantic.PositiveInt | None = None  # torch threads; None: measured once, and kept in the resolved recipe
     log_every: pydantic.PositiveInt = 1000  # environment steps
     checkpoint_every: pydantic.PositiveInt = 10_000  # environment steps
