@@ -100,8 +100,11 @@ class Ahead:
         self._lent: Draws | None = None
         self._length = 1
 
-    def seeds(self, rows: np.ndarray, roots: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Return the seeds (K,) of episodes ``counts`` (N,) of worlds ``rows`` (K,), whose first seeds were ``roots`` (N,)."""
+    def seeds(self, rows: np.ndarray, roots: np.ndarray, counts: np.ndarray, first_world: int = 0) -> np.ndarray:
+        """Return the seeds (K,) of episodes ``counts`` (N,) of worlds ``rows`` (K,), whose first seeds were ``roots`` (N,).
+
+        ``first_world`` is the index of the first of the N worlds among all.
+        """
         if self._lent is not None and self._lent.drawn > self._length:
             self._length = self._lent.drawn
             self._next.fill(0)
@@ -110,20 +113,20 @@ class Ahead:
         if np.minimum.reduce(seeds) < 0:
             episodes = min(self._numbers // (self._num_worlds * self._length), 16)
             if episodes < 2:
-                return hashed(roots[rows], rows, counts[rows])
+                return hashed(roots[rows], rows + first_world, counts[rows])
             begin = counts + 1  # the present one of the other worlds runs
             begin[rows] = counts[rows]
-            self._compute(roots, begin, episodes)
+            self._compute(roots, begin, episodes, first_world)
             at = self._next[rows]
             seeds = self._seeds[at]
         self._next[rows] = at + 1
         self._asked = rows, at
         return seeds
 
-    def _compute(self, roots: np.ndarray, counts: np.ndarray, episodes: int) -> None:
+    def _compute(self, roots: np.ndarray, counts: np.ndarray, episodes: int, first_world: int) -> None:
         """Compute the next ``episodes`` of every world, from ``counts`` (N,) on."""
         worlds = np.arange(self._num_worlds)[:, None]
-        seeds = hashed(roots[:, None], worlds, counts[:, None] + np.arange(episodes + 1))
+        seeds = hashed(roots[:, None], worlds + first_world, counts[:, None] + np.arange(episodes + 1))
         numbers = unit_numbers(seeds, self._stream, self._length)
         seeds[:, episodes] = -1
         self._seeds = np.concatenate([[-1], seeds.ravel()])

@@ -101,6 +101,7 @@ class EpisodicBatch(abc.ABC):
         self.num_worlds, self.max_episode_steps, self.autoreset = num_worlds, max_episode_steps, autoreset
         self._low, self._high = (np.asarray(side, np.float32) for side in (spec.action.low, spec.action.high))
         self._all = np.arange(num_worlds)
+        self.first_world = 0  # index of the first of them, where they are a part of more: seeds of auto-resets are of the whole
         self._obs: Observation = {n: np.zeros((num_worlds, *f.shape), f.dtype) for n, f in spec.observation.fields.items()}
         self._info = {n: np.zeros(num_worlds, dtype) for n, dtype in {"success": "bool", **(info or {})}.items()}
         self._running = np.zeros(num_worlds, bool)
@@ -224,7 +225,7 @@ class EpisodicBatch(abc.ABC):
 
     def _next_seeds(self, rows: np.ndarray) -> np.ndarray:
         """Return the seeds (K,) of the episodes that worlds ``rows`` (K,) begin by themselves."""
-        return hashed(self._root_seeds[rows], rows, self._episode_count[rows])
+        return hashed(self._root_seeds[rows], rows + self.first_world, self._episode_count[rows])
 
     def _observed(self, rows: np.ndarray) -> Observation:
         """Return the observation of all worlds, that of ``rows`` (K,) new, in arrays that are not written again."""

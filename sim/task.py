@@ -200,7 +200,7 @@ class MujocoTask(EpisodicBatch):
         self.engine.forward(rows)
 
     def _next_seeds(self, rows: np.ndarray) -> np.ndarray:
-        return self._ahead.seeds(rows, self._root_seeds, self._episode_count)
+        return self._ahead.seeds(rows, self._root_seeds, self._episode_count, self.first_world)
 
     def _advance(self, rows: np.ndarray, action: np.ndarray) -> Outcome:
         if rows.size == self.num_worlds:
