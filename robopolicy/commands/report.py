@@ -9,8 +9,9 @@ import typer
 
 HELP = (
     "Make one HTML page of everything below a folder: success with intervals, paired comparisons, latency, network calls, training curves and videos.\n\n"
-    "FOLDER may be a training run, the folder of one evaluation, or any parent that holds several. The page loads nothing from anywhere: send it, "
-    "or open it without a network.\n\n"
+    "FOLDER may be a training run, the folder of one evaluation, or any parent that holds several; several folders make one page. The page loads "
+    "nothing from anywhere: send it, or open it without a network. Runs of learning by trial that differ in their seed alone are drawn as one curve, "
+    "the mean with its interval.\n\n"
     "[bold]Examples[/bold]\n\n"
     "  robopolicy report runs/pusht-flow-seed0\n\n"
     "  robopolicy report runs --out comparison.html"
@@ -22,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command(help=HELP, short_help="Make an HTML page of evaluations and runs.")
     def report(
-        folder: Annotated[Path, typer.Argument(help="Where to look, with everything below it.", metavar="FOLDER")],
+        folder: Annotated[list[Path], typer.Argument(help="Where to look, with everything below.", metavar="FOLDER...")],
         out: Annotated[Path | None, typer.Option(help="The HTML file.", show_default="FOLDER/report.html")] = None,
     ) -> None:
         from robopolicy.evaluation.report import write_report

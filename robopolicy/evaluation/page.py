@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robopolicy.evaluation import curves, plots
+from robopolicy.evaluation import curves, plots, trials
 from robopolicy.evaluation.plots import Axis, Line
 from robopolicy.evaluation.records import Evaluation, comparable, compare_evaluations
 from robopolicy.evaluation.report import Findings, Run
@@ -39,7 +39,7 @@ class Palette:
     def of(cls, found: Findings) -> Palette:
         """Colour every learnt policy and every run; a run whose name is a policy's shares its colour."""
         labels = [e.label for e in found.evaluations if e.policy != "expert"]
-        return cls([*labels, *(r.label for r in found.runs)])
+        return cls([*labels, *(r.label for r in found.runs), *(x.label for x in found.learners)])
 
     def __getitem__(self, name: str) -> int:
         return self._index.get(name, NEUTRAL)
@@ -64,6 +64,7 @@ def render(found: Findings, name: str) -> str:
     if found.panels:
         body.append(curves.section(found.panels))
     body.append(_training(found.runs, palette))
+    body.append(_learning(found.learners, palette))
     body.append(_provenance(found))
     css = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     title = f"{', '.join(tasks) if 0 < len(tasks) < 4 else name} · robopolicy report"
@@ -78,7 +79,9 @@ def render(found: Findings, name: str) -> str:
 
 def _header(found: Findings, tasks: Sequence[str], name: str) -> str:
     heading = (
-        f"Policies on {', '.join(tasks) if len(tasks) < 4 else f'{len(tasks)} tasks'}" if tasks else f"{'Training of' if found.runs else 'Policies in'} {name}"
+        f"Policies on {', '.join(tasks) if len(tasks) < 4 else f'{len(tasks)} tasks'}"
+        if tasks
+        else f"{'Training of' if found.runs or found.learners else 'Policies in'} {name}"
     )
     facts: list[tuple[str, object]] = []
     if found.evaluations:
@@ -86,8 +89,8 @@ def _header(found: Findings, tasks: Sequence[str], name: str) -> str:
         facts += [("initial states", f"{e.purpose}, from seed {e.seed0}") for e in found.evaluations[:1] if len({x.seed0 for x in found.evaluations}) == 1]
         facts += [("machine", f"{e.machine.get('cpu', '?')}, {e.machine.get('cores', '?')} cores") for e in found.evaluations[:1]]
         facts.append(("measured", max(e.time for e in found.evaluations).replace("T", " ").removesuffix("+00:00") + " UTC"))
-    if found.runs:
-        facts.append(("training runs", len(found.runs)))
+    if found.runs or found.learners:
+        facts.append(("training runs", len(found.runs) + sum(len(x.trials) for x in found.learners)))
     if found.panels:
         facts.append(("ways to act", len(curves.labels(found.panels))))
     items = "".join(f"<li>{esc(key)} <b>{esc(value)}</b></li>" for key, value in facts)
@@ -321,6 +324,19 @@ def _training(runs: Sequence[Run], palette: Palette) -> str:
         chart = plots.line_chart(curves, Axis("update", 0), Axis("success rate", 0, 1, percent=True), "success during training")
         cards.append(_card("Success during training", "On selection seeds, with its 95% interval: for watching, not for reporting.", legend + chart))
     return f'<h2>Training</h2>\n<div class="grid2">{"".join(cards)}</div>\n'
+
+
+def _learning(learners: Sequence[trials.Learner], palette: Palette) -> str:
+    """Show what learnt by trial: one part a task, each quantity against environment steps and against seconds."""
+    out = []
+    for task in dict.fromkeys(x.task for x in learners):
+        group = [x for x in learners if x.task == task]
+        legend = '<ul class="legend">' + "".join(f"<li>{palette.dot(x.label)}</li>" for x in group) + "</ul>"
+        cards = [_card(title, say, legend + svg) for title, say, svg in trials.charts(task, group, {x.label: palette[x.label] for x in group})]
+        several = max(len(x.trials) for x in group) > 1
+        say = '<p class="say">Bold lines are means over seeds, bands their 95% interval (Student&#x27;s).</p>' if several else ""
+        out.append(f'<h2>Learning by trial: <code>{esc(task)}</code></h2>\n{say}<div class="grid2">{"".join(cards)}</div>\n')
+    return "".join(out)
 
 
 def _provenance(found: Findings) -> str:

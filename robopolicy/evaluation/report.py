@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from policies.spec import InputError
-from robopolicy.evaluation import curves
+from robopolicy.evaluation import curves, trials
 from robopolicy.evaluation.records import FILE, Evaluation
+from robopolicy.recipe import flatten
 
 LOG = "log.jsonl"
 
@@ -42,7 +44,8 @@ class Findings:
 
     Attributes:
         evaluations: The newest of each (policy, checkpoint, task, seeds), labels made unique per task.
-        runs: Training runs; those of a benchmark that left curves are not among them.
+        runs: Training runs from demonstrations; those of a benchmark that left curves are not among them.
+        learners: What learnt by trial, runs of different seeds together.
         panels: Figures against network calls, one panel a task, drawn as one plot.
         older: How many evaluations a newer one of the same thing stands for.
         problems: Files that could not be used, one line each.
@@ -50,17 +53,18 @@ class Findings:
 
     evaluations: list[Evaluation] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    learners: list[trials.Learner] = field(default_factory=list)
     panels: list[curves.Panel] = field(default_factory=list)
     older: int = 0
     problems: list[str] = field(default_factory=list)
 
 
-def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
+def write_report(folder: str | Path | Sequence[Path], out: str | Path | None = None) -> Path:
     """Write the page for a run, an evaluation, or any folder that holds some, and return its path.
 
     Args:
-        folder: Where to look, with everything below it.
-        out: The HTML file; None: ``report.html`` in ``folder``.
+        folder: Where to look, with everything below it; several folders make one page.
+        out: The HTML file; None: ``report.html`` in ``folder``, or in the folder that holds all of them.
 
     Raises:
         InputError: if there are no evaluation, no training log and no curves, or the page cannot be written.
@@ -68,9 +72,10 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     from robopolicy.data.atomic import write_bytes
     from robopolicy.evaluation.page import render
 
-    folder = Path(folder)
-    page = render(gather(folder), folder.resolve().name).encode()
-    file = Path(out) if out is not None else folder / "report.html"
+    folders = [Path(folder)] if isinstance(folder, str | Path) else list(folder)
+    parent = folders[0] if len(folders) == 1 else Path(os.path.commonpath([f.resolve() for f in folders]))
+    page = render(gather(*folders), parent.resolve().name).encode()
+    file = Path(out) if out is not None else parent / "report.html"
     try:
         write_bytes(file, page)
     except OSError as error:
@@ -78,45 +83,68 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     return file
 
 
-def gather(folder: Path) -> Findings:
-    """Read every evaluation, every training log and all curves below ``folder``.
+def gather(*folders: Path) -> Findings:
+    """Read every evaluation, every training log and all curves below ``folders``.
 
     Raises:
-        InputError: if the folder does not exist, or holds nothing that can be shown; says what was unreadable.
+        InputError: if a folder does not exist, or they hold nothing that can be shown; says what was unreadable.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: {'expected a folder, found a file' if folder.exists() else 'no such folder'}")
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: {'expected a folder, found a file' if folder.exists() else 'no such folder'}")
     out = Findings()
     evaluations = []
-    for file in sorted(folder.rglob(FILE)):
+    for file in _below(folders, FILE):
         try:
             evaluations.append(Evaluation.load(file))
         except InputError as error:
             out.problems.append(str(error))
     out.evaluations = _newest(evaluations)
     out.older = len(evaluations) - len(out.evaluations)
-    drawn = _read_panels(folder, out)
-    logs = {file.resolve(): file for file in sorted(folder.rglob(LOG)) if not any(part in drawn for part in file.parents)}
+    drawn = _read_panels(folders, out)
+    logs = {file.resolve(): file for file in _below(folders, LOG) if not any(part in drawn for part in file.parents)}
     for e in out.evaluations:  # the runs that the checkpoints come from may lie elsewhere
         file = Path(e.checkpoint).parent.parent / LOG if e.checkpoint else None
         if file is not None and file.is_file():
             logs.setdefault(file.resolve(), file)
-    for file in logs.values():
-        run = _read_run(file, out.problems)
-        if run is not None:
-            out.runs.append(run)
-    if not out.evaluations and not out.runs and not out.panels:
+    _read_logs(list(logs.values()), out)
+    if not (out.evaluations or out.runs or out.panels or out.learners):
         why = f" ({'; '.join(out.problems[:2])})" if out.problems else ""
+        folder = folders[0]
         raise InputError(f"{folder}: no evaluation and no training log in it or below{why}; robopolicy eval CHECKPOINT --out {folder} makes one")
     _name_apart(out.evaluations)
     out.runs = _name_runs_apart(out.runs)
     return out
 
 
-def _read_panels(folder: Path, out: Findings) -> set[Path]:
-    """Add the panels below ``folder`` to ``out``; returns the folders that they stand for."""
+def _below(folders: Sequence[Path], name: str) -> list[Path]:
+    """Return the files called ``name`` below any of ``folders``, each once."""
+    return list({file.resolve(): file for folder in folders for file in sorted(folder.rglob(name))}.values())
+
+
+def _read_logs(files: Sequence[Path], out: Findings) -> None:
+    """Add the runs of these training logs to ``out``: by trial where their recipe says so, else from demonstrations."""
+    found = []
+    for file in files:
+        recipe = _recipe_of(file.parent)
+        if trials.is_trial(recipe):
+            try:
+                trial = trials.read_trial(file, flatten(recipe))
+            except InputError as error:
+                out.problems.append(str(error))
+                continue
+            found += [trial] if trial is not None else []
+            continue
+        run = _read_run(file, recipe, out.problems)
+        if run is not None:
+            out.runs.append(run)
+    out.learners = trials.learners(found)
+
+
+def _read_panels(folders: Sequence[Path], out: Findings) -> set[Path]:
+    """Add the panels below ``folders`` to ``out``; returns the folders that they stand for."""
     drawn = set()
-    for file in sorted(folder.rglob(curves.FILE)):
+    for file in _below(folders, curves.FILE):
         try:
             out.panels.append(curves.Panel.load(file))
             drawn.add(file.parent)
@@ -153,7 +181,7 @@ def _name_apart(evaluations: Sequence[Evaluation]) -> None:
                 e.label = name
 
 
-def _read_run(file: Path, problems: list[str]) -> Run | None:
+def _read_run(file: Path, recipe: Mapping[str, Any], problems: list[str]) -> Run | None:
     """Read the loss and the evaluations of one ``log.jsonl``; None when it holds no training step."""
     train: list[tuple[float, float]] = []
     checks: list[tuple[float, float, float, float]] = []
@@ -168,30 +196,28 @@ def _read_run(file: Path, problems: list[str]) -> Run | None:
         try:
             row = json.loads(line)
             if row["event"] == "train":
-                train.append((float(row["step"]), _real(row["loss"])))
+                train.append((float(row["step"]), trials.real(row["loss"])))
             elif row["event"] == "evaluation":
-                checks.append((float(row["step"]), _real(row["success"]), _real(row.get("low")), _real(row.get("high"))))
+                checks.append((float(row["step"]), trials.real(row["success"]), trials.real(row.get("low")), trials.real(row.get("high"))))
         except (ValueError, KeyError, TypeError) as error:
             problems.append(f"{file} line {i + 1}: not a line of a training log: {type(error).__name__}: {error}")
             return None
     if not train:
         return None
     steps, loss = np.array(train).T
-    return Run(file.parent, _policy_of(file.parent) or file.parent.name, steps, loss, np.array(checks).reshape(-1, 4))
+    policy = recipe.get("policy")
+    label = policy.get("type") if isinstance(policy, dict) else None
+    return Run(file.parent, label or file.parent.name, steps, loss, np.array(checks).reshape(-1, 4))
 
 
-def _real(value: Any) -> float:
-    return float("nan") if value is None else float(value)
-
-
-def _policy_of(run: Path) -> str | None:
+def _recipe_of(run: Path) -> dict[str, Any]:
+    """Return the recipe of a run as its file has it; empty where there is none that can be read."""
     from robopolicy.config import read_yaml
 
     try:
-        policy = read_yaml(run / "recipe.yaml").get("policy")
+        return read_yaml(run / "recipe.yaml")
     except InputError:
-        return None
-    return policy.get("type") if isinstance(policy, dict) else None
+        return {}
 
 
 def _name_runs_apart(runs: Sequence[Run]) -> list[Run]:
