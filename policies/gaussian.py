@@ -2,6 +2,7 @@
 
 Robots get its mean (or, squashed, the tanh of its mean); learning draws from it. ``free`` deviations are parameters of their own,
 the same in every state (as on-policy methods have them); ``observed`` ones are an output of the network (as SAC has them).
+With a ``memory`` the distribution also depends on the steps before; what is remembered is the policy's state, one row a stream.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from policies.config import Config
 from policies.distributions import Gaussian, squashed
 from policies.learnt import Batch, LearntPolicy
 from policies.networks.encoders import ImageConfig
+from policies.networks.memory import MemoryConfig, build_memory
 from policies.networks.observation import ObservationEncoder
 from policies.networks.perceptron import Activation, orthogonal, perceptron
 from policies.noise import Noise
@@ -36,6 +38,7 @@ class GaussianConfig(Config):
     log_std_range: tuple[float, float] = (-5.0, 2.0)  # that observed ones are clamped to
     squash: bool = False  # tanh of what is drawn, so that actions lie within the limits
     stochastic: bool = False  # act by drawing instead of with the mean
+    memory: MemoryConfig = MemoryConfig()  # of the steps before, between the features of an observation and the layers
     image: ImageConfig = ImageConfig()
 
 
@@ -61,7 +64,9 @@ class GaussianPolicy(LearntPolicy):
         self.encoder = ObservationEncoder(self.spec, config.image)
         self.action_dim = self.spec.action.low.size
         outputs = self.action_dim * (2 if config.deviation == "observed" else 1)
-        self.network = orthogonal(perceptron(self.encoder.features, config.hidden, outputs, config.activation, config.layer_norm), 0.01)
+        self.memory = build_memory(config.memory, self.encoder.features)
+        inputs = self.encoder.features if self.memory is None else self.memory.width
+        self.network = orthogonal(perceptron(inputs, config.hidden, outputs, config.activation, config.layer_norm), 0.01)
         if config.deviation == "free":
             self.log_std = torch.nn.Parameter(torch.full((self.action_dim,), float(config.initial_std)).log())
 
@@ -83,9 +88,44 @@ class GaussianPolicy(LearntPolicy):
         """See base class: deviations of states, the range of the demonstrated actions."""
         return Normalizer.fit(stats, default_modes(cls.observed(config, spec), "mean_std", "min_max"))
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether it remembers: actions depend on the steps before, and rows of a batch are learnt from in the order of time."""
+        return self.memory is not None
+
+    def initial_state(self, batch: int) -> State:
+        """See base class: an empty memory, if there is one."""
+        return {} if self.memory is None else self.memory.fresh(batch, next(self.parameters()).device)
+
     def distribution(self, features: torch.Tensor) -> Gaussian:
-        """Return the distribution (before any squashing) for ``features`` (B, F) of :attr:`encoder`."""
-        out = self.network(features)
+        """Return the distribution (before any squashing) for ``features`` (B, F) of :attr:`encoder`.
+
+        Raises:
+            InputError: with a memory, which one step says nothing to: see :meth:`remember` and :meth:`over`.
+        """
+        if self.memory is not None:
+            raise InputError(f"policy.memory {self.config.memory.type!r}: only on-policy rules learn from whole sequences of steps; use memory none")
+        return self._law(features)
+
+    def remember(self, features: torch.Tensor, state: State) -> tuple[Gaussian, State]:
+        """Return the distribution for ``features`` (B, F) of :attr:`encoder` after the steps in ``state``, and the next state."""
+        if self.memory is None:
+            return self._law(features), state
+        remembered, state = self.memory.step(features, state)
+        return self._law(remembered), state
+
+    def over(self, features: torch.Tensor, state: State, begun: torch.Tensor) -> Gaussian:
+        """Return the distributions (T, B, Da) that :meth:`remember` gives one step after the other, with gradients through time.
+
+        Args:
+            features: (T, B, F) of :attr:`encoder`.
+            state: Of the B streams before the first step.
+            begun: (T, B) bool, where the observation is the first of an episode: the state begins anew before it.
+        """
+        return self._law(features if self.memory is None else self.memory.over(features, state, begun))
+
+    def _law(self, inputs: torch.Tensor) -> Gaussian:
+        out = self.network(inputs)
         if self.config.deviation == "free":
             return Gaussian(out, self.log_std)
         mean, log_std = out.chunk(2, -1)
@@ -102,7 +142,8 @@ class GaussianPolicy(LearntPolicy):
     def act(self, obs: Batch, state: State, noise: Noise, execution: Execution = Execution()) -> tuple[Plan, State]:
         """See ``policies.base.Policy.act``: actions (B, 1, Da); ``plan.info`` also has ``std`` (B,), the mean deviation, normalised units."""
         self.spec.observation.validate(obs, (noise.keys.shape[0], self.n_obs_steps))
-        law = self.distribution(self.encoder({name: obs[name][:, -1] for name in self.spec.observation.fields}, self.normalizer, noise))
+        features = self.encoder({name: obs[name][:, -1] for name in self.spec.observation.fields}, self.normalizer, noise)
+        law, state = self.remember(features, state)
         chosen = law.draw(noise.normal(self.action_dim)) if self.config.stochastic else law.mean
         chosen = torch.tanh(chosen) if self.config.squash else chosen
         actions = self.normalizer.unnormalize("action", chosen).unsqueeze(1)
