@@ -142,8 +142,8 @@ def learners(trials: Sequence[Trial]) -> list[Learner]:
         keys = [k for k in dict.fromkeys(k for t in twins for k in t) if k not in _NOT_THE_LEARNER and len({str(t.get(k)) for t in twins}) > 1]
         said = " ".join(f"{k.rpartition('.')[2]}={first.get(k)}" for k in keys[:3]) + (" ..." if len(keys) > 3 else "")
         out.append(Learner(f"{first.get('algo.type', 'trial')} {said}".strip(), str(first.get("task", "")), group))
-    labels = [learner.label for learner in out]
-    apart = [Learner(f"{x.label} ({x.trials[0].folder.name})" if labels.count(x.label) > 1 else x.label, x.task, x.trials) for x in out]
+    names = [(x.task, x.label) for x in out]
+    apart = [Learner(f"{x.label} ({x.trials[0].folder.name})" if names.count((x.task, x.label)) > 1 else x.label, x.task, x.trials) for x in out]
     return sorted(apart, key=lambda learner: (learner.task, learner.label))
 
 
@@ -190,9 +190,8 @@ def _lines(group: Sequence[Learner], name: str, clock: bool, colours: Mapping[st
 def charts(task: str, group: Sequence[Learner], colours: Mapping[str, int]) -> list[tuple[str, str, str]]:
     """Return (title, what is seen, SVG) of every chart of one task's learners; colours by label."""
     out = []
-    names = [
-        n for n in dict.fromkeys([*TITLES, *(n for x in group for t in x.trials for n in t.series)]) if any(n in t.series for x in group for t in x.trials)
-    ]
+    known = {n for x in group for t in x.trials for n in t.series}
+    names = [n for n in (*TITLES, *sorted(known - set(TITLES))) if n in known]
     for name in names:
         title = TITLES.get(name, name.replace("_", " ").capitalize())
         share = name in ("success", "intervention_rate")
@@ -204,7 +203,9 @@ def charts(task: str, group: Sequence[Learner], colours: Mapping[str, int]) -> l
                 out.append((f"{title} against {along}", say, line_chart(lines, Axis(along, 0), up, f"{task}: {title.lower()} against {along}")))
     checked = [(x, t) for x in group for t in x.trials if len(t.checks)]
     if checked:
-        drawn = [Line(f"{x.label} seed {t.recipe.get('seed')}", *t.checks[:, :2].T, colours[x.label], t.checks[:, 2], t.checks[:, 3]) for x, t in checked]
+        drawn = [
+            Line(f"{x.label} seed {t.recipe.get('seed')}", t.checks[:, 0], t.checks[:, 1], colours[x.label], t.checks[:, 2], t.checks[:, 3]) for x, t in checked
+        ]
         chart = line_chart(drawn, Axis("environment steps", 0), Axis("success rate", 0, 1, percent=True), f"{task}: success during training")
         out.append(("Success during training", "On selection seeds, with its 95% interval: for watching, not for reporting.", chart))
     return out
