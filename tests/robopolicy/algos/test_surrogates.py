@@ -125,11 +125,11 @@ def _walk(rule: OnPolicyRule, epochs: int) -> torch.Tensor:
     torch.manual_seed(0)
     old = Gaussian(torch.zeros(200, 4), torch.zeros(4))
     actions, advantage = torch.randn(200, 4), torch.randn(200)
-    network = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Tanh(), torch.nn.Linear(64, 4))
+    last = torch.nn.Linear(64, 4)
+    network = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Tanh(), last)
     states, log_std = torch.randn(200, 8), torch.nn.Parameter(torch.zeros(4))
-    with torch.no_grad():
-        network[2].weight.zero_()
-        network[2].bias.zero_()
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
     adam = torch.optim.Adam([*network.parameters(), log_std], lr=5e-3)
     ratio = torch.ones(200)
     for _ in range(epochs):
