@@ -5,7 +5,8 @@ inside, observations go in as they are measured and actions come out in robot un
 draw them by name (row key, draw index), so the robot makes the same ones with ``policies.noise.NumpyNoise``.
 
 A policy that differentiates inside (an energy, a vector-Jacobian product) is traced through its own backward pass, for one
-batch size. What decides by the value of a tensor how many steps to take cannot be a fixed graph and is refused.
+batch size. What decides by the value of a tensor how many steps to take cannot be a fixed graph and is refused. What a policy
+remembers (``policies.networks.memory``) is an input and an output; other states, such as a method's last plan, are refused.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from policies.learnt import LearntPolicy
 from policies.noise import Noise
 from policies.spec import InputError
 
-#: Where the description of a policy stands in the file's metadata, and its version.
-METADATA, FORMAT = "robopolicy", 1
+#: Where the description of a policy stands in the file's metadata, and its version: 2 where a state goes in and comes out.
+METADATA, FORMAT, STATEFUL_FORMAT = "robopolicy", 1, 2
 _EXAMPLE_ROWS = 3  # of the observations that the graph is traced with; any number but 0 and 1, which would be constants
 
 
@@ -76,42 +77,45 @@ class _Given(Noise):
 
 
 class _Graph(torch.nn.Module):
-    """The policy as a function of tensors alone: observations, then random numbers -> actions, then what the plan says beside them."""
+    """The policy as a function of tensors alone: observations, states, random numbers -> actions, what the plan says beside them, states."""
 
-    def __init__(self, policy: LearntPolicy, names: tuple[str, ...]) -> None:
+    def __init__(self, policy: LearntPolicy, names: tuple[str, ...], carried: tuple[str, ...]) -> None:
         super().__init__()
-        self.policy, self.names = policy, names
+        self.policy, self.names, self.carried = policy, names, carried
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        obs = dict(zip(self.names, tensors, strict=False))
-        plan, _ = self.policy.act(obs, {}, _Given(tensors[0].flatten(1)[:, 0], tensors[len(self.names) :]))
-        return (plan.actions, *(plan.info[name] for name in sorted(plan.info)))
+        obs, rest = dict(zip(self.names, tensors, strict=False)), tensors[len(self.names) :]
+        state, draws = dict(zip(self.carried, rest, strict=False)), rest[len(self.carried) :]
+        plan, state = self.policy.act(obs, state, _Given(tensors[0].flatten(1)[:, 0], draws))
+        return (plan.actions, *(plan.info[name] for name in sorted(plan.info)), *(state[name] for name in self.carried))
 
 
 def to_onnx(policy: LearntPolicy, about: Mapping[str, Any]) -> bytes:
     """Return ``policy`` (in eval mode, on the CPU) as an ONNX file; needs the packages onnx and onnxscript.
 
-    Inputs are the observation fields (B, To, *shape) and ``noise.0``, ``noise.1``, ... (B, *shape); outputs ``actions``
-    (B, Ta, Da) in robot units and ``info.NAME`` (B,). The metadata entry ``robopolicy`` holds, as JSON, what else is
-    needed to act: ``spec``, ``n_obs_steps``, ``horizon``, ``n_action_steps``, ``network_calls``, ``batch`` (null: any),
-    ``noise`` and ``about``.
+    Inputs are the observation fields (B, To, *shape), ``state.NAME`` (B, *shape) of a policy that remembers, zeros at first, and
+    ``noise.0``, ``noise.1``, ... (B, *shape); outputs ``actions`` (B, Ta, Da) in robot units, ``info.NAME`` (B,) and
+    ``next.NAME``, the states to give next. The metadata entry ``robopolicy`` holds, as JSON, what else is needed to act:
+    ``spec``, ``n_obs_steps``, ``horizon``, ``n_action_steps``, ``network_calls``, ``batch`` (null: any), ``state``, ``noise`` and
+    ``about``.
 
     Args:
         policy: What to export.
         about: More for the metadata, JSON-ready, e.g. name and fingerprint of the checkpoint.
 
     Raises:
-        InputError: one line, if the policy carries state from call to call or cannot be a fixed graph.
+        InputError: one line, if the policy carries another state than a memory from call to call, or cannot be a fixed graph.
     """
     name = type(policy).__name__
-    if policy.initial_state(1):
+    state = policy.initial_state(_EXAMPLE_ROWS)
+    if state and not getattr(policy, "recurrent", False):
         carried = ", ".join(policy.initial_state(1))
         raise InputError(f"export: {name} carries {carried} from call to call, which a fixed graph cannot; export the policy alone or serve the checkpoint")
     obs = example_observations(policy, _EXAMPLE_ROWS)
     recorder = _Recorder(torch.arange(_EXAMPLE_ROWS))
-    plan, _ = policy.act(obs, {}, recorder)
+    plan, _ = policy.act(obs, state, recorder)
     description = {
-        "format": FORMAT,
+        "format": STATEFUL_FORMAT if state else FORMAT,
         "spec": policy.spec.to_dict(),
         "spec_fingerprint": policy.spec.fingerprint(),
         "fields": list(obs),
@@ -119,12 +123,13 @@ def to_onnx(policy: LearntPolicy, about: Mapping[str, Any]) -> bytes:
         "horizon": policy.horizon,
         "n_action_steps": policy.n_action_steps,
         "network_calls": float(plan.info["network_calls"].max()),  # for one observation; each plan says its own
+        "state": [{"name": n, "shape": list(v.shape[1:]), "dtype": str(v.dtype).removeprefix("torch.")} for n, v in state.items()],
         "noise": [{"name": f"noise.{i}", **draw._asdict()} for i, draw in enumerate(recorder.draws)],
         "info": sorted(plan.info),
         "about": dict(about),
     }
-    graph = _Graph(policy, tuple(obs))
-    inputs = (*obs.values(), *replay(recorder.draws, recorder.keys))
+    graph = _Graph(policy, tuple(obs), tuple(state))
+    inputs = (*obs.values(), *state.values(), *replay(recorder.draws, recorder.keys))
     attempts: tuple[tuple[int | None, Callable[[], Any]], ...] = (
         (None, lambda: _export(graph, inputs, description, any_batch=True)),
         (1, lambda: _export(_traced(graph, tuple(x[:1] for x in inputs)), tuple(x[:1] for x in inputs), description, any_batch=False)),
@@ -163,8 +168,9 @@ def replay(draws: Sequence[Draw], keys: torch.Tensor) -> tuple[torch.Tensor, ...
 
 def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], description: dict[str, Any], any_batch: bool) -> bytes:
     """Return the file of one module over ``inputs``."""
-    names = [*description["fields"], *(draw["name"] for draw in description["noise"])]
-    outputs = ["actions", *(f"info.{name}" for name in description["info"])]
+    states = [one["name"] for one in description["state"]]
+    names = [*description["fields"], *(f"state.{name}" for name in states), *(draw["name"] for draw in description["noise"])]
+    outputs = ["actions", *(f"info.{name}" for name in description["info"]), *(f"next.{name}" for name in states)]
     shapes = (tuple({0: torch.export.Dim("batch")} for _ in inputs),) if any_batch else None
     with torch.no_grad():
         exported = torch.export.export(module, inputs, dynamic_shapes=shapes)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from policies.base import Execution, Plan, State
+from policies.base import Execution, Plan, State, select_rows
 from policies.noise import NumpyNoise
 from policies.spec import InputError, Spec
 
-_METADATA, _FORMAT = "robopolicy", 1
+_METADATA, _FORMATS = "robopolicy", (1, 2)
 
 
 class OnnxPolicy:
@@ -53,22 +53,23 @@ class OnnxPolicy:
         self.spec = Spec.from_dict(about["spec"])
         self.n_obs_steps, self.horizon, self.n_action_steps = about["n_obs_steps"], about["horizon"], about["n_action_steps"]
         self.name, self.fingerprint = about["about"].get("name", path.stem), about["about"].get("fingerprint", "")
-        self.draws, self.batch = about["noise"], about["batch"]
+        self.draws, self.batch, self._carried = about["noise"], about["batch"], about.get("state", [])
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def initial_state(self, batch: int) -> State:
-        """Return the state of ``batch`` streams: nothing, since exported policies carry nothing from call to call."""
-        return {}
+        """Return the state of ``batch`` streams: an empty memory, of a policy that remembers."""
+        return {one["name"]: np.zeros((batch, *one["shape"]), one["dtype"]) for one in self._carried}
 
     def reset(self, state: State, mask: np.ndarray) -> State:
-        """Return ``state``."""
-        return state
+        """Return ``state`` with the rows of ``mask`` (B,) bool begun anew."""
+        return select_rows(state, mask, self.initial_state(len(mask)))
 
     def act(self, obs: Mapping[str, np.ndarray], state: State, noise: np.ndarray, execution: Execution = Execution()) -> tuple[Plan, State]:
         """Plan for B streams from field -> (B, To, *shape), robot units, and row keys (B,); see ``policies.base.Policy.act``."""
         keys = np.asarray(noise, np.int64)
         self.spec.observation.validate(obs, (len(keys), self.n_obs_steps))
         feeds = {name: np.ascontiguousarray(obs[name]) for name in self.spec.observation.fields}
+        feeds |= {f"state.{one['name']}": np.ascontiguousarray(state[one["name"]]) for one in self._carried}
         for draw in self.draws:
             numbers = NumpyNoise(keys, draw["number"])
             first = (draw["high"],) if draw["kind"] == "integers" else ()
@@ -77,7 +78,7 @@ class OnnxPolicy:
         parts = [self._session.run(None, {n: v[i : i + step] for n, v in feeds.items()}) for i in range(0, len(keys), step)]
         found = dict(zip(self._outputs, (np.concatenate(v) for v in zip(*parts, strict=True)), strict=True))
         info = {name[len("info.") :]: value for name, value in found.items() if name.startswith("info.")}
-        return Plan(found["actions"], info), state
+        return Plan(found["actions"], info), {one["name"]: found[f"next.{one['name']}"] for one in self._carried} if self._carried else state
 
 
 def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -85,6 +86,7 @@ def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if _METADATA not in metadata:
         raise InputError(f"{path}: an ONNX file, but not one that robopolicy export wrote: it has no metadata {_METADATA!r}")
     about = json.loads(metadata[_METADATA])
-    if about.get("format") != _FORMAT:
-        raise InputError(f"{path}: format {about.get('format')!r} is not the one this version reads ({_FORMAT}); export again or update robopolicy")
+    if about.get("format") not in _FORMATS:
+        read = ", ".join(map(str, _FORMATS))
+        raise InputError(f"{path}: format {about.get('format')!r} is not one that this version reads ({read}); export again or update robopolicy")
     return about

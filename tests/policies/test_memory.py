@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import checkpoint, registry
+from policies.export import to_onnx
 from policies.gaussian import GaussianConfig, GaussianPolicy
 from policies.networks.memory import MemoryConfig, build_memory
 from policies.noise import Noise, row_keys
 from policies.normalize import limits_normalizer
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
+from real.onnx import OnnxPolicy
 
 SPEC = Spec(
     ObservationSpec({"observation.state": Field((3,))}),
@@ -30,7 +32,8 @@ def build(kind, seed=0, **more):
     torch.manual_seed(seed)
     policy = registry.create("gaussian", config(kind, **more), SPEC, limits_normalizer(SPEC))
     assert isinstance(policy, GaussianPolicy)
-    torch.nn.init.normal_(policy.network[-1].weight)  # so that what is remembered shows in the actions
+    last = list(policy.network.parameters())[-2]
+    torch.nn.init.normal_(last)  # so that what is remembered shows in the actions
     return policy
 
 
@@ -244,3 +247,18 @@ def test_what_was_shown_first_is_known_at_the_last_step(kind):
 
 def test_without_a_memory_it_is_not():
     assert recall_error("none", 100) > 0.3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exported_policy_remembers_the_same(kind, tmp_path):
+    policy = build(kind).eval()
+    (tmp_path / "policy.onnx").write_bytes(to_onnx(policy, {}))
+    file = OnnxPolicy(tmp_path / "policy.onnx")
+    state, carried = policy.initial_state(ROWS), file.initial_state(ROWS)
+    for step, x in enumerate(features_of(0)):
+        mask = np.arange(ROWS) == step % 5
+        state, carried = policy.reset(state, mask), file.reset(carried, mask)
+        plan, state = policy.act({"observation.state": x[:, None]}, state, Noise(row_keys(0, np.arange(ROWS))))
+        found, carried = file.act({"observation.state": x[:, None].numpy()}, carried, row_keys(0, np.arange(ROWS)))
+        assert np.abs(found.actions - plan.actions.numpy()).max() < 1e-4
+    assert file.batch is None and {n: v.dtype for n, v in carried.items()} == {n: v.numpy().dtype for n, v in state.items()}
