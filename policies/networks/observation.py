@@ -33,7 +33,8 @@ class ObservationEncoder(nn.Module):
 
     def vector(self, obs: Mapping[str, torch.Tensor], normalizer: Normalizer) -> torch.Tensor:
         """Return the normalised states (B, S) of ``obs``, field -> (B, *shape), robot units."""
-        parts = [normalizer.normalize(name, obs[name]).flatten(1) for name in self.states]
+        parts = [normalizer.normalize(name, obs[name]) for name in self.states]
+        parts = [part.flatten(1) if part.ndim > 1 else part.unsqueeze(1) for part in parts]  # a field may be one number
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def forward(self, obs: Mapping[str, torch.Tensor], normalizer: Normalizer, noise: Noise) -> torch.Tensor:

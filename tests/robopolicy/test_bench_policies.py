@@ -134,7 +134,7 @@ def test_every_row_of_the_table_makes_the_calls_that_it_says(way: Way, tmp_path:
 
 def test_every_registered_policy_is_measured_or_missing() -> None:
     absent = missing()
-    for name in registry.policy_names():
+    for name in registry.chunk_policy_names():
         assert name in absent or any(way.policy == name for way in WAYS)
     unknown = Way("new", "no-such-policy", ONE)
     assert "'no-such-policy' is not registered" in missing((unknown,))["new"]
