@@ -64,16 +64,18 @@ def _compared(policy: Any, draft: Path) -> dict[str, Any]:
 
     exported, keys = OnnxPolicy(draft), row_keys(1, np.arange(_ROWS))
     states, deviation, largest = (policy.initial_state(_ROWS), exported.initial_state(_ROWS)), 0.0, 1.0
+    network_calls = 0.0
     for call in range(2):  # the second with the state of the first
         obs = example_observations(policy, _ROWS, seed=1 + call)
         with torch.no_grad():
             wanted, carried = policy.act(obs, states[0], Noise(keys))
         plan, after = exported.act({name: value.numpy() for name, value in obs.items()}, states[1], keys)
         states, expected = (carried, after), wanted.actions.numpy()
+        network_calls = float(np.max(plan.info["network_calls"]))
         deviation = max(deviation, float(np.abs(plan.actions - expected).max()))
         largest = max(largest, float(np.abs(expected).max()))
     if not deviation <= TOLERANCE * largest:
         raise InputError(f"export: the graph plans other actions than {type(policy).__name__}: off by {deviation:.2g}; serve the checkpoint instead")
     inputs = {name: [exported.n_obs_steps, *field.shape] for name, field in exported.spec.observation.fields.items()}
     inputs |= {draw["name"]: draw["shape"] for draw in exported.draws}
-    return {"network_calls": float(np.max(plan.info["network_calls"])), "batch": exported.batch, "inputs": inputs, "deviation": deviation}
+    return {"network_calls": network_calls, "batch": exported.batch, "inputs": inputs, "deviation": deviation}
