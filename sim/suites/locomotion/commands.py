@@ -59,14 +59,18 @@ class VelocityCommands:
         """Return the commands (N, 3) after ``elapsed`` (N,) control steps."""
         return self._all[self._worlds, np.minimum(elapsed // self._steps, self._count - 1)]
 
+    def judges(self, elapsed: np.ndarray) -> np.ndarray:
+        """Return (N,) bool: whether the step after ``elapsed`` (N,) counts, the base having had time to follow the present command."""
+        return elapsed % self._steps >= self._settle
+
     def follow(self, velocity: np.ndarray, command: np.ndarray, elapsed: np.ndarray) -> np.ndarray:
         """Take in the ``velocity`` (N, 3) that the step after ``elapsed`` (N,) ended with; return the errors (N, 2) of its average."""
         self._average += (velocity - self._average) * self._blend
         off = self._average - command
-        errors = _sizes(off)
-        counts = elapsed % self._steps >= self._settle
+        errors = sizes(off)
+        counts = self.judges(elapsed)
         self.missed += errors * counts[:, None]
-        self.asked += _sizes(command) * counts[:, None]
+        self.asked += sizes(command) * counts[:, None]
         self.judged += counts
         return errors
 
@@ -77,6 +81,6 @@ class VelocityCommands:
         return np.all(missed < self.judged[:, None], axis=1) & (moved | ~self.asked.any(axis=1))
 
 
-def _sizes(velocity: np.ndarray) -> np.ndarray:
+def sizes(velocity: np.ndarray) -> np.ndarray:
     """Return (N, 2): speed in the plane and of turning of ``velocity`` (N, 3)."""
     return np.stack([np.hypot(velocity[:, 0], velocity[:, 1]), np.abs(velocity[:, 2])], axis=1)
