@@ -5,11 +5,11 @@ from __future__ import annotations
 from policies import checkpoint
 from policies.learnt import LearntPolicy
 from policies.spec import InputError
-from robopolicy.recipe import Recipe
+from robopolicy.recipe import Experiment
 from robopolicy.training.run_folder import find_checkpoint
 
 
-def load_initial(recipe: Recipe) -> LearntPolicy | None:
+def load_initial(recipe: Experiment) -> LearntPolicy | None:
     """Return the policy that the recipe's ``init`` names, a checkpoint or a run; None if it names none.
 
     Raises:

@@ -80,18 +80,19 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 class ProgressBar:
-    """Loss, steps a second and remaining time: a bar on a terminal, else a line every ten seconds.
+    """Loss (or another number), steps a second and remaining time: a bar on a terminal, else a line every ten seconds.
 
     Args:
         what: What stands before the bar.
         step: Where it begins.
         total: Where it ends.
         shown: False shows nothing.
+        name: Of the number that is shown.
     """
 
-    def __init__(self, what: str, step: int, total: int, shown: bool = True) -> None:
+    def __init__(self, what: str, step: int, total: int, shown: bool = True, name: str = "loss") -> None:
         """Draw it, where there is a terminal."""
-        self._what, self._total, self._shown = what, total, shown
+        self._what, self._total, self._shown, self._name = what, total, shown, name
         self._begin, self._step, self._loss = (time.monotonic(), step), step, math.nan
         self._next_line = self._begin[0] + _PLAIN_EVERY
         self._progress: Progress | None = None
@@ -132,4 +133,4 @@ class ProgressBar:
             self._progress.stop()
 
     def _text(self) -> str:
-        return f"loss {self._loss:.4f}, {self.steps_per_second:.0f} steps/s"
+        return f"{self._name} {self._loss:.4f}, {self.steps_per_second:.0f} steps/s"
