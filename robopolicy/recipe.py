@@ -236,7 +236,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), note: Note = print_not
         InputError: one line; it names the override where the mistake is in one, else the file.
     """
     path: Path = find_recipe(name)
-    values = read_yaml(path)
+    values = _typed_by_rule(read_yaml(path), overrides)
     wanted = apply_overrides(values, overrides)
     try:
         for section in TYPED:
@@ -250,6 +250,17 @@ def load_recipe(name: str, overrides: Sequence[str] = (), note: Note = print_not
         raise
     recipe.task = _full_task_name(recipe.task)
     return recipe
+
+
+def _typed_by_rule(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``values`` with the type of a policy that its rule implies, where an override ``policy=NAME`` is to replace that type."""
+    algo, own = values.get("algo"), values.get("policy", {})
+    if not any(_key(item) == "policy" for item in overrides) or not (isinstance(algo, dict) and isinstance(own, dict)) or "type" in own:
+        return values
+    from robopolicy.algos import registry
+
+    rule = algo.get("type")
+    return {**values, "policy": {"type": registry.rule_class(rule).policy_type, **own}} if rule in registry.algo_names() else values
 
 
 def _full_task_name(task: str) -> str:
