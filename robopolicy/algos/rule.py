@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +33,7 @@ class PolicyStep:
         ratio: (B,) new over old probability of ``action``.
         advantage: (B,) normalised over the whole rollout.
         progress: How much of training is done, 0 to 1.
+        labels: What :meth:`OnPolicyRule.labels` said of these states, name -> (B, ...).
     """
 
     new: Gaussian
@@ -41,6 +42,7 @@ class PolicyStep:
     ratio: torch.Tensor
     advantage: torch.Tensor
     progress: float
+    labels: Tensors = field(default_factory=dict)
 
 
 class OnPolicyRule(abc.ABC):
@@ -51,15 +53,31 @@ class OnPolicyRule(abc.ABC):
         loop: The loop that it plugs into.
         policy_type: Name of the policy that it trains, ``policies/NAME.py``.
         policy_settings: Keys of that policy's config that the rule needs to have these values.
+        learns_values: Whether the loop trains a critic for it; without one, advantages are zero.
     """
 
     Config: ClassVar[type[Config]]
     loop: ClassVar[str] = "on_policy"
     policy_type: ClassVar[str] = "gaussian"
     policy_settings: ClassVar[Mapping[str, Any]] = {}
+    learns_values: ClassVar[bool] = True
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    def begin(self, spec: Spec, policy: LearntPolicy) -> None:
+        """Prepare, once before training: ``spec`` is what the worlds offer, ``policy`` the one that learns, on its device. Raises InputError."""
+        return
+
+    def labels(self, obs: Tensors, begun: torch.Tensor, noise: Noise) -> dict[str, torch.Tensor]:
+        """Return what is to be remembered of N states beside what was done there, name -> (N, ...); nothing by default.
+
+        Args:
+            obs: All fields of the worlds, field -> (N, *shape), robot units, on the policy's device.
+            begun: (N,) bool, where an episode has just begun.
+            noise: One key a world.
+        """
+        return {}
 
     @abc.abstractmethod
     def policy_loss(self, step: PolicyStep) -> torch.Tensor:

@@ -264,7 +264,7 @@ def _policy(recipe: TrialRecipe, spec: Spec, found: object, device: torch.device
     seen = kind.observed(recipe.policy, spec)
     torch.manual_seed(step_seed(recipe.seed, 0))  # of the first weights; steps count from 1
     if initial is None:
-        policy = registry.create(recipe.policy_type, recipe.policy, seen, limits_normalizer(seen))
+        policy = registry.create(recipe.policy_type, recipe.policy, seen, limits_normalizer(spec))  # critics may read more of it
     else:
         initial.spec.require(spec, f"init {recipe.init}", f"task {recipe.task!r}")
         policy = registry.create(recipe.policy_type, recipe.policy, seen, initial.normalizer)
