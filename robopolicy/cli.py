@@ -27,6 +27,7 @@ app = typer.Typer(
 COMMANDS = (
     "collect",
     "train",
+    "reward",
     "eval",
     "tune",
     "report",
