@@ -20,6 +20,7 @@ from sim.draws import Ahead, Draws
 from sim.engine import Engine, make_engine
 from sim.env import BatchEnv, Observation
 from sim.episodes import EpisodicBatch, Outcome
+from sim.mirror import Mirror
 from sim.registry import Entry, Options
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class MujocoTask(EpisodicBatch):
     time_limit_s: ClassVar[float]  #: Of an episode.
     version: ClassVar[int] = 1  #: Raised when a number of the task changes.
     camera: ClassVar[str] = ""  #: Of observation images and of pictures for people; empty: none.
+    mirror: ClassVar[Mirror | None] = None  #: Its left-right symmetry, if it has one.
     rewards: ClassVar[tuple[str, ...]] = ("dense",)  #: Kinds that :meth:`judge` knows, the first by default.
     info_fields: ClassVar[Mapping[str, str]] = {}  #: name -> dtype of what :meth:`judge` reports beside ``success``
     fresh: ClassVar[bool] = True

@@ -11,6 +11,7 @@ from policies.spec import Field
 from sim.draws import Draws
 from sim.env import Observation
 from sim.episodes import Outcome
+from sim.mirror import Mirror
 from sim.task import MujocoTask
 
 FALLEN = 0.6  # rad
@@ -30,6 +31,7 @@ class Cartpole(MujocoTask):
     xml = "cartpole.xml"
     rate_hz, time_limit_s = 50.0, 10.0
     camera = "front"
+    mirror = Mirror(flipped=("*",))
     rewards = ("dense", "sparse")
 
     def observation_fields(self) -> dict[str, Field]:

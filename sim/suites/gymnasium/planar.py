@@ -7,6 +7,7 @@ import abc
 import numpy as np
 
 from sim.episodes import Outcome
+from sim.mirror import Mirror
 from sim.suites.gymnasium.walking import WalkingTask
 
 SPEED_LIMIT = 10.0  # m/s, rad/s: velocities are observed within it (hopper, walker)
@@ -105,6 +106,7 @@ class Walker2d(UprightTask):
     environment = "Walker2d-v5"
     description = "walk forward on two legs in a plane (Gymnasium Walker2d-v5)"
     xml = "walker2d_v5.xml"
+    mirror = Mirror(swapped=(("thigh_joint", "thigh_left_joint"), ("leg_joint", "leg_left_joint"), ("foot_joint", "foot_left_joint")))
     target_speed = 3.0
 
     def upright(self) -> np.ndarray:

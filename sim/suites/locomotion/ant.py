@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.mirror import Mirror
 from sim.suites.locomotion import frames
 from sim.suites.locomotion.rhythm import Rhythm
 from sim.suites.locomotion.running import Running
@@ -31,6 +32,10 @@ class Ant(Running):
     xml = "ant.xml"
     tags = ("expert",)
     along = 2
+    mirror = Mirror(
+        swapped=(("fl_", "fr_"), ("rl_", "rr_")),
+        flipped=("base.i", "base.k", "base.y.velocity", "base.wx.velocity", "base.wz.velocity", "*_hip", "*_hip.*"),
+    )
     alive = 0.5
     finish_m = 15.0
     home = (0.0, 0.0, 0.4, 1.0, 0.0, 0.0, 0.0, *(0.0,) * 8)

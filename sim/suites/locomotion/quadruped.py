@@ -14,6 +14,7 @@ from policies.spec import Field
 from sim.draws import Draws
 from sim.env import Observation
 from sim.episodes import Outcome
+from sim.mirror import Mirror
 from sim.suites.locomotion import frames, gait
 from sim.suites.locomotion.commands import VelocityCommands
 from sim.task import MujocoTask
@@ -68,6 +69,10 @@ class Quadruped(MujocoTask):
     rate_hz, time_limit_s = 50.0, 20.0
     camera = "side"
     fresh = False  # torques and contacts are of the last tick, all else is of the state itself
+    mirror = Mirror(
+        swapped=(("fl_", "fr_"), ("rl_", "rr_")),
+        flipped=("base.vy", "base.wx", "base.wz", "gravity.y", "command.vy", "command.wz", "*_hip", "*_hip.*"),
+    )
     rewards = ("dense", "sparse")
     info_fields: ClassVar = {**dict.fromkeys(WEIGHTS, "float32"), "linear_error": "float32", "yaw_error": "float32"}
     command_low, command_high, standing = (-0.5, -0.3, -0.8), (0.8, 0.3, 0.8), 0.1

@@ -32,6 +32,7 @@ class QuadrupedRough(Quadruped):
     description = "a quadruped follows velocity commands on rough ground that it sees as a height scan"
     tags = ("expert",)
     info_fields: ClassVar = {**Quadruped.info_fields, "kind": "int64", "level": "int64"}
+    mirror = None  # the one map of the ground is not its own mirror image
     command_low, command_high = (-0.4, -0.2, -0.6), (0.6, 0.2, 0.6)
 
     def make_model(self) -> Any:
