@@ -1,0 +1,228 @@
+"""On-policy rules: how far ratios go under PPO, SPO and MDPO, and settings that are scaled with the number of worlds or not.
+
+Half-cheetah with episodes of 250 steps; a fixed learning rate, so that nothing but the rule holds the policy near the last one.
+First 1M environment steps of every rule; then 4M with 16, 256 and 4096 worlds, settings chosen for 256 and either scaled
+(``training.reference_worlds``) or left as they are. Three seeds; about two hours of two cores, and resumable: trainings that have
+a line in ``runs/benchmarks/on_policy/results.jsonl`` are not run again. Leaves ``ratios.svg`` and ``scaling.svg`` there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from policies.spec import InputError
+from robopolicy.bench.harness import Result, Row, measured
+from robopolicy.evaluation import ledger
+from robopolicy.evaluation.curves import LIGHT
+from robopolicy.evaluation.plots import HEIGHT, LEFT, WIDTH, Axis, Line, line_chart
+
+FOLDER = Path("runs/benchmarks/on_policy")
+RECIPE = "rl/half-cheetah"
+COMMON = ("env.max_episode_steps=250", "training.schedule=constant", "training.lr=3e-4", "training.threads=1", "training.keep_checkpoints=1")
+RULES = ("ppo", "spo", "mdpo")
+RULE_STEPS, RULE_SETTINGS = 1_000_000, ("training.worlds=64", "training.rollout=32", "training.epochs=10", "training.minibatches=8")
+WORLDS, REFERENCE = (16, 256, 4096), 256
+WORLD_STEPS, WORLD_SETTINGS = 4_000_000, ("training.rollout=32", "training.epochs=5", "training.minibatches=8")
+NAIVE = "settings as they are"
+POINTS = 60  # of a curve
+MEASURED: tuple[tuple[str, str, str, Literal["higher", "lower"]], ...] = (
+    ("mean |ratio - 1| in the last epoch", "ratio_deviation", "", "lower"),
+    ("most |ratio - 1| in the last epoch", "ratio_deviation_max", "", "lower"),
+    ("return", "return", "reward", "higher"),
+)
+LAST = 0.1  # share of the environment steps whose episodes make the final return
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    Attributes:
+        name: Of its run folder.
+        overrides: Of the recipe.
+        steps: Environment steps.
+        row_steps: Environment steps of an iteration.
+        seed: Of the training.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    steps: int
+    row_steps: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """What identifies it among the results."""
+        return json.dumps([self.name, self.overrides, self.steps, self.seed])
+
+    def all_overrides(self, folder: Path) -> list[str]:
+        """Return the overrides of the recipe, where it is written and how often it says something included."""
+        iterations = self.steps // self.row_steps
+        rhythm = (f"training.log_every={max(1, iterations // POINTS)}", f"training.checkpoint_every={max(100, iterations // 4)}")
+        return [*COMMON, *self.overrides, *rhythm, f"training.steps={self.steps}", f"seed={self.seed}", f"output={folder / 'runs' / self.name}-seed{self.seed}"]
+
+
+def rule_cell(rule: str, seed: int, steps: int) -> Cell:
+    """Return the training of ``rule`` whose ratios are looked at."""
+    return Cell(rule, (f"algo={rule}", *RULE_SETTINGS), steps, 64 * 32, seed)
+
+
+def world_cell(worlds: int, scaled: bool, seed: int, steps: int) -> Cell:
+    """Return PPO's training with ``worlds`` worlds; at the reference, scaled and not are one."""
+    own = (f"training.worlds={worlds}", *WORLD_SETTINGS)
+    if scaled and worlds != REFERENCE:
+        own = (*own, f"training.reference_worlds={REFERENCE}")
+    return Cell(f"worlds{worlds}{'-scaled' if len(own) > 4 else ''}", own, steps, worlds * 32, seed)
+
+
+def run(quick: bool, steps: int | None = None, seeds: int = 3, only: str = "", folder: Path | None = None) -> Result:
+    """Train what has no result yet and compare.
+
+    Args:
+        quick: One seed and a fiftieth of the steps, in under two minutes; 1024 worlds instead of 4096.
+        steps: Environment steps of a rule's training; those with many worlds have four times as many. None: as above.
+        seeds: Training seeds.
+        only: ``ratios`` or ``scaling``; empty: both.
+        folder: Where runs and results are kept; None: below ``runs/benchmarks``.
+    """
+    if only not in ("", "ratios", "scaling"):
+        raise InputError(f"only={only!r}: expected 'ratios' or 'scaling'")
+    folder = folder or (FOLDER.with_name("on_policy-quick") if quick else FOLDER)
+    count = 1 if quick else seeds
+    few = steps or (20_480 if quick else RULE_STEPS)
+    many = steps * 4 if steps else (65_536 if quick else WORLD_STEPS)
+    result = Result()
+    if only != "scaling":
+        _ratios(folder, count, few, result)
+    if only != "ratios":
+        _scaling(folder, tuple(min(n, 1024) for n in WORLDS) if quick else WORLDS, count, many, result)
+    return result
+
+
+def trained(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Return the row of ``cell``: the one in ``results.jsonl``, else of a training that is run (or gone on with) now."""
+    from robopolicy.recipe import load_recipe
+    from robopolicy.training.log import read_log
+    from robopolicy.training.trial import train
+
+    file = folder / "results.jsonl"
+    found = [row for row in (ledger.read(file) if file.is_file() else ()) if row["key"] == cell.key]
+    if found:
+        return found[-1]
+    with measured() as took:
+        run = train(load_recipe(RECIPE, cell.all_overrides(folder), note=lambda text: None)).run
+    rows = list(read_log(run, "train"))
+    curve = {name: [[row["env_steps"], row[name]] for row in rows if row.get(name) is not None] for name in ("return", "ratio_deviation")}
+    row = {
+        "key": cell.key,
+        "name": cell.name,
+        "seed": cell.seed,
+        "steps": cell.steps,
+        "curves": curve,
+        "return": _final(curve["return"], cell.steps),
+        "ratio_deviation": float(np.mean([value for _, value in curve["ratio_deviation"]])),
+        "ratio_deviation_max": max(row["ratio_deviation_max"] for row in rows),
+        "kl": float(np.mean([row["kl"] for row in rows])),
+        "wall_s": took.wall_s,
+        "cpu_s": took.cpu_s,
+    }
+    ledger.append(file, row)
+    shutil.rmtree(run / "state", ignore_errors=True)  # the run is finished; its checkpoint and log stay
+    return row
+
+
+def _final(curve: Sequence[Sequence[float]], steps: int) -> float | None:
+    """Return the mean return of the episodes that ended in the last tenth of ``steps``, or of the last row that has one."""
+    last = [value for at, value in curve if at >= (1.0 - LAST) * steps]
+    return float(np.mean(last)) if last else curve[-1][1] if curve else None
+
+
+def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
+    values = [row[name] for row in rows if row[name] is not None]
+    return float(np.mean(values)) if values else math.nan
+
+
+def _spread(rows: Sequence[dict[str, Any]], name: str) -> str:
+    return f"{_mean(rows, name):.4g} ({', '.join('none' if row[name] is None else f'{row[name]:.4g}' for row in rows)})"
+
+
+def _ratios(folder: Path, seeds: int, steps: int, result: Result) -> None:
+    """Add the rows of the three rules, PPO's as the peer of the others', and draw them."""
+    by_rule: dict[str, list[dict[str, Any]]] = {rule: [] for rule in RULES}
+    for seed in range(seeds):
+        for rule in RULES:
+            by_rule[rule].append(trained(rule_cell(rule, seed, steps), folder))
+    for rule in RULES:
+        rows, peer = by_rule[rule], None if rule == "ppo" else "PPO"
+        for what, name, unit, better in MEASURED:
+            row = Row(f"{rule.upper()}: {what}", _mean(rows, name), unit, peer, better=better, wall_s=_mean(rows, "wall_s"), cpu_s=_mean(rows, "cpu_s"))
+            if peer is not None:
+                row.peer_value = _mean(by_rule["ppo"], name)
+                row.target = 1.0 if rule == "spo" and name == "ratio_deviation" else None
+            result.rows.append(row)
+        told = ", ".join(f"{name.replace('_', ' ')} {_spread(rows, name)}" for name in ("ratio_deviation", "return", "kl"))
+        result.notes.append(f"{rule.upper()}, {steps:,} steps, mean (seeds): {told}")
+    panels = [
+        _panel(by_rule, "ratio_deviation", "|ratio - 1|, last epoch", str.upper),
+        _panel(by_rule, "return", "return", str.upper),
+    ]
+    _draw(folder / "ratios.svg", panels, [rule.upper() for rule in RULES])
+    result.notes.append(f"drawn: {folder / 'ratios.svg'}")
+
+
+def _scaling(folder: Path, worlds: Sequence[int], seeds: int, steps: int, result: Result) -> None:
+    """Add the rows of scaled and naive settings, at equal environment steps, and draw them."""
+    groups: dict[tuple[int, bool], list[dict[str, Any]]] = {(n, scaled): [] for n in worlds for scaled in (True, False)}
+    for seed in range(seeds):
+        for (n, scaled), rows in groups.items():
+            rows.append(trained(world_cell(n, scaled, seed, steps), folder))
+    for n in worlds:
+        ours, naive = groups[n, True], groups[n, False]
+        where = f"{n} worlds" + (" (the reference: the same settings)" if n == REFERENCE else "")
+        row = Row(f"PPO, {where}: return", _mean(ours, "return"), "reward", NAIVE, _mean(naive, "return"), 1.0 if n > REFERENCE else None)
+        row.wall_s, row.cpu_s = _mean(ours, "wall_s"), _mean(ours, "cpu_s")
+        result.rows.append(row)
+        result.rows.append(Row(f"PPO, {where}: wall-clock", _mean(ours, "wall_s"), "s", NAIVE, _mean(naive, "wall_s"), None, "lower"))
+        result.notes.append(f"{n} worlds, {steps:,} steps, return (seeds): scaled {_spread(ours, 'return')}, as they are {_spread(naive, 'return')}")
+    named = {f"{n} worlds, {'scaled' if scaled else 'as they are'}": rows for (n, scaled), rows in groups.items() if n != REFERENCE or scaled}
+    _draw(folder / "scaling.svg", [_panel(named, "return", "return", str)], list(named))
+    result.notes.append(f"drawn: {folder / 'scaling.svg'}")
+
+
+def _panel(groups: dict[str, list[dict[str, Any]]], name: str, label: str, title: Callable[[str], str]) -> str:
+    """Draw the curves ``name`` of all groups: means over seeds, bands from the least to the most of them."""
+    lines = []
+    for colour, (group, rows) in enumerate(groups.items()):
+        curves = [np.array(row["curves"][name], np.float64).reshape(-1, 2) for row in rows]
+        curves = [curve for curve in curves if len(curve)]
+        if not curves:
+            continue
+        x = np.linspace(max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves), POINTS)
+        y = np.stack([np.interp(x, c[:, 0], c[:, 1]) for c in curves])
+        lines.append(Line(title(group), x, y.mean(0), colour, y.min(0), y.max(0)))
+    return line_chart(lines, Axis("environment steps"), Axis(label), label) if lines else ""
+
+
+def _draw(file: Path, panels: Sequence[str], names: Sequence[str]) -> None:
+    """Write ``panels`` side by side over a legend, as an SVG file of its own."""
+    out = [panel.replace("<svg ", f'<svg x="{i * WIDTH}" width="{WIDTH}" height="{HEIGHT}" ', 1) for i, panel in enumerate(panels)]
+    for i, name in enumerate(names):
+        x, y = LEFT + i % 3 * 180, HEIGHT + 18 + i // 3 * 20
+        out.append(f'<line x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}" stroke="var(--c{i % 7})" stroke-width="3"/>')
+        out.append(f'<text x="{x + 28}" y="{y}">{name}</text>')
+    style = (
+        f"svg{{{LIGHT};background:#fff}}text{{font:12.5px system-ui,sans-serif;fill:var(--soft)}}.label{{fill:var(--ink)}}.grid{{stroke:var(--hair)}}"
+        ".axis,.mark{stroke:var(--neutral)}.line{fill:none;stroke-width:2}.band{opacity:.12}"
+    )
+    size = f"0 0 {len(panels) * WIDTH} {HEIGHT + 30 + (len(names) - 1) // 3 * 20}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}"><style>{style}</style>{"".join(out)}</svg>\n', encoding="utf-8")
