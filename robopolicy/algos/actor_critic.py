@@ -164,7 +164,7 @@ class ActorCritic(OffPolicyRule):
 
     @torch.no_grad()
     def explore(self, obs: Tensors, noise: Noise) -> torch.Tensor:
-        """See base class: drawn from the policy."""
+        """See base class: (B, Da) drawn from the policy."""
         return self.draw(obs, noise)[0]
 
     def look(self, obs: Tensors, noise: Noise) -> Seen:

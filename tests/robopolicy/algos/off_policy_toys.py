@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,10 @@ def spec(states: int = 3, actions: int = 2) -> Spec:
 def rule(name: str, of: Spec, seed: int = 0, policy: dict[str, Any] | None = None, double: bool = False, **config: Any) -> Any:
     """Return a rule with a fresh small policy; ``double``: in float64, as hand-computed numbers are compared with."""
     torch.manual_seed(seed)
-    kind = rule_class(name)
+    kind: Any = rule_class(name)
     values = {"hidden": [16, 16], "activation": "relu", **kind.policy_settings, **(policy or {})}
     actor = policies_registry.create(kind.policy_type, policies_registry.config_class(kind.policy_type)(**values), of, limits_normalizer(of))
-    made = kind(kind.Config(**{"hidden": [16, 16], **config}), of, actor)  # type: ignore[call-arg]
+    made = kind(kind.Config(**{"hidden": [16, 16], **config}), of, actor)
     return made.double() if double else made
 
 
@@ -62,7 +63,8 @@ def noise(rows: int, seed: int = 0, step: int = 0) -> Noise:
 
 def to_double(batch: Transitions) -> Transitions:
     """Return ``batch`` with its numbers in float64."""
-    cast = {name: value.double() for name, value in vars(batch).items() if isinstance(value, torch.Tensor) and value.is_floating_point()}
-    return Transitions(
-        **{**vars(batch), **cast, "obs": {k: v.double() for k, v in batch.obs.items()}, "next_obs": {k: v.double() for k, v in batch.next_obs.items()}}
-    )
+
+    def cast(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value for name, value in values.items()}
+
+    return Transitions(**{**cast(vars(batch)), "obs": cast(batch.obs), "next_obs": cast(batch.next_obs)})
