@@ -1,6 +1,7 @@
 """What every benchmark shares: finding it by name, one form of result, how it is timed, shown and written.
 
-A benchmark is a module of this folder with ``run(quick: bool) -> Result``; nothing else has to be changed to add one.
+A benchmark is a module of this folder with ``run(quick: bool) -> Result``; nothing else has to be changed to add one. Long ones
+may take some of ``steps``, ``seeds``, ``only`` and ``folder`` besides (``robopolicy.bench.cells``).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
@@ -99,13 +101,26 @@ def names() -> dict[str, str]:
     return out
 
 
-def run_benchmark(name: str, quick: bool) -> Result:
-    """Run a benchmark. Raises InputError for an unknown name."""
-    if name not in names():
-        raise InputError(f"benchmark {name!r} does not exist{suggest(name, names())}")
-    module = importlib.import_module(f"robopolicy.bench.{name}")
-    measure: Callable[[bool], Result] = module.run
-    return measure(quick)
+def run_benchmark(name: str, quick: bool, **options: Any) -> Result:
+    """Run a benchmark.
+
+    Args:
+        name: Of its module; ``-`` stands for ``_``.
+        quick: Same rows in under two minutes.
+        options: ``steps``, ``seeds``, ``only``, ``folder``, for those whose ``run`` takes them; None: as it chooses itself.
+
+    Raises:
+        InputError: for an unknown name, or an option that this benchmark does not have.
+    """
+    known, name = names(), name.replace("-", "_")
+    if name not in known:
+        raise InputError(f"benchmark {name!r} does not exist{suggest(name, known)}")
+    measure: Callable[..., Result] = importlib.import_module(f"robopolicy.bench.{name}").run
+    taken, given = inspect.signature(measure).parameters, {key: value for key, value in options.items() if value is not None}
+    for key in given:
+        if key not in taken:
+            raise InputError(f"benchmark {name!r} has no --{key}; options of its own: {', '.join(f'--{k}' for k in taken if k != 'quick') or 'none'}")
+    return measure(quick, **given)
 
 
 @contextmanager

@@ -1,0 +1,164 @@
+"""Long benchmarks in cells: each a process of its own and one line of ``results.jsonl``, so that a stopped benchmark goes on where it was.
+
+    python -m robopolicy.bench.cells MODULE:FUNCTION SETTINGS RESULT
+
+is what such a process runs. A cell that fails is named as missing with its last words, costs the others nothing, and is tried
+again the next time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from policies.spec import InputError
+
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement.
+
+    Attributes:
+        name: For people.
+        function: ``module:function`` of this package; called with ``settings``, returns what fits into JSON.
+        settings: All that the result depends on.
+        threads: Of the arithmetic in its process.
+        seconds: How long it may take, roughly.
+    """
+
+    name: str
+    function: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    seconds: float = 10.0
+
+    @property
+    def key(self) -> str:
+        """What its line of results is found by."""
+        return json.dumps([self.function, dict(self.settings), self.threads], sort_keys=True)
+
+
+@dataclass
+class Cells:
+    """What was measured.
+
+    Attributes:
+        rows: Key of a cell -> what its function returned.
+        failed: One line for every cell without a result: its name, and why.
+    """
+
+    rows: dict[str, dict[str, Any]]
+    failed: list[str]
+
+    def get(self, cell: Cell) -> dict[str, Any] | None:
+        """Return a cell's result, None where it failed."""
+        return self.rows.get(cell.key)
+
+
+def run_cells(cells: Sequence[Cell], folder: Path, progress: bool = True, only: str | None = None) -> Cells:
+    """Measure what has no result yet, one cell at a time in the order given.
+
+    Args:
+        cells: What to measure; those with equal keys are one.
+        folder: ``results.jsonl``, and ``logs/`` with what the processes say.
+        progress: Show a bar with the time left.
+        only: Measure only cells whose name has this in it; results of the others are read where they are.
+
+    Raises:
+        InputError: if no cell's name has ``only`` in it.
+    """
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    chosen = [cell for cell in cells if only is None or only.lower() in cell.name.lower()]
+    if not chosen:
+        raise InputError(f"--only {only!r}: no cell has it in its name; there are: {'; '.join(dict.fromkeys(c.name for c in cells))}")
+    known = _read(folder / RESULTS)
+    failed: list[str] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[now]}"), TimeElapsedColumn())
+    waiting = {cell.key: cell for cell in chosen if cell.key not in known}
+    with Progress(*columns, disable=not progress) as bar:
+        shown = bar.add_task("cells", total=sum(c.seconds for c in waiting.values()) or 1.0, now="")
+        for cell in waiting.values():
+            bar.update(shown, now=cell.name)
+            row, why = _measure(cell, folder)
+            bar.update(shown, advance=cell.seconds)
+            if row is None:
+                failed.append(f"{cell.name}: {why}")
+                continue
+            known[cell.key] = row
+            _append(folder / RESULTS, {"key": cell.key, "name": cell.name, "row": row})
+    failed += [f"{cell.name}: not measured (--only {only})" for cell in cells if cell.key not in known and cell not in chosen]
+    return Cells({cell.key: known[cell.key] for cell in cells if cell.key in known}, failed)
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    if not file.is_file():
+        return {}
+    lines = [line for line in file.read_text(encoding="utf-8").split("\n")[:-1] if line]  # a torn last line is none
+    return {row["key"]: row["row"] for row in map(json.loads, lines)}
+
+
+def _append(file: Path, row: Mapping[str, Any]) -> None:
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if text and not text.endswith("\n"):  # of a process that was killed while it wrote
+        file.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row, allow_nan=False) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _measure(cell: Cell, folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Run one cell in its process; returns its row, or None and why."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join([root, *([os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [])])
+    settings = {"OMP_NUM_THREADS": str(cell.threads), "MKL_NUM_THREADS": str(cell.threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": paths}
+    log = folder / "logs" / ("".join(c if c.isalnum() else "-" for c in cell.name)[:120] + ".txt")
+    result = log.with_suffix(".json")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    result.unlink(missing_ok=True)
+    call = [sys.executable, "-m", "robopolicy.bench.cells", cell.function, json.dumps(dict(cell.settings)), str(result)]
+    with log.open("w", encoding="utf-8") as said:
+        process = subprocess.Popen(call, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env={**os.environ, **settings})
+        try:
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if code == 0 and result.is_file():
+        row = json.loads(result.read_text(encoding="utf-8"))
+        result.unlink()
+        return row, ""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return None, f"{lines[-1] if lines else 'it said nothing'} (exit code {code}, {log})"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one cell in this process; see the module's text. Returns the exit code."""
+    from robopolicy.bench.few_steps_run import end_with
+    from robopolicy.bench.harness import write_json
+
+    name, settings, result = arguments
+    module, _, function = name.partition(":")
+    if not module.startswith("robopolicy."):
+        raise InputError(f"cell {name!r}: expected a function of this package")
+    end_with(os.getppid())
+    began = time.perf_counter()
+    row = getattr(importlib.import_module(module), function)(**json.loads(settings))
+    write_json(Path(result), {**row, "cell_s": round(time.perf_counter() - began, 3)})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
