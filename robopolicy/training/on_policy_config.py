@@ -21,6 +21,19 @@ class CriticConfig(Config):
     activation: Activation = "tanh"
 
 
+class SymmetryConfig(Config):
+    """What a task's mirror symmetry is used for, see ``robopolicy.algos.symmetry``."""
+
+    augment: bool = True  # learn from the mirror image of every sample too
+    weight: pydantic.NonNegativeFloat = 0.0  # of the mirror loss |pi(mirror(s)) - mirror(pi(s))|^2, beside the rule's
+
+    @pydantic.model_validator(mode="after")
+    def _used(self) -> SymmetryConfig:
+        if not self.augment and self.weight == 0:
+            raise ValueError("expected augment, or a weight above 0")
+        return self
+
+
 class OnPolicyTraining(Config):
     """Roll out, estimate advantages, go over them a few times. Defaults: many worlds, few steps, few large minibatches."""
 
@@ -49,3 +62,4 @@ class OnPolicyTraining(Config):
     keep_checkpoints: pydantic.PositiveInt = 5
     evaluate_every: pydantic.NonNegativeInt = 0  # iterations; 0: never during training
     critic: CriticConfig = CriticConfig()
+    symmetry: SymmetryConfig | None = None  # use of the task's mirror symmetry; None: none
