@@ -106,7 +106,7 @@ def read_trial(file: Path, recipe: Mapping[str, Any]) -> Trial | None:
     names = [n for n in dict.fromkeys(name for row in rows for name in row) if n in TITLES or n.startswith("tracking")]
     series = {name: np.array([real(row.get(name)) for row in rows]) for name in names}
     known = {name: values for name, values in series.items() if np.isfinite(values).any()}
-    return Trial(file.parent, recipe, np.array([row["env_steps"] for row in rows]), _seconds(rows), known, np.array(checks).reshape(-1, 4))
+    return Trial(file.parent, recipe, np.array([row["env_steps"] for row in rows]), accumulated(rows, "wall_s"), known, np.array(checks).reshape(-1, 4))
 
 
 def real(value: Any) -> float:
@@ -114,14 +114,17 @@ def real(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _seconds(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Return the seconds of training at each row: those of its call, after those of the calls before (each begins at 0)."""
+def accumulated(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """Return the seconds ``name`` (``wall_s`` or ``cpu_s``) at each row: those of its call, after those of the calls before.
+
+    Every call of training begins at 0. A log without them has what its clock says, pauses and all.
+    """
     out, before, last = [], 0.0, 0.0
     first = rows[0]["time"]
     for row in rows:
-        own = real(row.get("wall_s"))
+        own = real(row.get(name))
         if math.isnan(own):
-            out.append(row["time"] - first)  # an older log: what the clock says, pauses and all
+            out.append(row["time"] - first)
             continue
         if own < last:
             before += last
