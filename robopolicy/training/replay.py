@@ -103,14 +103,14 @@ class Replay(ReplayRing):
         self._tree.set(self.place(index), weight)
 
     def priorities(self) -> dict[str, torch.Tensor]:
-        """Return what a training state needs beside the rows, not copied; nothing with uniform sampling."""
-        return {} if self._tree is None else {"leaves": torch.from_numpy(self._tree.leaves), "most": torch.tensor(self._most, dtype=torch.float64)}
+        """Return what a training state needs beside the rows, a copy; nothing with uniform sampling."""
+        return {} if self._tree is None else {"leaves": torch.from_numpy(self._tree.leaves.copy()), "most": torch.tensor(self._most, dtype=torch.float64)}
 
     def restore_priorities(self, saved: Mapping[str, torch.Tensor]) -> None:
         """Take over what :meth:`priorities` returned of a replay with the same rows."""
         if self._tree is not None:
             self._most = float(saved["most"])
-            self._tree.fill(saved["leaves"].numpy().copy())
+            self._tree.fill(saved["leaves"].numpy())
 
     def mean_and_deviation(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation (*shape), float64, of a field over all that is there; 1 where nothing varies."""

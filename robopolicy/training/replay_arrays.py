@@ -51,6 +51,9 @@ class ReplayArrays:
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
+
     def grow(self, name: str, rows: int) -> np.ndarray:
         """Give array ``name`` that many rows, those that it has as they are; nothing where it has them. Returns it."""
         old, dtype = self._arrays[name], self._shapes[name][1]
