@@ -47,9 +47,8 @@ def open_symmetry(config: SymmetryConfig | None, env: Any, policy: GaussianPolic
         raise InputError(f"training.symmetry: task {env.task!r} declares no mirror symmetry; leave it out")
     if policy.recurrent:
         raise InputError(f"training.symmetry: what a memory {policy.config.memory.type!r} holds cannot be mirrored; use policy.memory none")
-    images = [name for name in env.spec.observation.image_names if name in policy.spec.observation.fields]
-    if images:
-        raise InputError(f"training.symmetry: image field {images[0]!r} cannot be mirrored; learn from states alone")
+    if env.spec.observation.image_names:
+        raise InputError(f"training.symmetry: image field {env.spec.observation.image_names[0]!r} cannot be mirrored; use env.observations state")
     return Symmetry(config, mirror, env.spec, policy, inputs)
 
 
