@@ -39,7 +39,11 @@ class ObservationEncoder(nn.Module):
 
     def forward(self, obs: Mapping[str, torch.Tensor], normalizer: Normalizer, noise: Noise) -> torch.Tensor:
         """Return features (B, F) of ``obs``, field -> (B, *shape), robot units, images uint8; ``noise`` places crops in training."""
-        if not self.images:
-            return self.vector(obs, normalizer)
+        return self.joined(self.vector(obs, normalizer) if self.states else None, obs, noise)
+
+    def joined(self, vector: torch.Tensor | None, obs: Mapping[str, torch.Tensor], noise: Noise) -> torch.Tensor:
+        """Return what :meth:`forward` returns for states that :meth:`vector` has normalised (None: there are none); of ``obs``, only images are read."""
+        if not self.images and vector is not None:
+            return vector
         seen = [camera(obs[name].unsqueeze(1), noise).squeeze(1) for camera, name in zip(self.cameras, self.images, strict=True)]
-        return torch.cat([self.vector(obs, normalizer), *seen] if self.states else seen, -1)
+        return torch.cat(seen if vector is None else [vector, *seen], -1)
