@@ -9,7 +9,6 @@ a line in ``runs/benchmarks/on_policy/results.jsonl`` are not run again. Leaves 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ RULE_STEPS, RULE_SETTINGS = 1_000_000, ("training.worlds=64", "training.rollout=
 WORLDS, REFERENCE = (16, 256, 4096), 256
 WORLD_STEPS, WORLD_SETTINGS = 4_000_000, ("training.rollout=32", "training.epochs=5", "training.minibatches=8")
 NAIVE = "settings as they are"
+QUICK = ("env.max_episode_steps=50",)
 POINTS = 60  # of a curve
 MEASURED: tuple[tuple[str, str, str, Literal["higher", "lower"]], ...] = (
     ("mean |ratio - 1| in the last epoch", "ratio_deviation", "", "lower"),
@@ -71,24 +71,22 @@ class Cell:
         return [*COMMON, *self.overrides, *rhythm, f"training.steps={self.steps}", f"seed={self.seed}", f"output={folder / 'runs' / self.name}-seed{self.seed}"]
 
 
-def rule_cell(rule: str, seed: int, steps: int) -> Cell:
-    """Return the training of ``rule`` whose ratios are looked at."""
-    return Cell(rule, (f"algo={rule}", *RULE_SETTINGS), steps, 64 * 32, seed)
+def rule_cell(rule: str, seed: int, steps: int, more: tuple[str, ...] = ()) -> Cell:
+    """Return the training of ``rule`` whose ratios are looked at, with ``more`` overrides."""
+    return Cell(rule, (f"algo={rule}", *RULE_SETTINGS, *more), steps, 64 * 32, seed)
 
 
-def world_cell(worlds: int, scaled: bool, seed: int, steps: int) -> Cell:
-    """Return PPO's training with ``worlds`` worlds; at the reference, scaled and not are one."""
-    own = (f"training.worlds={worlds}", *WORLD_SETTINGS)
-    if scaled and worlds != REFERENCE:
-        own = (*own, f"training.reference_worlds={REFERENCE}")
-    return Cell(f"worlds{worlds}{'-scaled' if len(own) > 4 else ''}", own, steps, worlds * 32, seed)
+def world_cell(worlds: int, scaled: bool, seed: int, steps: int, more: tuple[str, ...] = ()) -> Cell:
+    """Return PPO's training with ``worlds`` worlds and ``more`` overrides; at the reference, scaled and not are one."""
+    told = (f"training.reference_worlds={REFERENCE}",) if scaled and worlds != REFERENCE else ()
+    return Cell(f"worlds{worlds}{'-scaled' if told else ''}", (f"training.worlds={worlds}", *WORLD_SETTINGS, *told, *more), steps, worlds * 32, seed)
 
 
 def run(quick: bool, steps: int | None = None, seeds: int = 3, only: str = "", folder: Path | None = None) -> Result:
     """Train what has no result yet and compare.
 
     Args:
-        quick: One seed and a fiftieth of the steps, in under two minutes; 1024 worlds instead of 4096.
+        quick: One seed, a fiftieth of the steps, episodes of 50 steps and 512 worlds instead of 4096: under two minutes.
         steps: Environment steps of a rule's training; those with many worlds have four times as many. None: as above.
         seeds: Training seeds.
         only: ``ratios`` or ``scaling``; empty: both.
@@ -97,14 +95,14 @@ def run(quick: bool, steps: int | None = None, seeds: int = 3, only: str = "", f
     if only not in ("", "ratios", "scaling"):
         raise InputError(f"only={only!r}: expected 'ratios' or 'scaling'")
     folder = folder or (FOLDER.with_name("on_policy-quick") if quick else FOLDER)
-    count = 1 if quick else seeds
+    count, more = (1, QUICK) if quick else (seeds, ())
     few = steps or (20_480 if quick else RULE_STEPS)
     many = steps * 4 if steps else (65_536 if quick else WORLD_STEPS)
     result = Result()
     if only != "scaling":
-        _ratios(folder, count, few, result)
+        _ratios(folder, count, few, more, result)
     if only != "ratios":
-        _scaling(folder, tuple(min(n, 1024) for n in WORLDS) if quick else WORLDS, count, many, result)
+        _scaling(folder, tuple(min(n, 512) for n in WORLDS) if quick else WORLDS, count, many, more, result)
     return result
 
 
@@ -128,7 +126,7 @@ def trained(cell: Cell, folder: Path) -> dict[str, Any]:
         "seed": cell.seed,
         "steps": cell.steps,
         "curves": curve,
-        "return": _final(curve["return"], cell.steps),
+        "return": _final(curve["return"], cell),
         "ratio_deviation": float(np.mean([value for _, value in curve["ratio_deviation"]])),
         "ratio_deviation_max": max(row["ratio_deviation_max"] for row in rows),
         "kl": float(np.mean([row["kl"] for row in rows])),
@@ -140,27 +138,28 @@ def trained(cell: Cell, folder: Path) -> dict[str, Any]:
     return row
 
 
-def _final(curve: Sequence[Sequence[float]], steps: int) -> float | None:
-    """Return the mean return of the episodes that ended in the last tenth of ``steps``, or of the last row that has one."""
-    last = [value for at, value in curve if at >= (1.0 - LAST) * steps]
-    return float(np.mean(last)) if last else curve[-1][1] if curve else None
+def _final(curve: Sequence[Sequence[float]], cell: Cell) -> float:
+    """Return the mean return of the episodes that ended in the last tenth of the steps, or of the last row that has one. Raises InputError."""
+    if not curve:
+        raise InputError(f"bench on_policy: no episode ended in {cell.steps} steps of {cell.name}: give more steps")
+    last = [value for at, value in curve if at >= (1.0 - LAST) * cell.steps]
+    return float(np.mean(last or [curve[-1][1]]))
 
 
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
-    values = [row[name] for row in rows if row[name] is not None]
-    return float(np.mean(values)) if values else math.nan
+    return float(np.mean([row[name] for row in rows]))
 
 
 def _spread(rows: Sequence[dict[str, Any]], name: str) -> str:
-    return f"{_mean(rows, name):.4g} ({', '.join('none' if row[name] is None else f'{row[name]:.4g}' for row in rows)})"
+    return f"{_mean(rows, name):.4g} ({', '.join(f'{row[name]:.4g}' for row in rows)})"
 
 
-def _ratios(folder: Path, seeds: int, steps: int, result: Result) -> None:
+def _ratios(folder: Path, seeds: int, steps: int, more: tuple[str, ...], result: Result) -> None:
     """Add the rows of the three rules, PPO's as the peer of the others', and draw them."""
     by_rule: dict[str, list[dict[str, Any]]] = {rule: [] for rule in RULES}
     for seed in range(seeds):
         for rule in RULES:
-            by_rule[rule].append(trained(rule_cell(rule, seed, steps), folder))
+            by_rule[rule].append(trained(rule_cell(rule, seed, steps, more), folder))
     for rule in RULES:
         rows, peer = by_rule[rule], None if rule == "ppo" else "PPO"
         for what, name, unit, better in MEASURED:
@@ -179,12 +178,12 @@ def _ratios(folder: Path, seeds: int, steps: int, result: Result) -> None:
     result.notes.append(f"drawn: {folder / 'ratios.svg'}")
 
 
-def _scaling(folder: Path, worlds: Sequence[int], seeds: int, steps: int, result: Result) -> None:
+def _scaling(folder: Path, worlds: Sequence[int], seeds: int, steps: int, more: tuple[str, ...], result: Result) -> None:
     """Add the rows of scaled and naive settings, at equal environment steps, and draw them."""
     groups: dict[tuple[int, bool], list[dict[str, Any]]] = {(n, scaled): [] for n in worlds for scaled in (True, False)}
     for seed in range(seeds):
         for (n, scaled), rows in groups.items():
-            rows.append(trained(world_cell(n, scaled, seed, steps), folder))
+            rows.append(trained(world_cell(n, scaled, seed, steps, more), folder))
     for n in worlds:
         ours, naive = groups[n, True], groups[n, False]
         where = f"{n} worlds" + (" (the reference: the same settings)" if n == REFERENCE else "")

@@ -111,7 +111,7 @@ def processes(device: str | torch.device = "cpu") -> Iterator[Processes]:
         device: Where to compute; ``cuda`` becomes this process's own GPU, and the messages go from GPU to GPU.
 
     Raises:
-        InputError: if there are fewer GPUs than processes on this machine.
+        InputError: if there are fewer GPUs than processes on this machine, or the others cannot be found.
     """
     count, rank, local = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0")))
     own = torch.device(device)
@@ -123,7 +123,11 @@ def processes(device: str | torch.device = "cpu") -> Iterator[Processes]:
             raise InputError(f"process {local + 1} on this machine has no GPU: there are {torch.cuda.device_count()}; use fewer processes")
         own = torch.device("cuda", local)
         torch.cuda.set_device(own)
-    distributed.init_process_group("nccl" if own.type == "cuda" else "gloo", rank=rank, world_size=count)
+    try:
+        distributed.init_process_group("nccl" if own.type == "cuda" else "gloo", rank=rank, world_size=count)
+    except (ValueError, distributed.DistError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"WORLD_SIZE is {count}, but the other processes are not found ({reason}): start them with --processes {count}") from error
     try:
         yield Processes(rank, count, own)
     finally:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robopolicy.recipe import recipe_from_dict
+from robopolicy.recipe import load_recipe, recipe_from_dict
+from robopolicy.training.log import read_log
 from robopolicy.training.on_policy_config import OnPolicyTraining
 from robopolicy.training.scaling import minibatch_size, scaled, updates_per_step
+from robopolicy.training.trial import train
 
 COUNTS = st.integers(1, 1 << 20)
 
@@ -77,3 +80,24 @@ def test_a_resolved_recipe_is_not_scaled_again() -> None:
     assert again == resolved
     assert scaled(again.training) == resolved.training
     assert again.training.minibatches == 16
+
+
+def test_a_run_is_repeated_by_its_resolved_recipe(tmp_path: Path) -> None:
+    """What was scaled once stands in the run's recipe, is found again on resume, and trains the same again."""
+    values = {
+        "task": "classic/cartpole",
+        "output": str(tmp_path / "first"),
+        "algo": {"type": "ppo"},
+        "policy": {"type": "gaussian", "hidden": [8]},
+        "training": {"worlds": 8, "reference_worlds": 2, "minibatches": 1, "rollout": 8, "epochs": 1, "steps": 256, "threads": 1, "log_every": 1},
+    }
+    recipe = recipe_from_dict(values, "test")
+    first = train(recipe, progress=False)
+    written = load_recipe(str(tmp_path / "first" / "recipe.yaml"), [f"output={tmp_path / 'second'}"])
+    assert (written.training.minibatches, written.training.reference_worlds) == (4, 8)
+    notes: list[str] = []
+    assert train(recipe, progress=False, note=notes.append).resumed_from == first.steps
+    assert any("finished" in note for note in notes)
+    train(written, progress=False)
+    losses = [[row["loss"] for row in read_log(tmp_path / name, "train")] for name in ("first", "second")]
+    assert len(losses[0]) == 4 and losses[0] == losses[1]

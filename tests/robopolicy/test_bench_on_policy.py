@@ -1,0 +1,51 @@
+"""The bench of on-policy rules on tiny trainings: its rows, its drawings, and that nothing is trained twice."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from policies.spec import InputError
+from robopolicy.bench import on_policy
+from robopolicy.recipe import load_recipe
+from robopolicy.training.scaling import minibatch_size, scaled
+
+
+def test_every_cell_is_a_recipe(tmp_path: Path) -> None:
+    cells = [on_policy.rule_cell(rule, 0, 1 << 20) for rule in on_policy.RULES]
+    cells += [on_policy.world_cell(n, s, 1, 1 << 22) for n in on_policy.WORLDS for s in (True, False)]
+    assert len({cell.key for cell in cells}) == len({cell.name for cell in cells}) == 3 + 5, "at the reference, scaled or not is one training"
+    for cell in cells:
+        recipe = load_recipe(on_policy.RECIPE, cell.all_overrides(tmp_path))
+        training = recipe.training
+        assert cell.row_steps == training.worlds * training.rollout
+        size = minibatch_size(scaled(training))
+        if "scaled" in cell.name and training.worlds > on_policy.REFERENCE:
+            assert size == 256 * 32 / 8 != minibatch_size(training)
+        assert recipe.seed == cell.seed
+
+
+def test_rules_side_by_side_once(tmp_path: Path) -> None:
+    found = on_policy.run(True, steps=4096, seeds=1, only="ratios", folder=tmp_path)
+    rows = {row.name: row for row in found.rows}
+    assert len(rows) == 9
+    for rule in ("PPO", "SPO", "MDPO"):
+        mean, most = (rows[f"{rule}: {what} |ratio - 1| in the last epoch"].value for what in ("mean", "most"))
+        assert 0 < mean < most
+        assert math.isfinite(rows[f"{rule}: return"].value)
+    drawn = ElementTree.parse(tmp_path / "ratios.svg")
+    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}svg"))) == 3
+    lines = (tmp_path / "results.jsonl").read_text()
+    again = on_policy.run(True, steps=4096, seeds=1, only="ratios", folder=tmp_path)
+    assert (tmp_path / "results.jsonl").read_text() == lines
+    assert [row.value for row in again.rows] == [row.value for row in found.rows]
+    assert all(json.loads(line)["curves"]["ratio_deviation"] for line in lines.splitlines())
+
+
+def test_what_is_run_alone_has_a_name() -> None:
+    with pytest.raises(InputError, match="expected 'ratios' or 'scaling'"):
+        on_policy.run(True, only="speed")
