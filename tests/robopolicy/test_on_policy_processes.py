@@ -67,5 +67,5 @@ def test_losses_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
 def test_a_place_among_processes_that_nobody_started_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(InputError, match="WORLD_SIZE is 2, but .* MASTER_ADDR"):
+    with pytest.raises(InputError, match=r"WORLD_SIZE is 2, but .* MASTER_ADDR"):
         train(recipe_from_dict(_values(tmp_path / "run"), "test"), progress=False)
