@@ -8,6 +8,7 @@ again the next time.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -102,18 +103,20 @@ def run_cells(cells: Sequence[Cell], folder: Path, progress: bool = True, only: 
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
-    if not file.is_file():
-        return {}
-    lines = [line for line in file.read_text(encoding="utf-8").split("\n")[:-1] if line]  # a torn last line is none
-    return {row["key"]: row["row"] for row in map(json.loads, lines)}
+    """Return the results so far; a line that was torn when a process was killed is none."""
+    out = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            out[row["key"]] = row["row"]
+    return out
 
 
 def _append(file: Path, row: Mapping[str, Any]) -> None:
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    if text and not text.endswith("\n"):  # of a process that was killed while it wrote
-        file.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+    """Append one line in one write: two benchmarks of the same folder (``--only``) do not tear each other's."""
+    torn = file.is_file() and not file.read_bytes().endswith(b"\n") and file.stat().st_size > 0
     with file.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(row, allow_nan=False) + "\n")
+        out.write(("\n" if torn else "") + json.dumps(row, allow_nan=False) + "\n")
         out.flush()
         os.fsync(out.fileno())
 

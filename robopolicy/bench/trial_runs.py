@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,6 +70,56 @@ def curve(recipe: str, overrides: Sequence[str], environment: str, seed: int, st
         seconds = {"wall_s": float(np.interp(done, at, wall)), "cpu_s": float(np.interp(done, at, cpu))}
         points.append({"steps": done, **seconds, "return": float(np.mean(returns))})
     return {"points": points}
+
+
+def overestimate(folder: str, episodes: int) -> dict[str, Any]:
+    """Return what the critics of a finished off-policy run promise beyond what comes, and its standard error.
+
+    Args:
+        folder: The run's.
+        episodes: Monte Carlo ones, see ``robopolicy.algos.overestimation``.
+    """
+    from policies.checkpoint import load
+    from robopolicy.algos.overestimation import overestimation
+    from robopolicy.algos.registry import rule_class
+    from robopolicy.config import read_yaml
+    from robopolicy.recipe import recipe_from_dict
+    from robopolicy.training import trial_state
+    from robopolicy.training.run_folder import RunFolder, find_checkpoint
+    from sim.registry import make
+
+    run = RunFolder(folder)
+    recipe = recipe_from_dict(read_yaml(run.recipe_file), str(run.recipe_file))
+    with contextlib.closing(make(recipe.task, num_worlds=episodes, **recipe.env.options())) as env:
+        kind: Any = rule_class(recipe.algo_type)
+        rule = kind(recipe.algo, env.spec, load(find_checkpoint(folder)))
+        trial_state.load(run.states_newest_first()[0][1], {"rule": rule})
+        gap, error = overestimation(rule, env, episodes, recipe.training.gamma, seed=90_000)
+    return {"gap": gap, "error": error}
+
+
+def success(recipe: str, overrides: Sequence[str], seed: int, steps: int, episodes: int, folder: str) -> dict[str, Any]:
+    """Train, then return how many report states the last checkpoint solves, and the seconds of training.
+
+    Args:
+        recipe: Of learning by trial.
+        overrides: Of it.
+        seed: Of training.
+        steps: Environment steps.
+        episodes: Of the evaluation, on report seeds.
+        folder: The run's.
+    """
+    from robopolicy.evaluation.rollout import evaluate
+    from robopolicy.evaluation.seeds import REPORT
+    from robopolicy.recipe import load_recipe
+    from robopolicy.training.trial import train
+
+    told = [f"training.steps={steps}", f"seed={seed}", f"output={folder}"]
+    wanted = load_recipe(recipe, [*overrides, *told], _silent)
+    trained = train(wanted, progress=False, note=print)
+    last = _rows(Path(folder))[-1]
+    result = evaluate(trained.checkpoint, wanted.task, episodes=episodes, seed0=REPORT, block=min(50, episodes), env=wanted.env.options(), progress=False)
+    return {"successes": sum(e.success for e in result.episodes), "episodes": episodes, "wall_s": last["wall_s"], "cpu_s": last["cpu_s"]}
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
