@@ -80,6 +80,9 @@ def _require_policy(rule: Any, name: str, policy: Any, source: str) -> None:
     found = type(policy).__module__.rpartition(".")[2]
     if found != rule.policy_type:
         raise InputError(f"{source}: key 'policy.type': algo {name!r} trains {rule.policy_type!r}, found {found!r}")
+    memory = getattr(getattr(policy, "memory", None), "type", "none")
+    if rule.loop == "off_policy" and memory != "none":
+        raise InputError(f"{source}: key 'policy.memory.type': algo {name!r} learns from single steps, not from sequences: expected 'none', found {memory!r}")
     for key, needed in rule.policy_settings.items():
         if getattr(policy, key) != needed:
             raise InputError(f"{source}: key 'policy.{key}': algo {name!r} needs {needed!r}, found {getattr(policy, key)!r}")

@@ -40,6 +40,12 @@ class Distill(OnPolicyRule):
     config: DistillConfig
     learns_values = False
 
+    @classmethod
+    def settled(cls, config: DistillConfig, spec: Spec) -> DistillConfig:
+        """See base class: with the teacher as the path of one checkpoint. Raises InputError as :func:`load_teacher`."""
+        load_teacher(config.teacher, spec)
+        return config.model_copy(update={"teacher": str(find_checkpoint(config.teacher))})
+
     def begin(self, spec: Spec, policy: LearntPolicy) -> None:
         """See base class: opens the teacher.
 

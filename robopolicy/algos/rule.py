@@ -65,6 +65,11 @@ class OnPolicyRule(abc.ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @classmethod
+    def settled(cls, config: Any, spec: Spec) -> Any:
+        """Return ``config`` as a run remembers it, checked against what the worlds offer, before anything is written. Raises InputError."""
+        return config
+
     def begin(self, spec: Spec, policy: LearntPolicy) -> None:
         """Prepare, once before training: ``spec`` is what the worlds offer, ``policy`` the one that learns, on its device. Raises InputError."""
         return

@@ -197,3 +197,10 @@ def test_symmetry_makes_a_policy_that_acts_alike_on_both_sides(tmp_path):
     assert asymmetry["without"] > 0.01
     assert asymmetry["augment"] < 0.1 * asymmetry["without"] and asymmetry["loss"] < 0.1 * asymmetry["without"]
     assert min(returns.values()) > 60.0  # of 500; it begins at 20
+
+
+def test_a_rule_that_learns_from_single_steps_takes_no_memory():
+    values = {"task": TASK, "algo": {"type": "sac"}, "policy": {"type": "gaussian", "memory": {"type": "gru"}}}
+    with pytest.raises(InputError, match=r"key 'policy\.memory\.type': algo 'sac' learns from single steps.* found 'gru'"):
+        recipe_from_dict(values, "recipe")
+    assert recipe_from_dict({**values, "policy": {"type": "gaussian"}}, "recipe").policy.memory.type == "none"
