@@ -225,7 +225,8 @@ class ActorCritic(OffPolicyRule):
 
     def _descend(self, name: str, loss: torch.Tensor) -> None:
         """Take one step with optimiser ``name``; gradients of no other weights are worked out."""
-        self._optimizers[name].zero_grad()
+        for weight in self._weights[name]:
+            weight.grad = None
         loss.backward(inputs=self._weights[name])
         self._optimizers[name].step()
 
