@@ -1,9 +1,12 @@
-"""The operator's channel: hold, stop, resume, deadman and speed, asked for by other processes of this machine.
+"""The operator's channel: hold, stop, resume, deadman, speed and commands, given by other processes of this machine.
 
 Anybody on the machine may make the robot safer: hold it, stop it, slow it down. What lets it move (resume, the deadman,
-a higher speed) needs the token, which lies in a file that only this user can read. Requests carry the time at which
+a higher speed, commands) needs the token, which lies in a file that only this user can read. Requests carry the time at which
 they were made, on the monotonic clock that all processes of a machine share: a resume or a heartbeat that waited in a
 queue is stale and refused, a stop never is. The runtime asks without waiting, every tick.
+
+A person who takes over from a policy sends commands (:meth:`OperatorClient.command`); what they stand for is up to who listens,
+and they pass the same filter as the policy's. They hold for as long as a heartbeat does: silence gives the policy back.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +27,12 @@ import zmq
 from policies.spec import InputError
 from real.wire import Limits, Message, WireError, checked_bind, checked_connect, configure, decode, receive, send
 
-KINDS = ("hold", "stop", "resume", "deadman", "speed")
+KINDS = ("hold", "stop", "resume", "deadman", "speed", "command")
 FILE_NAME = "operator.json"
 _LIMITS = Limits(frames=0, frame_bytes=4096, header_bytes=4096)
 _STALE_NS = 1_000_000_000  # a resume that waited longer is not carried out
-_BEAT_NS = 200_000_000  # a heartbeat that waited longer is none
+_BEAT_NS = 200_000_000  # a heartbeat or a command that waited longer is none
+_ELEMENTS = 64  # numbers in a command, at most
 _HOLDERS = 8  # deadmen at once, at most
 _PER_POLL = 16  # a flood of messages costs the loop no more than that
 
@@ -72,6 +76,7 @@ class OperatorChannel:
         self.file = None if folder is None else folder / FILE_NAME
         self._clock_ns = clock_ns
         self._held: dict[bytes, int] = {}  # who holds a deadman -> when that was said
+        self._commanded: tuple[int, tuple[float, ...]] | None = None  # when the newest command was given, and what
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         configure(self._socket, _LIMITS)
@@ -89,6 +94,13 @@ class OperatorChannel:
         """Seconds since somebody with the token last said that the deadman is held; infinity if nobody holds it."""
         return 1e-9 * (self._clock_ns() - max(self._held.values())) if self._held else math.inf
 
+    @property
+    def command(self) -> tuple[float, ...] | None:
+        """The numbers of the newest command, of whoever has the token, for as long as it is fresh; None: nobody has taken over."""
+        if self._commanded is None or self._clock_ns() - self._commanded[0] > _BEAT_NS:
+            return None
+        return self._commanded[1]
+
     def poll(self) -> list[Request]:
         """Return what has been asked for and is allowed, stops first; the rest is refused, counted and told to the sender."""
         out = []
@@ -101,7 +113,7 @@ class OperatorChannel:
                 message = decode(frames[1:], _LIMITS)
                 sequence = message.sequence
                 request = self._allowed(identity, message)
-                if request.kind != "deadman" or request.value:  # a deadman let go is one that is no longer said to be held
+                if request.kind != "command" and (request.kind != "deadman" or request.value):  # a deadman let go is one no longer said to be held
                     out.append(request)
                 answer = Message("ok", sequence=sequence)
             except (WireError, OperatorRefused) as error:
@@ -131,6 +143,8 @@ class OperatorChannel:
                 raise OperatorRefused(f"{kind}: expected a number from 0 to 1, found {value:g}", "bad value")
         elif value is not None:
             raise OperatorRefused(f"{kind}: takes no value", "bad value")
+        if kind == "command":
+            self._take(message)
         if kind == "resume" or (kind == "deadman" and value) or (kind == "speed" and value is not None and value > self.speed):
             self._authorise(kind, message)
         if kind == "deadman":
@@ -143,8 +157,17 @@ class OperatorChannel:
         if not hmac.compare_digest(message.value("token", str).encode(), self.token.encode()):
             raise OperatorRefused(f"{kind}: needs the token of this run ({FILE_NAME})", "no token")
         age_ns = self._clock_ns() - message.value("sent_ns", int)
-        if not -1_000_000 <= age_ns <= (_BEAT_NS if kind == "deadman" else _STALE_NS):
+        if not -1_000_000 <= age_ns <= (_BEAT_NS if kind in ("deadman", "command") else _STALE_NS):
             raise OperatorRefused(f"{kind}: was asked for {1e-9 * age_ns:.2f} s ago", "stale")
+
+    def _take(self, message: Message) -> None:
+        """Keep the numbers of a command; none of them gives back what was taken over."""
+        values = message.value("values", list)
+        good = len(values) <= _ELEMENTS and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+        if not good:
+            raise OperatorRefused(f"command: expected up to {_ELEMENTS} finite numbers", "bad value")
+        self._authorise("command", message)
+        self._commanded = (message.value("sent_ns", int), tuple(float(v) for v in values)) if values else None
 
     def _note(self, identity: bytes, held: bool, message: Message) -> None:
         now = self._clock_ns()
@@ -213,13 +236,23 @@ class OperatorClient:
             continue
         return self._say("deadman", 1.0 if held else 0.0)
 
+    def command(self, values: Sequence[float]) -> bool:
+        """Take over from the policy with a command, or give back with none, without waiting for an answer; returns whether it could be sent.
+
+        Args:
+            values: (Da,) the action in robot units; it has to be said again within 0.2 s to go on. Empty: the policy goes on.
+        """
+        while self._answer() is not None:
+            continue
+        return self._say("command", values=[float(v) for v in values])
+
     def close(self) -> None:
         """Let go of the connection."""
         self._context.destroy(linger=100)
 
-    def _say(self, kind: str, value: float | None) -> bool:
+    def _say(self, kind: str, value: float | None = None, **more: Any) -> bool:
         self._sequence += 1
-        meta: dict[str, Any] = {"token": self.token, "sent_ns": time.monotonic_ns()}
+        meta: dict[str, Any] = {"token": self.token, "sent_ns": time.monotonic_ns(), **more}
         return send(self._socket, Message(kind, sequence=self._sequence, meta=meta if value is None else {**meta, "value": float(value)}))
 
     def _answer(self) -> Message | None:
