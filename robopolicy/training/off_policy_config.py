@@ -49,11 +49,11 @@ class RewardConfig(Config):
 class TakeoverConfig(Config):
     """Who may take over from the policy while it learns; see ``robopolicy.training.takeover``."""
 
-    source: Literal["none", "expert", "device"] = "none"  # expert: the task's script, in place of a person; device: who sends to `address`
+    source: Literal["none", "expert", "operator"] = "none"  # expert: the task's script, in place of a person; operator: who has the run's token
     share: Share = 0.5  # expert: of the episodes that it looks after
     after: pydantic.NonNegativeInt = 50  # expert: control steps without success until it steps in
     hold: pydantic.PositiveInt = 20  # expert: control steps that it then acts, before it looks on again for `after` steps
-    address: str = "tcp://127.0.0.1:5560"  # device: where the person's commands arrive
+    address: str = "tcp://127.0.0.1:0"  # operator: loopback address where commands arrive; it is left with the token in the run's operator.json
 
 
 class ResetsConfig(Config):
