@@ -214,5 +214,6 @@ def _warn(session: TrialSession, env: BatchEnv, parts: Parts) -> None:
         )
     if training.random_steps >= training.steps:
         session.note(f"training.random_steps={training.random_steps} are not over after training.steps={training.steps}: nothing is learnt")
-    if training.demonstrations.path is None and training.takeover.source == "none" and training.demonstrations.model_fields_set & {"episodes", "collect"}:
+    shown = training.demonstrations
+    if shown.path is None and (shown.episodes or shown.collect):
         raise InputError("training.demonstrations: episodes or collect are given, but no path")

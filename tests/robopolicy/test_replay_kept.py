@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def require_equal(a: Replay, b: Replay) -> None:
 
 @pytest.mark.parametrize("steps", [7, 60])
 def test_disk_is_memory(tmp_path, steps):
-    common = {"capacity": 40, "n_step": 3}
+    common: dict[str, Any] = {"capacity": 40, "n_step": 3}
     disk, memory = Replay(SPEC, 2, config("disk", **common), 0.9, tmp_path), Replay(SPEC, 2, config(**common), 0.9)
     play, lists = Play(2, 0, ends=0.6), Lists(2, 20, 1, 3)
     for _ in range(steps):
@@ -142,9 +143,15 @@ def test_a_place_on_disk_needs_a_folder():
 
 
 @settings(max_examples=40, deadline=None)
-@given(worlds=st.integers(1, 3), rows=st.integers(2, 15), marks=st.lists(st.integers(1, 12), min_size=1, max_size=6), lost=st.integers(0, 5), seed=st.integers(0, 99))
+@given(
+    worlds=st.integers(1, 3),
+    rows=st.integers(2, 15),
+    marks=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    lost=st.integers(0, 5),
+    seed=st.integers(0, 99),
+)
 def test_saved_rows_bring_back_any_mark(tmp_path_factory, worlds, rows, marks, lost, seed):
-    folder, keys = tmp_path_factory.mktemp("rows"), {"capacity": rows * worlds, "n_step": 2}
+    folder, keys = tmp_path_factory.mktemp("rows"), dict[str, Any](capacity=rows * worlds, n_step=2)
     replay, play = Replay(SPEC, worlds, config(**keys), 0.9), Play(worlds, seed, 0.5)
     segments, lists, counts = Segments(folder, replay), Lists(worlds, rows, 1, 2), []
     for steps in marks:

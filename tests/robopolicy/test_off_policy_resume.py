@@ -1,0 +1,151 @@
+"""An off-policy run that is killed goes on bit for bit: weights, optimisers, replay, priorities and log are those of an unbroken run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policies.spec import InputError
+from robopolicy.recipe_trial import TrialRecipe
+from robopolicy.training import off_policy
+from robopolicy.training.log import read_log
+from robopolicy.training.off_policy_actor import Actor
+from robopolicy.training.run_folder import RunFolder
+from tests.robopolicy.off_policy_runs import outcome, recipe, start
+
+
+class Power(RuntimeError):
+    """It was cut."""
+
+
+def train(wanted: TrialRecipe, note=lambda text: None) -> Any:
+    return off_policy.train(wanted, progress=False, note=note)
+
+
+def break_at(monkeypatch, wanted: TrialRecipe, steps: int, do) -> None:
+    """Train until the worlds have done that many control steps, and then ``do`` something."""
+    whole = Actor.step
+
+    def step(self: Actor, cut: bool = False):
+        if self.steps == steps:
+            do()
+        return whole(self, cut)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Actor, "step", step)
+        with pytest.raises((Power, KeyboardInterrupt)):
+            train(wanted)
+
+
+def cut_power() -> None:
+    raise Power
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "memory": {},
+    "memory wrapped": {"replay": {"capacity": 50, "n_step": 2}},
+    "disk": {"replay": {"place": "disk", "n_step": 3}},
+    "prioritized": {"replay": {"sampling": "prioritized", "capacity": 60}, "normalize_observations": True},
+    "prioritized on disk": {"replay": {"sampling": "prioritized", "place": "disk"}},
+    "fractional": {"worlds": 3, "update_ratio": 0.3},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_broken_run_goes_on_exactly(tmp_path, monkeypatch, name):
+    changes = {"steps": 120, "update_ratio": 0.5, **RUNS[name]}
+    train(recipe(tmp_path / "unbroken", **changes))
+    wanted, worlds = recipe(tmp_path / "run", **changes), changes.get("worlds", 2)
+    for steps in (10, 62, 105):  # before the first mark, and in the middle of parts
+        break_at(monkeypatch, wanted, steps // worlds, cut_power)
+    assert 0 < train(wanted).resumed_from < 120
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "unbroken")
+
+
+def test_it_matters_that_the_replay_is_brought_back(tmp_path, monkeypatch):
+    """The same without the rows that were kept is another run: the test above can fail."""
+    train(recipe(tmp_path / "unbroken", replay={"sampling": "prioritized"}, steps=80))
+    wanted = recipe(tmp_path / "run", replay={"sampling": "prioritized"}, steps=80)
+    break_at(monkeypatch, wanted, 30, cut_power)
+    with monkeypatch.context() as patch:
+        patch.setattr("robopolicy.training.replay.Replay.restore_priorities", lambda self, saved: None)
+        train(wanted)
+    assert outcome(tmp_path / "run")[0] != outcome(tmp_path / "unbroken")[0]
+
+
+def test_killed_runs_go_on_exactly(tmp_path):
+    changes: dict[str, Any] = {"steps": 800, "checkpoint_every": 80, "update_ratio": 0.5, "replay": {"capacity": 500}}
+    train(recipe(tmp_path / "unbroken", **changes))
+    wanted, folder, hit = recipe(tmp_path / "run", **changes), RunFolder(tmp_path / "run"), []
+    for marks in (1, 4):
+        process = start(wanted)
+        deadline = time.monotonic() + 120
+        while process.is_alive() and time.monotonic() < deadline and not (folder.states_newest_first() and folder.states_newest_first()[0][0] >= 80 * marks):
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        hit.append(folder.states_newest_first()[0][0])
+    assert 0 < hit[0] <= hit[1] < 800, Path(f"{wanted.output}.txt").read_text()
+    assert train(wanted).resumed_from == hit[1]
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "unbroken")
+
+
+def test_a_stop_says_what_is_done_again(tmp_path, monkeypatch):
+    said: list[str] = []
+    wanted = recipe(tmp_path / "run", steps=120)
+    step = Actor.step
+
+    def stopping(self: Actor, cut: bool = False):
+        if self.steps == 50:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, cut)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Actor, "step", stopping)
+        train(wanted, said.append)
+    assert said[-1] == "stopped at step 102 of 120; the same command goes on from step 80, the 22 steps since then are done again"
+    train(recipe(tmp_path / "unbroken", steps=120))
+    assert train(wanted).resumed_from == 80
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "unbroken")
+
+
+def test_a_ring_on_disk_that_wrapped_since_the_mark_says_so(tmp_path, monkeypatch):
+    said: list[str] = []
+    wanted = recipe(tmp_path / "run", replay={"place": "disk", "capacity": 60}, steps=120)
+    break_at(monkeypatch, wanted, 55, cut_power)  # 110 transitions, the mark is at 80
+    train(wanted, said.append)
+    assert said == ["the replay on disk has written over 30 transitions since the last mark: the run goes on without them, not bit for bit"]
+    assert [row["step"] for row in read_log(tmp_path / "run", "train")][-1] == 120
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    said: list[str] = []
+    wanted = recipe(tmp_path / "run", steps=60)
+    train(wanted)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    assert train(wanted, said.append).resumed_from == 60
+    assert "is finished: 60 steps are done" in said[0]
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_fresh_begins_anew(tmp_path, place):
+    train(recipe(tmp_path / "run", steps=60, update_ratio=0.2, replay={"place": place}))
+    again = recipe(tmp_path / "run", steps=60, update_ratio=0.2, replay={"place": place}, seed=4)
+    assert off_policy.train(again, progress=False, resume="never").resumed_from == 0
+    train(recipe(tmp_path / "other", steps=60, update_ratio=0.2, replay={"place": place}, seed=4))
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "other")
+
+
+def test_a_state_without_its_replay_is_refused(tmp_path, monkeypatch):
+    wanted = recipe(tmp_path / "run")
+    break_at(monkeypatch, wanted, 55, cut_power)
+    for file in (tmp_path / "run" / "state" / "replay" / "rows").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match="steps 0 to 40 are not all there; begin anew with --fresh"):
+        train(wanted)
