@@ -18,6 +18,7 @@ import torch
 from policies.networks.encoders import ImageConfig
 from policies.networks.perceptron import weights_of
 from policies.normalize import limits_normalizer
+from policies.spec import InputError
 from robopolicy.algos import registry
 from robopolicy.algos.rule import OnPolicyRule
 from robopolicy.algos.symmetry import open_symmetry
@@ -92,8 +93,7 @@ def train(recipe: TrialRecipe, progress: bool = True, resume: Literal["auto", "n
         robopolicy.training.session.TrainingDiverged: a loss or the weights are no longer finite.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, at the end of an iteration.
     """
-    config: Any = recipe.training
-    config = scaled(config)
+    config = _checked(recipe)
     recipe = recipe.model_copy(update={"training": config})
     with processes(default_device()) as others:
         count = len(others.worlds(config.worlds))
@@ -105,12 +105,28 @@ def train(recipe: TrialRecipe, progress: bool = True, resume: Literal["auto", "n
             return session.result()
 
 
+def _checked(recipe: TrialRecipe) -> OnPolicyTraining:
+    """Return the section ``training``, scaled to its number of worlds. Raises InputError where a minibatch would be empty."""
+    training, policy = recipe.training, recipe.policy
+    assert isinstance(training, OnPolicyTraining)
+    config = scaled(training)
+    remembers = getattr(getattr(policy, "memory", None), "type", "none") != "none"
+    parts, most = ("worlds", config.worlds) if remembers else ("samples (worlds times rollout)", config.worlds * config.rollout)
+    if config.minibatches > most:
+        whole = ", which stay whole for a policy that remembers" if remembers else ""
+        raise InputError(f"training.minibatches={config.minibatches}: there are only {most} {parts} to share among them{whole}")
+    if config.lr_range[0] > config.lr_range[1]:
+        raise InputError(f"training.lr_range={list(config.lr_range)}: expected the lower limit first")
+    return config
+
+
 def _loop(run: Run) -> None:
     """Train until the recipe's last step. Iterations count rollouts: 1 is the first."""
     session, config, updater = run.session, run.config, run.updater
     while run.iteration < run.iterations:
         if run.iteration % config.checkpoint_every == 0:
             run.collector.begin(run.iteration // config.checkpoint_every)
+            updater.scale.begin()
         progress = run.iteration / run.iterations
         torch.manual_seed(step_seed(session.recipe.seed, run.iteration + 1, session.processes.rank))  # dropout, if a network has it
         if config.schedule == "linear":
@@ -201,13 +217,13 @@ def _save(run: Run) -> None:
 
 
 def _look(run: Run, rollout: Rollout) -> None:
-    """Log every so many iterations. Raises TrainingDiverged if a number is no longer finite."""
+    """Log every so many iterations, and at marks: nothing is left over there. Raises TrainingDiverged if a number is no longer finite."""
     seen = run.updater.metrics()
     for name, value in seen.items():
         if not math.isfinite(value):
             run.session.diverged(f"{name} is {value}")
     run.session.show(run.last_return)
-    if run.iteration % run.config.log_every and run.iteration < run.iterations:
+    if run.iteration % run.config.log_every and run.iteration % run.config.checkpoint_every and run.iteration < run.iterations:
         return
     updater, spent, others = run.updater, run.collector.seconds, run.session.processes
     episodes = _episodes(run.collector, others)
