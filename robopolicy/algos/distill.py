@@ -9,6 +9,7 @@ what it has seen. Since the student's own states are labelled, it also learns to
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -29,7 +30,7 @@ from robopolicy.training.run_folder import find_checkpoint
 class DistillConfig(Config):
     """What distillation can be told."""
 
-    teacher: str  # checkpoint or run of a policy for the same robot, which may read any field of the worlds
+    teacher: str | None = None  # checkpoint or run of a policy for the same robot, which may read any field of the worlds
     loss: Literal["mse", "kl"] = "mse"  # mse leaves the student's deviation as it begins: policy.initial_std
 
 
@@ -43,8 +44,7 @@ class Distill(OnPolicyRule):
     @classmethod
     def settled(cls, config: DistillConfig, spec: Spec) -> DistillConfig:
         """See base class: with the teacher as the path of one checkpoint. Raises InputError as :func:`load_teacher`."""
-        load_teacher(config.teacher, spec)
-        return config.model_copy(update={"teacher": str(find_checkpoint(config.teacher))})
+        return config.model_copy(update={"teacher": str(load_teacher(config.teacher, spec)[0])})
 
     def begin(self, spec: Spec, policy: LearntPolicy) -> None:
         """See base class: opens the teacher.
@@ -55,7 +55,7 @@ class Distill(OnPolicyRule):
         """
         assert isinstance(policy, GaussianPolicy)  # the rule's policy type
         self._student, self._state = policy, {}
-        self._teacher = load_teacher(self.config.teacher, spec).to(next(policy.parameters()).device).requires_grad_(False)
+        self._teacher = load_teacher(self.config.teacher, spec)[1].to(next(policy.parameters()).device).requires_grad_(False)
         if self.config.loss == "kl":
             for who, one in (("the teacher", self._teacher), ("the student", policy)):
                 if not isinstance(one, GaussianPolicy) or one.config.squash:
@@ -93,12 +93,14 @@ class Distill(OnPolicyRule):
         return error + 0.0 * step.new.log_std.sum(-1)  # so that deviations have a gradient, which is zero
 
 
-def load_teacher(named: str, spec: Spec) -> LearntPolicy:
-    """Return the policy of the checkpoint or run ``named``, in eval mode, that can label states of worlds that offer ``spec``.
+def load_teacher(named: str | None, spec: Spec) -> tuple[Path, LearntPolicy]:
+    """Return the checkpoint that ``named`` is, or the last one of that run, and its policy in eval mode.
 
     Raises:
-        InputError: one line, if there is none, it reads or commands something else, or plans more than one step.
+        InputError: one line, if there is none, it cannot label states of worlds that offer ``spec``, or plans more than one step.
     """
+    if named is None:
+        raise InputError("algo 'distill' learns from another policy: set algo.teacher to a checkpoint or run")
     try:
         path = find_checkpoint(named)
     except InputError as error:
@@ -108,7 +110,7 @@ def load_teacher(named: str, spec: Spec) -> LearntPolicy:
     window: tuple[Any, ...] = (teacher.n_obs_steps, teacher.n_action_steps)
     if window != (1, 1):
         raise InputError(f"algo.teacher {named}: plans {window[1]} actions from {window[0]} observations, expected one of each, step by step")
-    return teacher
+    return path, teacher
 
 
 def rescaled(law: Gaussian, source: Normalizer, target: Normalizer) -> Gaussian:

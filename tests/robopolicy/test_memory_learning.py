@@ -130,6 +130,9 @@ def test_a_teacher_that_does_not_fit_is_refused_in_one_line(tmp_path):
         with pytest.raises(InputError) as error:
             trained(tmp_path / name, {"type": "distill", "teacher": str(make_teacher(tmp_path / name))})
         assert words in str(error.value) and "algo.teacher" in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / "unsaid").mkdir()
+    with pytest.raises(InputError, match=r"set algo\.teacher to a checkpoint or run"):
+        trained(tmp_path / "unsaid", {"type": "distill"})
     squashed = registry.create("gaussian", GaussianConfig(squash=True, observations=[STATE]), other, limits_normalizer(other))
     path = checkpoint.save(tmp_path / "squashed", squashed, recipe={}, extra={})
     with pytest.raises(InputError, match=r"algo\.loss 'kl' compares unsquashed Gaussians, which the teacher has not"):
