@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+from policies.spec import InputError
 
 HELP = """Train a policy by imitation or by trial, as a recipe says.
 
@@ -32,7 +36,17 @@ killed goes on, bit for bit, when the same command is given again.
 
   robopolicy train rl/half-cheetah algo=spo training.worlds=256
 
+  robopolicy train rl/hopper-sac --actors 2
+
 Several machines: accelerate launch [dim]...[/dim] -m robopolicy train RECIPE
+
+[bold]Actors and a learner[/bold] (off-policy recipes): with --actors N each actor is a process with training.worlds worlds of its own, and the learner \
+another; whichever dies is started again, and nothing that was collected is lost. On several machines start them by hand, with the same recipe and \
+--actors; actors go on collecting while the learner is away. Beyond loopback both need keys (robopolicy keys --help):
+
+  robopolicy train rl/hopper-sac --role learner --bind tcp://0.0.0.0:5800 --keys keys/learner
+
+  robopolicy train rl/hopper-sac --role actor --connect tcp://10.0.0.5:5800 --keys keys/arm --actor 0
 """
 
 
@@ -46,10 +60,24 @@ def register(app: typer.Typer) -> None:
         processes: Annotated[int, typer.Option(min=1, help="Processes on this machine that share each batch: one a GPU, or on the CPU.")] = 1,
         fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run that is in the output folder and begin anew.")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; the result and notes alone.")] = False,
+        actors: Annotated[int | None, typer.Option(min=1, help="Actors beside a learner; without --role all are started here.", show_default=False)] = None,
+        role: Annotated[str | None, typer.Option(help="What this process is: learner or actor.", show_default="both")] = None,
+        bind: Annotated[str, typer.Option(help="Address of a learner; port 0 takes any free one.")] = "tcp://127.0.0.1:0",
+        connect: Annotated[str | None, typer.Option(help="Address of the learner, for an actor.", show_default=False)] = None,
+        actor: Annotated[int, typer.Option(min=0, help="Which actor this is, from 0.")] = 0,
+        keys: Annotated[Path | None, typer.Option(help="Folder of keys, for other addresses than loopback.", show_default=False)] = None,
+        lead: Annotated[int, typer.Option(min=1, help="Environment steps that actors may be ahead of the learner.")] = 1000,
+        spool: Annotated[Path | None, typer.Option(help="Folder where an actor keeps what the learner has not.", show_default="OUTPUT-actors/NNN")] = None,
+        announce: Annotated[str | None, typer.Option(help="File that gets a learner's address.", hidden=True)] = None,
     ) -> int:
         from robopolicy.recipe import Recipe, load_recipe, print_note
         from robopolicy.training.launch import launch, launched
 
+        if actors is not None or role is not None:
+            if processes > 1:
+                raise InputError("--processes shares each batch of one learner; with --actors or --role there is one process a role")
+            given = {"actors": actors or 1, "bind": bind, "connect": connect, "keys": keys, "lead": lead, "spool": spool, "announce": announce}
+            return _asynchronous(recipe, overrides or [], role, actor, fresh, quiet, given)
         speaks = os.environ.get("RANK", "0") == "0"
         loaded = load_recipe(recipe, overrides or [], print_note if speaks and processes == 1 else lambda text: None)
         if processes > 1 and not launched():
@@ -60,7 +88,39 @@ def register(app: typer.Typer) -> None:
         else:
             from robopolicy.training.trial import train as run
 
-        result = run(loaded, progress=speaks and not quiet, resume="never" if fresh else "auto")
+        wanted: Any = loaded  # of the kind that ``run`` takes
+        result = run(wanted, progress=speaks and not quiet, resume="never" if fresh else "auto")
         if speaks:
             print(f"checkpoint: {result.checkpoint}")
         return 0
+
+
+def _asynchronous(recipe: str, overrides: Sequence[str], role: str | None, actor: int, fresh: bool, quiet: bool, given: Mapping[str, Any]) -> int:
+    """Train with actors and a learner in processes of their own: all of them here, or the one that ``role`` names."""
+    from robopolicy.recipe import Recipe, load_recipe, print_note
+
+    if role not in (None, "learner", "actor"):
+        raise InputError(f"--role {role}: expected learner or actor")
+    loaded = load_recipe(recipe, overrides, print_note if role != "actor" else lambda text: None)
+    if isinstance(loaded, Recipe):
+        raise InputError(f"{recipe}: learns by imitation; actors and a learner need an off-policy recipe, e.g. rl/hopper-sac")
+    from robopolicy.training.actor_learner import Meeting, learn, require_asynchronous
+
+    require_asynchronous(loaded)
+    if role is None:
+        from robopolicy.training.actor_learner_launch import launch_all
+
+        flags = [flag for flag, wanted in (("--fresh", fresh), ("--quiet", quiet)) if wanted]
+        return launch_all([recipe, *overrides, "--lead", str(given["lead"])], given["actors"], flags)
+    if role == "actor":
+        from robopolicy.training.actor_learner_actor import act
+
+        if given["connect"] is None:
+            raise InputError("--role actor: needs --connect, the address of the learner")
+        steps = act(loaded, Meeting(given["connect"], given["actors"], given["lead"], given["keys"]), actor, given["spool"])
+        print(f"actor {actor}: {steps} control steps")
+        return 0
+    meeting = Meeting(given["bind"], given["actors"], given["lead"], given["keys"])
+    result = learn(loaded, meeting, progress=not quiet, resume="never" if fresh else "auto", announced=given["announce"])
+    print(f"checkpoint: {result.checkpoint}")
+    return 0

@@ -35,6 +35,7 @@ class Chunk:
     first: int
     anew: bool
     arrays: Arrays
+    episodes: list[tuple[float, float, float]]  # return, length and success of those that ended
 
 
 @dataclass
@@ -109,11 +110,14 @@ class Hub:
             self._release()
             raise
         self._stopped = threading.Event()
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="actors", daemon=True)
         self._thread.start()
 
     def take(self, wait_s: float = 0.0) -> Chunk | None:
-        """Return the next chunk, waiting up to ``wait_s`` for it; None if there is none."""
+        """Return the next chunk, waiting up to ``wait_s`` for it; None if there is none. Raises what the thread died of."""
+        if self._failure is not None:
+            raise self._failure
         try:
             return self._inbox.get(timeout=wait_s) if wait_s > 0 else self._inbox.get_nowait()
         except queue.Empty:
@@ -159,6 +163,12 @@ class Hub:
         self._context.destroy(linger=200)
 
     def _serve(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:  # told to the learner's own thread
+            self._failure = error
+
+    def _loop(self) -> None:
         while not self._stopped.is_set():
             if self._socket.poll(_POLL_MS):
                 for _ in range(_TAKEN):
@@ -230,7 +240,7 @@ class Hub:
             # copies: the frames are the library's
             arrays = {name: array[known:].copy() for name, array in message.arrays.items()}
             try:
-                self._inbox.put_nowait(Chunk(index, actor.taken, message.value("anew", bool) and not known, arrays))
+                self._inbox.put_nowait(Chunk(index, actor.taken, message.value("anew", bool) and not known, arrays, _episodes(message)))
                 self.counts.taken += stop - actor.taken
                 actor.taken = stop
             except queue.Full:
@@ -270,6 +280,14 @@ class Hub:
                 actor.silent = True
                 self.counts.silences += 1
                 self._say(f"actor {index} is silent for {now - actor.heard:.1f} s: learning goes on from what is there")
+
+
+def _episodes(message: Message) -> list[tuple[float, float, float]]:
+    """Return (return, length, success) of the episodes that a chunk reports. Raises WireError."""
+    numbers = message.value("episodes", list)
+    if len(numbers) % 3 or not all(isinstance(number, float) for number in numbers):
+        raise WireError("chunk: episodes: expected three numbers each")
+    return [(numbers[i], numbers[i + 1], numbers[i + 2]) for i in range(0, len(numbers), 3)]
 
 
 class _Refused(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,10 +87,15 @@ class Link:
             self.check()
             time.sleep(0.02)
 
-    def put(self, arrays: Arrays, anew: bool) -> None:
-        """Write a chunk to the spool, from where it is sent; ``anew``: all worlds began anew before it."""
+    def put(self, arrays: Arrays, anew: bool, episodes: Sequence[float] = ()) -> None:
+        """Write a chunk to the spool, from where it is sent; see :meth:`Spool.put`."""
         with self._lock:
-            self._spool.put(arrays, anew)
+            self._spool.put(arrays, anew, episodes)
+
+    def forget(self) -> None:
+        """Give up what waits: the run is over."""
+        with self._lock:
+            self._spool.forget(self._spool.next or 0)
 
     @property
     def waiting_steps(self) -> int:

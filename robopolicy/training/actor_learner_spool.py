@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,15 +75,16 @@ class Spool:
         self.next = max(self.next or 0, kept) if self._waiting else kept
         self.forget(kept)
 
-    def put(self, arrays: Mapping[str, np.ndarray], anew: bool) -> int:
+    def put(self, arrays: Mapping[str, np.ndarray], anew: bool, episodes: Sequence[float] = ()) -> int:
         """Write one chunk and return the number of its first step; the file is whole or absent, whenever this process ends.
 
-        ``anew``: the worlds began anew before its first step.
+        ``anew``: the worlds began anew before its first step; ``episodes``: return, length and success of those that ended.
         """
         if self.next is None:
             raise InputError(f"spool {self._folder}: the first chunk waits for the learner to say its number")
         number = self.next
-        frames = [bytes(frame) for frame in encode(Message("steps", sequence=number, meta={"anew": anew}, arrays=dict(arrays)))]
+        told = {"anew": anew, "episodes": [float(value) for value in episodes]}
+        frames = [bytes(frame) for frame in encode(Message("steps", sequence=number, meta=told, arrays=dict(arrays)))]
         file = self._file(number)
         part = file.with_suffix(".tmp")
         try:

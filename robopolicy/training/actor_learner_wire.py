@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from policies.spec import InputError
-from real.wire import Limits, WireError
+from real.wire import DTYPES, Limits, WireError
 
 Arrays = dict[str, np.ndarray]
 #: s between two signs of life, and s without one after which the other side is said to be silent.
@@ -50,8 +50,15 @@ class Layout:
 
     @classmethod
     def of(cls, row: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray], about: Any) -> Layout:
-        """Return the layout of one step ``row`` and of ``weights``; ``about`` is JSON-ready and goes into the fingerprint."""
+        """Return the layout of one step ``row`` and of ``weights``; ``about`` is JSON-ready and goes into the fingerprint.
+
+        Raises:
+            InputError: for an array of a kind that does not cross.
+        """
         rows, tensors = ({name: (array.dtype, array.shape) for name, array in arrays.items()} for arrays in (row, weights))
+        for name, array in {**row, **weights}.items():
+            if str(array.dtype) not in DTYPES:
+                raise InputError(f"actors and learner: {name}: {array.dtype} does not cross between them; one of {', '.join(DTYPES)} does")
         told = {"about": about, "rows": _plain(rows), "weights": _plain(tensors)}
         return cls(rows, tensors, hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16])
 

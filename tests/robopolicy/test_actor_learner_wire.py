@@ -186,7 +186,7 @@ def test_hostile_bytes_cost_nothing(tmp_path: Path) -> None:
     with learner.up() as hub, closing(Link(hub.address, 0, LAYOUT, spool(tmp_path), say=learner.said.append)) as link:
         link.wait_for_welcome()
         session = link._session
-        good = encode(Message("steps", session, meta={"anew": True}, arrays=chunk(0)))
+        good = encode(Message("steps", session, meta={"anew": True, "episodes": []}, arrays=chunk(0)))
         claim = msgpack.packb([PROTOCOL, "steps", session, 0, 0.0, {}, "", {"anew": True}, [["obs/x", "float32", [1 << 28], None]]])
         context = zmq.Context()
         raw = context.socket(zmq.DEALER)
