@@ -60,8 +60,8 @@ def test_advantages_are_those_of_the_definition(steps, worlds, gamma, lam, seed)
                 if terminated[k, n] or truncated[k, n]:
                     break
                 factor *= gamma * lam
-    tensors = (torch.from_numpy(x) for x in (reward, value, successor, terminated, truncated))
-    np.testing.assert_allclose(gae(*tensors, gamma, lam).numpy(), expected, atol=1e-12)
+    r, v, s, ended, cut = (torch.from_numpy(x) for x in (reward, value, successor, terminated, truncated))
+    np.testing.assert_allclose(gae(r, v, s, ended, cut, gamma, lam).numpy(), expected, atol=1e-12)
 
 
 # --- the rate --------------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ class EndsAtTheLimit(Waiting):
 
 def values_learnt(worlds: type[Waiting]) -> list[float]:
     """Return V(first), V(later) after learning with discount 0.9, from episodes of 5 steps."""
-    critic = {"hidden": [16], "activation": "tanh"}
+    critic = CriticConfig(hidden=[16])
     config = OnPolicyTraining(
         worlds=4,
         rollout=10,
@@ -126,14 +126,14 @@ def values_learnt(worlds: type[Waiting]) -> list[float]:
         gamma=0.9,
         value_clip=None,
         gradient_clip=None,
-        critic=CriticConfig(**critic),
+        critic=critic,
     )
     collector, updater = parts(worlds(4, steps=5), config)
     collector.begin(0)
-    for k in range(120):
+    for k in range(90):
         rollout = collector.collect(k)
         updater.estimate(rollout)
-        updater.improve(rollout, k, k / 120)
+        updater.improve(rollout, k, k / 90)
     assert updater.critic is not None
     return updater.critic(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
 
@@ -273,7 +273,7 @@ def test_a_pass_takes_every_sample_once_whoever_shares_it(steps, worlds, count, 
     processes = min(processes, worlds)
     whole = list(rollout_of(steps, worlds).minibatches(count, seed, range(worlds), worlds, sequences))
     taken = [batch.action.flatten().int().tolist() for batch in whole]
-    assert sorted(sum(taken, [])) == list(range(steps * worlds)) and len(taken) == count
+    assert sorted(sample for part in taken for sample in part) == list(range(steps * worlds)) and len(taken) == count
     together: list[list[int]] = [[] for _ in range(count)]
     shares = np.zeros(count)
     for rank in range(processes):
