@@ -104,6 +104,7 @@ def test_it_can_be_gone_on_from(cartpole, tmp_path):
 
 # --- other shapes of policies and worlds -----------------------------------------------------------------------------
 
+FIXED = {"normalize_observations": False, "normalize_rewards": False, "random_start": False}
 SHAPES = {
     "squashed": {"policy": {"hidden": [8], "squash": True}},
     "observed deviation": {"policy": {"hidden": [8], "deviation": "observed"}},
