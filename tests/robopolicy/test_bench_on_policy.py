@@ -25,7 +25,10 @@ def test_every_cell_is_a_recipe(tmp_path: Path) -> None:
         assert cell.row_steps == training.worlds * training.rollout
         size = minibatch_size(scaled(training))
         if "scaled" in cell.name and training.worlds > on_policy.REFERENCE:
+            assert training.reference_worlds == on_policy.REFERENCE
             assert size == 256 * 32 / 8 != minibatch_size(training)
+        elif "scaled" not in cell.name:
+            assert scaled(training) == training
         assert recipe.seed == cell.seed
 
 
