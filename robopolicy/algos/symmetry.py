@@ -38,18 +38,25 @@ def open_symmetry(config: SymmetryConfig | None, env: Any, policy: GaussianPolic
         inputs: What the policy and its critic read: ``policy`` and ``critic``.
 
     Raises:
-        InputError: one line, if the task has no mirror or the policy cannot be mirrored.
+        InputError: one line, see :func:`require_mirror` and :class:`Symmetry`.
     """
-    if config is None:
-        return None
-    mirror = getattr(env, "mirror", None)
+    return None if config is None else Symmetry(config, require_mirror(env, policy.config), env.spec, policy, inputs)
+
+
+def require_mirror(env: Any, policy: Any) -> Mirror:
+    """Return the mirror of the worlds ``env``.
+
+    Raises:
+        InputError: one line, if they declare none or show images, or a policy of config ``policy`` remembers.
+    """
+    mirror, memory = getattr(env, "mirror", None), getattr(getattr(policy, "memory", None), "type", "none")
     if mirror is None:
         raise InputError(f"training.symmetry: task {env.task!r} declares no mirror symmetry; leave it out")
-    if policy.recurrent:
-        raise InputError(f"training.symmetry: what a memory {policy.config.memory.type!r} holds cannot be mirrored; use policy.memory none")
+    if memory != "none":
+        raise InputError(f"training.symmetry: what a memory {memory!r} holds cannot be mirrored; use policy.memory none")
     if env.spec.observation.image_names:
         raise InputError(f"training.symmetry: image field {env.spec.observation.image_names[0]!r} cannot be mirrored; use env.observations state")
-    return Symmetry(config, mirror, env.spec, policy, inputs)
+    return mirror
 
 
 class Symmetry:

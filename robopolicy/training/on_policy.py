@@ -21,7 +21,7 @@ from policies.normalize import limits_normalizer
 from policies.spec import InputError
 from robopolicy.algos import registry
 from robopolicy.algos.rule import OnPolicyRule
-from robopolicy.algos.symmetry import open_symmetry
+from robopolicy.algos.symmetry import open_symmetry, require_mirror
 from robopolicy.algos.value import Critic
 from robopolicy.recipe import Note, print_note
 from robopolicy.recipe_trial import TrialRecipe
@@ -98,6 +98,10 @@ def train(recipe: TrialRecipe, progress: bool = True, resume: Literal["auto", "n
     with processes(default_device()) as others:
         count = len(others.worlds(config.worlds))
         with contextlib.closing(make(recipe.task, num_worlds=count, **recipe.env.options(), autoreset=True)) as env:
+            kind: Any = registry.rule_class(recipe.algo_type)
+            recipe = recipe.model_copy(update={"algo": kind.settled(recipe.algo, env.spec)})
+            if config.symmetry is not None:
+                require_mirror(env, recipe.policy)  # before anything is written
             rows = round(minibatch_size(config))
             with opened(recipe, env.spec, rows, progress, resume, note, others) as session:
                 if not session.finished:

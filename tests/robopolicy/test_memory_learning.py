@@ -130,6 +130,7 @@ def test_a_teacher_that_does_not_fit_is_refused_in_one_line(tmp_path):
         with pytest.raises(InputError) as error:
             trained(tmp_path / name, {"type": "distill", "teacher": str(make_teacher(tmp_path / name))})
         assert words in str(error.value) and "algo.teacher" in str(error.value) and "\n" not in str(error.value)
+        assert not (tmp_path / name / "run").exists()
     (tmp_path / "unsaid").mkdir()
     with pytest.raises(InputError, match=r"set algo\.teacher to a checkpoint or run"):
         trained(tmp_path / "unsaid", {"type": "distill"})
@@ -176,6 +177,12 @@ def test_a_run_that_was_killed_remembers_what_one_that_was_not_does(rule, tmp_pa
 
 
 # --- in the mirror ---------------------------------------------------------------------------------------------------
+
+
+def test_a_task_without_a_mirror_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match=r"training\.symmetry: task 'toy/recall' declares no mirror symmetry"):
+        trained(tmp_path, {"type": "ppo"}, symmetry={})
+    assert not (tmp_path / "run").exists()
 
 
 def test_symmetry_makes_a_policy_that_acts_alike_on_both_sides(tmp_path):
