@@ -21,8 +21,10 @@ from robopolicy.bench.returns import mean_interval, said
 from robopolicy.evaluation.statistics import wilson
 
 FOLDER = Path("runs/benchmarks/off_policy")
-ENVIRONMENT, RECIPE, PEER = "Hopper-v5", "rl/hopper-sac", "stable-baselines3"
+ENVIRONMENT, PEER = "Hopper-v5", "stable-baselines3"
 RULES = {"sac": "SAC", "td3": "TD3", "dsact": "DSAC-T"}
+#: Recipe and overrides of every rule: its own published settings and networks.
+RECIPES = {"sac": ("rl/hopper-sac", ()), "td3": ("rl/hopper-sac", ("algo={type: td3}",)), "dsact": ("rl/hopper-dsact", ())}
 JUDGED = ("sac", "dsact")  # whose over-estimation is measured
 #: A sparse task from demonstrations, and the same from nothing; ratio 20 is for those who have a GPU.
 SPARSE = "rl/serl"
@@ -86,8 +88,9 @@ def plan(size: Size, folder: Path) -> dict[str, list[Cell]]:
     for seed in range(size.seeds):
         for rule in RULES:
             here = str(folder / f"{rule}-seed{seed}")
-            overrides = (*_switched(rule), f"training.random_steps={size.random_steps}")
-            mine = {**told, "recipe": RECIPE, "overrides": overrides, "seed": seed, "folder": here}
+            recipe, switched = RECIPES[rule]
+            overrides = (*switched, f"training.random_steps={size.random_steps}")
+            mine = {**told, "recipe": recipe, "overrides": overrides, "seed": seed, "folder": here}
             out.setdefault(rule, []).append(Cell(f"{RULES[rule]}, seed {seed}", f"{RUNS}:curve", mine, 1, size.steps / 60))
             if rule in JUDGED:
                 judged = {"folder": here, "episodes": max(2, size.episodes)}
@@ -100,14 +103,6 @@ def plan(size: Size, folder: Path) -> dict[str, list[Cell]]:
             mine = {**sparse, "overrides": overrides, "folder": str(folder / f"{name.replace(' ', '-').lower()}-seed{seed}")}
             out.setdefault(name, []).append(Cell(f"{name}, sparse, seed {seed}", f"{RUNS}:success", mine, 1, size.sparse_steps / 20))
     return out
-
-
-def _switched(rule: str) -> tuple[str, ...]:
-    """Return the overrides that make the recipe one of ``rule``, with the rule's own published settings and networks."""
-    if rule == "sac":
-        return ()
-    network = ("policy.hidden=[256,256,256]", "policy.activation=gelu") if rule == "dsact" else ()
-    return (f"algo={{type: {rule}}}", *network)
 
 
 def _measured(cells: dict[str, list[Cell]], found: Cells, name: str) -> list[dict[str, Any]]:

@@ -43,7 +43,7 @@ class Size:
     episodes: int = 20
 
 
-QUICK = Size(1, 1.0, 8, (1, 8, 16), (1,), 8192, 1, 2, 3)
+QUICK = Size(1, 0.5, 6, (8,), (1,), 8192, 1, 2, 3)
 
 
 @dataclass
@@ -79,7 +79,7 @@ def run(quick: bool, steps: int | None = None, seeds: int | None = None, only: s
     result.missing += found.failed
     result.notes.append("speed: best of interleaved rounds, each in a process of its own; CPU seconds are of all threads")
     if quick:
-        result.notes.append("quick: 1 round, 1 thread, a few thousand steps: returns and times to them say nothing of learning")
+        result.notes.append("quick: 1 round, the peer with 8 worlds and 1 thread alone, few steps: returns say nothing of learning")
     return result
 
 

@@ -1,4 +1,4 @@
-"""``robopolicy list``: tasks, policies, methods of execution, recipes and robots, without importing what they need."""
+"""``robopolicy list``: tasks, policies, methods of execution, update rules, recipes and robots, without importing what they need."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Kind(str, enum.Enum):
     tasks = "tasks"
     policies = "policies"
     methods = "methods"
+    rules = "rules"
     recipes = "recipes"
     robots = "robots"
 
@@ -31,12 +32,13 @@ def register(app: typer.Typer) -> None:
         tag: Annotated[str | None, typer.Option(help="Only tasks with this tag, e.g. metaworld, expert.", show_default=False)] = None,
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.")] = None,
     ) -> None:
-        """List tasks, policies, methods of execution, recipes or robots, with one line on each."""
+        """List tasks, policies, methods of execution, rules of learning by trial, recipes or robots, with one line on each."""
         from robopolicy.json_output import emit_json
 
         if tag is not None and kind is not Kind.tasks:
             raise InputError(f"--tag is for tasks; {kind.value} carry none")
-        rows = {Kind.tasks: lambda: _tasks(tag), Kind.policies: _policies, Kind.methods: _methods, Kind.recipes: _recipes, Kind.robots: _robots}[kind]()
+        lists = {Kind.policies: _policies, Kind.methods: _methods, Kind.rules: _rules, Kind.recipes: _recipes, Kind.robots: _robots}
+        rows = _tasks(tag) if kind is Kind.tasks else lists[kind]()
         if json_file is not None:
             emit_json(rows, json_file)
         if str(json_file) != "-":
@@ -76,6 +78,12 @@ def _methods() -> list[dict[str, Any]]:
     return [{"name": name, "description": description(name)} for name in method_names()]
 
 
+def _rules() -> list[dict[str, Any]]:
+    from robopolicy.algos.registry import algo_names, description
+
+    return [{"name": name, "description": description(name)} for name in algo_names()]
+
+
 def _recipes() -> list[dict[str, Any]]:
     from robopolicy.config import find_recipe, read_yaml, recipe_names
 
@@ -84,12 +92,13 @@ def _recipes() -> list[dict[str, Any]]:
         path = find_recipe(name)
         values = read_yaml(path)
         comment = next(iter(path.read_text(encoding="utf-8").splitlines()), "")
-        policy = values.get("policy")
+        policy, algo = values.get("policy"), values.get("algo")
         out.append(
             {
                 "name": name,
                 "task": str(values.get("task", "")),
                 "policy": str(policy.get("type", "")) if isinstance(policy, Mapping) else "",
+                "rule": str(algo.get("type", "")) if isinstance(algo, Mapping) else "",
                 "description": comment.lstrip("# ").strip() if comment.startswith("#") else "",
             }
         )

@@ -126,6 +126,11 @@ def test_a_task_of_ones_own_takes_a_model_and_a_class(tmp_path: Path) -> None:
     follow(ROOT / "docs" / "simulation.md", ["sim/suites/classic", "sim/suites/classic"], tmp_path)
 
 
+def test_adding_a_rule_takes_one_file_one_recipe_and_one_test(tmp_path: Path) -> None:
+    """As above."""
+    follow(ROOT / "docs" / "rl.md", ["robopolicy/algos", "configs/rl", "tests/robopolicy/algos"], tmp_path)
+
+
 def follow(document: Path, folders: list[str], tmp_path: Path) -> None:
     """Write the files of a page, in these folders, into a copy of the tree; run its commands there; the files are well formed."""
     for folder in ("robopolicy", "sim", "real", "policies", "configs", "tests"):

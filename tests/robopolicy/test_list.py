@@ -46,6 +46,12 @@ def test_recipes_are_those_in_configs(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(row["task"] and row["policy"] for row in found if str(row["name"]).startswith("imitation/"))
 
 
+def test_rules_are_the_files_of_algos_and_recipes_of_trial_name_theirs(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {str(row["name"]): row["description"] for row in rows(capsys, "rules")}
+    assert {"ppo", "sac"} <= set(found) and all(found.values()) and "rule" not in found
+    assert all(row["rule"] in found for row in rows(capsys, "recipes") if str(row["name"]).startswith("rl/"))
+
+
 def test_robots_are_the_drivers(capsys: pytest.CaptureFixture[str]) -> None:
     found = rows(capsys, "robots")
     assert "twin" in {row["name"] for row in found} and all(row["description"] for row in found)
