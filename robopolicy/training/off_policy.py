@@ -20,7 +20,7 @@ from robopolicy.algos.registry import rule_class
 from robopolicy.recipe import Note, print_note
 from robopolicy.recipe_trial import TrialRecipe
 from robopolicy.training.imitation import TrainResult
-from robopolicy.training.off_policy_actor import Actor, TakeOver
+from robopolicy.training.off_policy_actor import Actor
 from robopolicy.training.off_policy_config import OffPolicyTraining
 from robopolicy.training.off_policy_learner import Learner
 from robopolicy.training.replay import Replay
@@ -47,7 +47,8 @@ def train(recipe: TrialRecipe, progress: bool = True, resume: Literal["auto", "n
         return importlib.import_module("robopolicy.training.forward_backward").train(recipe, progress=progress, resume=resume, note=note)
     with contextlib.closing(open_worlds(recipe, training.worlds)) as env, opened(recipe, env.spec, training.batch_size, progress, resume, note) as session:
         if not session.finished:
-            _loop(session, begin(session, env, progress))
+            with contextlib.closing(begin(session, env, progress)) as parts:
+                _loop(session, parts)
         return session.result()
 
 
@@ -70,6 +71,11 @@ class Parts:
     mark: int
     segments: list[Segments]
     take_over: Any = None
+
+    def close(self) -> None:
+        """Let go of who may take over."""
+        if self.take_over is not None:
+            self.take_over.close()
 
     def save(self, session: TrialSession) -> None:
         """Write replay, checkpoint and training state, the state last: it vouches for all the others. Raises InputError, TrainingDiverged."""
@@ -194,7 +200,7 @@ def _log(session: TrialSession, parts: Parts) -> None:
         session.show(values["return"])
 
 
-def _take_over(recipe: TrialRecipe, env: BatchEnv) -> TakeOver | None:
+def _take_over(recipe: TrialRecipe, env: BatchEnv) -> Any:
     training: Any = recipe.training
     if training.takeover.source == "none":
         return None

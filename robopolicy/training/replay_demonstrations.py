@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def _transitions(recipe: TrialRecipe, training: OffPolicyTraining, spec: Spec, p
     episodes = config.episodes or dataset.num_episodes
     if episodes > dataset.num_episodes:
         raise InputError(f"training.demonstrations.episodes={episodes}: data set {path} has {dataset.num_episodes} episodes")
-    _require_usable(recipe, training, path)
+    made = ((layout.read_own(path) or {}).get("provenance") or {}).get("collect") or {}
+    _require_usable(recipe, training, path, made)
     if _REWARD not in dataset.arrays and not training.reward.judged:
         note(f"demonstrations {path} hold no rewards: the last step of an episode that succeeded is worth 1, all others 0")
     low, high = spec.action.low.astype(np.float64), spec.action.high.astype(np.float64)
@@ -67,6 +68,7 @@ def _transitions(recipe: TrialRecipe, training: OffPolicyTraining, spec: Spec, p
         frames = dataset.episode(episode)
         rewards, successes = _judged(frames, bool(dataset.success[episode] == 1))
         rewards, terminated, length = demonstrated_rewards(training.reward, rewards, successes)
+        terminated[length - 1] |= _ended_by_itself(recipe.task, made, successes) if made else _REWARD not in frames and bool(successes[-1])
         normalised = (2.0 * (frames["action"] - low) / (high - low) - 1.0).clip(-1.0, 1.0).astype(np.float32)
         # what followed the last frame was not recorded: that step counts only where nothing had to follow
         count = length if terminated[length - 1] else length - 1
@@ -87,9 +89,17 @@ def _judged(frames: dict[str, np.ndarray], succeeded: bool) -> tuple[np.ndarray,
     return rewards, successes
 
 
-def _require_usable(recipe: TrialRecipe, training: OffPolicyTraining, path: Path) -> None:
+def _ended_by_itself(task: str, made: Mapping[str, Any], successes: np.ndarray) -> bool:
+    """Whether the world ended a collected episode, with ``successes`` (T,): neither the time limit did, nor the steps recorded after success."""
+    from sim.registry import entry
+
+    first = int(np.argmax(successes)) if successes.any() else len(successes)
+    limit = made.get("max_episode_steps") or entry(task).max_episode_steps
+    return len(successes) < limit and len(successes) - 1 - first < made.get("extra_steps", 0)
+
+
+def _require_usable(recipe: TrialRecipe, training: OffPolicyTraining, path: Path, made: Mapping[str, Any]) -> None:
     """Refuse a collection whose actions are not those that were executed, or whose rewards are of another kind. Raises InputError."""
-    made = ((layout.read_own(path) or {}).get("provenance") or {}).get("collect") or {}
     if made.get("noise"):
         raise InputError(
             f"demonstrations {path} were collected with noise {made['noise']:g}, which their actions lack: what followed is not theirs; collect without noise"

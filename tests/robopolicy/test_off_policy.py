@@ -270,7 +270,8 @@ def test_evaluation_is_written(tmp_path):
 def test_the_recipe_of_the_hopper_trains_with_other_rules():
     found = load_recipe(str(find_recipe("rl/hopper-sac")))
     assert (found.algo_type, found.policy_type, found.task) == ("sac", "gaussian", "gymnasium/hopper")
-    assert found.training.batch_size == 256 and found.algo.hidden == [256, 256] and found.policy.activation == "relu"
+    assert found.training.batch_size == 256 and found.algo.hidden == [256, 256] and found.algo.tau == 0.005 and found.algo.critic_rate == 3e-4
+    assert found.policy.hidden == [256, 256] and found.policy.activation == "relu"
     for algo, policy in (("td3", "deterministic"), ("dsact", "gaussian"), ("rlpd", "gaussian"), ("off_policy_mdpo", "gaussian")):
         other = load_recipe("rl/hopper-sac", [f"algo={algo}"], note=lambda text: None)
         assert (other.algo_type, other.policy_type) == (algo, policy)
