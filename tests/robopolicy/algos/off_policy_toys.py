@@ -24,12 +24,12 @@ def spec(states: int = 3, actions: int = 2) -> Spec:
     return Spec(ObservationSpec({STATE: Field((states,))}), ActionSpec({"position": action}))
 
 
-def rule(name: str, of: Spec, seed: int = 0, policy: dict[str, Any] | None = None, double: bool = False, **config: Any) -> Any:
+def rule(name: str, of: Spec, seed: int = 0, policy: dict[str, Any] | None = None, double: bool = False, device: str = "cpu", **config: Any) -> Any:
     """Return a rule with a fresh small policy; ``double``: in float64, as hand-computed numbers are compared with."""
     torch.manual_seed(seed)
     kind: Any = rule_class(name)
     values = {"hidden": [16, 16], "activation": "relu", **kind.policy_settings, **(policy or {})}
-    actor = policies_registry.create(kind.policy_type, policies_registry.config_class(kind.policy_type)(**values), of, limits_normalizer(of))
+    actor = policies_registry.create(kind.policy_type, policies_registry.config_class(kind.policy_type)(**values), of, limits_normalizer(of)).to(device)
     made = kind(kind.Config(**{"hidden": [16, 16], **config}), of, actor)
     return made.double() if double else made
 
