@@ -65,7 +65,7 @@ class Processes:
                 distributed.all_reduce(tensor)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter], also: Sequence[torch.Tensor] = ()) -> None:
-        """Sum the gradients of ``parameters``, and float32 tensors ``also``, over all processes in place, in one message.
+        """Sum the gradients of ``parameters``, and float32 tensors ``also`` of any shape (...,), over all processes in place, in one message.
 
         A parameter that has no gradient here gets one where there are several processes: another's minibatch may have reached it.
         """
