@@ -27,6 +27,7 @@ app = typer.Typer(
 COMMANDS = (
     "collect",
     "train",
+    "sweep",
     "reward",
     "eval",
     "tune",

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,13 @@ def _without_chatter(ray: Any) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def opened_for(wanted: bool, workers: int, address: str | None) -> AbstractContextManager[Cluster | None]:
+    """Return the context of :func:`opened` where a cluster is ``wanted``, else of None. Raises InputError for an address without one."""
+    if not wanted and address is not None:
+        raise InputError(f"--address {address}: goes with --engine ray")
+    return opened(workers, address) if wanted else contextlib.nullcontext()
 
 
 @dataclass

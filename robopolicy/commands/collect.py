@@ -27,7 +27,10 @@ def register(app: typer.Typer) -> None:
         extra_steps: Annotated[int, typer.Option(min=0, help="Steps recorded after the first success.")] = 10,
         max_steps: Annotated[int | None, typer.Option(min=1, help="Time limit of an episode in control steps, if not the task's own.")] = None,
         randomize: Annotated[str | None, typer.Option(help="Recipe or file whose randomize section the worlds differ by; draws are recorded.")] = None,
-        engine: Annotated[str, typer.Option(help="What steps the worlds: mujoco, warp, bullet.")] = "mujoco",
+        engine: Annotated[
+            str, typer.Option(help="What steps the worlds: mujoco, warp, bullet; and ray, alone or behind a comma: they run on a Ray cluster.")
+        ] = "mujoco",
+        address: Annotated[str | None, typer.Option(help="Ray cluster.", show_default="RAY_ADDRESS, or one started here")] = None,
     ) -> None:
         """Collect demonstrations from the scripted expert of a task into a data set (LeRobot v3 layout).
 
@@ -35,13 +38,17 @@ def register(app: typer.Typer) -> None:
         """
         from rich.console import Console
 
+        from robopolicy.cluster import opened_for, split_engine
         from robopolicy.data.collect import collect as run
         from sim.registry import resolve
 
         name = resolve(task)
         path = out or Path("data") / name.replace("/", "-")
         section = _section(randomize)
-        done = run(name, path, episodes, seed, workers, observations, image_size, only_success, True, noise, extra_steps, max_steps, section, engine)
+        physics, spread = split_engine(engine)
+        settings = (observations, image_size, only_success, True, noise, extra_steps, max_steps, section, physics or "mujoco")
+        with opened_for(spread, workers, address) as cluster:
+            done = run(name, path, episodes, seed, workers, *settings, cluster=cluster)
         kept = "failures dropped" if only_success else "failures kept"
         Console(soft_wrap=True).print(
             f"{done.path}: {done.episodes} episodes, {done.frames} frames; expert succeeded in {done.attempts - done.failures} of {done.attempts} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,12 +71,20 @@ def register(app: typer.Typer) -> None:
         randomize: Annotated[
             str | None, typer.Option(help="Recipe or file whose randomize section the worlds differ by.", show_default="the checkpoint's")
         ] = None,
-        engine: Annotated[str | None, typer.Option(help="What steps the worlds: mujoco, warp, bullet.", show_default="the checkpoint's")] = None,
+        engine: Annotated[
+            str | None,
+            typer.Option(
+                help="What steps the worlds: mujoco, warp, bullet; and ray, alone or behind a comma: episodes run on a Ray cluster.",
+                show_default="the checkpoint's",
+            ),
+        ] = None,
+        address: Annotated[str | None, typer.Option(help="Ray cluster.", show_default="RAY_ADDRESS, or one started here")] = None,
         out: Annotated[Path | None, typer.Option(help="Folder for records, videos and the ledger.", show_default="RUN/evaluations or evaluations")] = None,
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.", show_default=False)] = None,
         device: Annotated[str, typer.Option(help="Where the policy runs: cpu, cuda, cuda:1.")] = "cpu",
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     ) -> int:
+        from robopolicy.cluster import opened_for, split_engine
         from robopolicy.evaluation.seeds import Purpose
         from robopolicy.evaluation.versus import choose_weights as choose
         from robopolicy.evaluation.versus import hold, prepare
@@ -87,12 +96,15 @@ def register(app: typer.Typer) -> None:
         first = _first(checkpoint or [], compose, compose_by, choose_weights, selection)
         section = None if randomize is None else read_section(randomize)
         settings = {k: v for k, v in given.items() if v is not None}
-        contest = prepare([first, *(compare or [])], task, settings, purpose, out, method, weights, section, engine)
+        physics, spread = split_engine(engine)
+        contest = prepare([first, *(compare or [])], task, settings, purpose, out, method, weights, section, physics)
         printed, trials = str(json_file) == "-", []
         try:
-            if choose_weights:
-                contest, trials = choose(contest, device, progress=not (quiet or printed))
-            evaluations = hold(contest, device, progress=not (quiet or printed))
+            with opened_for(spread, contest.config.workers, address) as cluster:
+                contest = dataclasses.replace(contest, cluster=cluster)
+                if choose_weights:
+                    contest, trials = choose(contest, device, progress=not (quiet or printed))
+                evaluations = hold(contest, device, progress=not (quiet or printed))
         except WorkerCrash as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -6,20 +6,24 @@ not depend on the number of workers. An interrupted collection continues where i
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from policies.spec import InputError, Spec
 from robopolicy.data import layout
 from robopolicy.data.writer import DatasetWriter
+
+if TYPE_CHECKING:
+    from robopolicy.cluster import Cluster
 
 _BLOCK = {True: 4, False: 16}  # seeds simulated together, with and without cameras
 _HOPELESS = 100  # attempts without a single success after which collecting is given up
@@ -120,6 +124,7 @@ def collect(
     randomize: Mapping[str, Any] | None = None,
     engine: str = "mujoco",
     reward: str = "",
+    cluster: Cluster | None = None,
 ) -> CollectSummary:
     """Collect until the data set at ``path`` holds ``episodes`` episodes; continues a set of the same recipe.
 
@@ -139,6 +144,7 @@ def collect(
         randomize: Section of a recipe, see ``sim.randomize``; None: nothing differs.
         engine: What steps the worlds.
         reward: Kind of reward; empty: the task's first.
+        cluster: Where episodes are simulated (see ``robopolicy.cluster``); None: in processes here.
 
     Raises:
         InputError: if the task has no expert, the path holds another recipe, or the expert never succeeds.
@@ -163,7 +169,7 @@ def collect(
     provenance = {"collect": asdict(recipe) | {"suite_version": suite}, "attempts": 0}
     _check_same_recipe(root, provenance["collect"])
     with DatasetWriter(root, spec, spec.action.rate_hz, recipe.task, recipe.task, provenance=provenance) as writer:
-        _run(recipe, writer, episodes, workers, progress)
+        _run(recipe, writer, episodes, workers, progress, cluster)
     return summary(root)
 
 
@@ -205,7 +211,7 @@ def _make(recipe: Collection, num_worlds: int) -> Any:
     return registry.make(recipe.task, num_worlds, recipe.observations, recipe.image_size, recipe.max_episode_steps, False, **own)  # type: ignore[arg-type]
 
 
-def _run(recipe: Collection, writer: DatasetWriter, episodes: int, workers: int, progress: bool) -> None:
+def _run(recipe: Collection, writer: DatasetWriter, episodes: int, workers: int, progress: bool, cluster: Cluster | None) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     seed, tried, won = recipe.seed0, 0, 0
@@ -217,7 +223,7 @@ def _run(recipe: Collection, writer: DatasetWriter, episodes: int, workers: int,
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("success {task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, disable=not progress, transient=False) as bar:
         shown = bar.add_task(f"collecting {recipe.task}", total=episodes, completed=writer.num_episodes, rate="-")
-        for episode in _episodes(recipe, seed, workers, episodes - writer.num_episodes):
+        for episode in _episodes(recipe, seed, workers, episodes - writer.num_episodes, cluster):
             tried, won = tried + 1, won + int(episode.success)
             if episode.success or not recipe.only_success:
                 _save(writer, episode)
@@ -239,10 +245,12 @@ def _save(writer: DatasetWriter, episode: Episode) -> None:
     writer.save_episode(success=episode.success, seed=episode.seed, randomized=episode.randomized)
 
 
-def _episodes(recipe: Collection, seed: int, workers: int, wanted: int) -> Iterator[Episode]:
+def _episodes(recipe: Collection, seed: int, workers: int, wanted: int, cluster: Cluster | None) -> Iterator[Episode]:
     """Yield episodes of consecutive seeds from ``seed`` on, without end."""
     block = _BLOCK["image" in recipe.observations]
     block = max(1, min(block, -(-wanted // workers)))
+    if cluster is not None:
+        yield from _spread(cluster, recipe, block, seed)
     if workers == 1:
         simulator = _Simulator(recipe, block)
         try:
@@ -266,6 +274,26 @@ def _episodes(recipe: Collection, seed: int, workers: int, wanted: int) -> Itera
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _spread(cluster: Cluster, recipe: Collection, block: int, seed: int) -> Iterator[Episode]:
+    """Yield episodes as :func:`_episodes`, simulated on a cluster."""
+    from robopolicy.cluster import WorkerDied
+
+    try:
+        with cluster.pool(functools.partial(_begin, recipe, block)) as pool:
+            pending: deque[Any] = deque()
+            while True:
+                while len(pending) < 2 * pool.size:
+                    pending.append(pool.submit(seed))
+                    seed += block
+                yield from pool.result(pending.popleft())
+    except WorkerDied as error:
+        raise InputError(f"{error}; episodes committed so far are kept: run the same command to continue") from error
+
+
+def _begin(recipe: Collection, block: int) -> Callable[[int], list[Episode]]:
+    return _Simulator(recipe, block).run
 
 
 _simulator: _Simulator | None = None  # of this worker process

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,9 +24,12 @@ from robopolicy.evaluation.blocks import History, PolicyPlanner, split
 from robopolicy.evaluation.composition import Composition
 from robopolicy.evaluation.records import Evaluation
 from robopolicy.evaluation.subject import EXPERT, Subject, take
-from robopolicy.evaluation.workers import Job, Progress, run, torch_threads
+from robopolicy.evaluation.workers import Job, Progress, run, run_on, torch_threads
 from robopolicy.randomization import whole_ranges
 from sim.env import BatchEnv
+
+if TYPE_CHECKING:
+    from robopolicy.cluster import Cluster
 
 _PLAIN_EVERY = 10.0  # s between lines where there is no terminal to draw a bar on
 
@@ -57,6 +60,7 @@ def evaluate(
     progress: bool = True,
     method: str | None = None,
     weights: str | None = None,
+    cluster: Cluster | None = None,
 ) -> Evaluation:
     """Run ``episodes`` episodes of ``policy`` and return their records.
 
@@ -81,6 +85,7 @@ def evaluate(
         progress: Whether to draw a progress bar.
         method: How the policy is executed, ``NAME:KEY=VALUE,...`` or ``none``; None: as its checkpoint says.
         weights: Number format of a checkpoint's weights, see ``policies.inference``; None: as trained.
+        cluster: Run the blocks there (see ``robopolicy.cluster``), with the same bits; checkpoints lie where its machines find them.
 
     Raises:
         InputError: if checkpoint and world do not fit, or an argument or a plan cannot be used.
@@ -93,7 +98,7 @@ def evaluate(
     purpose = seeds.purpose_of(seed0)
     all_seeds = seeds.seeds(purpose, episodes, seed0 - int(purpose))
     make_env = _maker(task, env)
-    with take(policy, device, workers, method, weights) as subject:
+    with take(policy, device, workers if cluster is None else 2, method, weights) as subject:
         with contextlib.closing(make_env(1)) as world:
             evaluation = _describe(subject, world, label)
             _require_fit(policy, world)
@@ -103,7 +108,7 @@ def evaluate(
         job = _job(subject, make_env, evaluation, all_seeds)
         begun = time.perf_counter()
         with _bar(evaluation, episodes, progress) as told:
-            results = run(job, workers, told)
+            results = run(job, workers, told) if cluster is None else run_on(cluster, job, told)
         evaluation.seconds = time.perf_counter() - begun
         evaluation.episodes = [e for r in results for e in r.episodes]
         if subject.make is not None:

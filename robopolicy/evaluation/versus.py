@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policies.realtime.registry import parse
 from policies.spec import InputError
@@ -19,6 +19,9 @@ from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.subject import EXPERT, Defaults, read_defaults
 from robopolicy.execution import joined_name, load_policy, policy_name
 from robopolicy.recipe import EvaluationConfig
+
+if TYPE_CHECKING:
+    from robopolicy.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Contest:
         config: Episodes, block, workers, threads, seed, videos.
         purpose: Which seeds.
         out: Folder for records and the ledger.
+        cluster: Where episodes run; None: in processes here.
     """
 
     task: str
@@ -57,6 +61,7 @@ class Contest:
     config: EvaluationConfig
     purpose: Purpose
     out: Path
+    cluster: Cluster | None = None
 
 
 def prepare(
@@ -203,6 +208,7 @@ def _evaluate(contest: Contest, entrant: Entrant, label: str, purpose: Purpose, 
         progress=progress,
         method=entrant.method,
         weights=entrant.weights,
+        cluster=contest.cluster,
     )
 
 

@@ -8,6 +8,7 @@ pipes and processes together, so a worker that dies is an error at once and neve
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.connection
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from policies.base import Policy
 from policies.spec import InputError
 from robopolicy.evaluation.blocks import BlockResult, ExpertPlanner, Planner, PolicyPlanner, Report, run_block
 from sim.env import BatchEnv
+
+if TYPE_CHECKING:
+    from robopolicy.cluster import Cluster
 
 #: Told which block is at which (control steps (n,), ended (n,), success (n,)).
 Progress = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
@@ -84,6 +88,42 @@ def run(job: Job, workers: int, progress: Progress | None = None) -> list[BlockR
     """
     workers = min(workers, len(job.blocks))
     return _run_here(job, progress) if workers == 1 else _Pool(job, workers, progress).run()
+
+
+def run_on(cluster: Cluster, job: Job, progress: Progress | None = None) -> list[BlockResult]:
+    """Run every block of ``job`` on a Ray cluster, with the same bits, and return the results in order of blocks.
+
+    Raises:
+        InputError: what a worker said about its input.
+        WorkerCrash: if a worker failed, or died twice in one block.
+    """
+    from robopolicy.cluster import WorkerDied
+
+    results: dict[int, BlockResult] = {}
+    try:
+        for number, result in cluster.each(functools.partial(_begin, job), range(len(job.blocks))):
+            results[number] = result
+            if progress:
+                lengths, successes = (np.array([getattr(e, name) for e in result.episodes]) for name in ("length", "success"))
+                progress(number, lengths, np.ones(len(lengths), bool), successes)
+    except WorkerDied as error:
+        raise WorkerCrash(f"{error} (blocks of {job.block} episodes are counted from 0)") from error
+    return [results[i] for i in range(len(results))]
+
+
+def _begin(job: Job) -> Callable[[int], BlockResult]:
+    """Make worlds and policy in a worker of a cluster, where they live as long as it does; returns what runs a block by its number."""
+    forever = contextlib.ExitStack()
+    forever.enter_context(job.arithmetic())
+    env = forever.enter_context(contextlib.closing(job.make_env(job.block)))
+    planner = job.planner(env)
+
+    def run_one(number: int) -> BlockResult:
+        assert forever is not None  # kept with this function: what it holds must not end
+        first, seeds = job.blocks[number]
+        return run_block(env, planner, seeds, first)
+
+    return run_one
 
 
 def _run_here(job: Job, progress: Progress | None) -> list[BlockResult]:
