@@ -68,7 +68,7 @@ class Sac(ActorCritic):
         return 0.5 * (batch.weight * error.square()).mean(-1).sum(), error.detach().abs().mean(0)
 
     def actor_loss(self, seen: Seen, standard: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """See base class: the policy's loss and the temperature's, whose gradients do not meet."""
+        """See base class: a scalar, the policy's loss and the temperature's, whose gradients do not meet."""
         action, log_prob = self.policy.sample(seen.actor, standard[:, : self.action_dim])
         temperature, entropy = self.log_temperature.detach().exp(), -log_prob.detach().mean()
         policy = (temperature * log_prob - self.judged(self.critics(seen.critic, action))).mean()
