@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 
 from policies.networks.encoders import ImageConfig
-from policies.networks.perceptron import weights_of
 from policies.normalize import limits_normalizer
 from policies.spec import InputError
 from robopolicy.algos import registry
@@ -27,7 +26,7 @@ from robopolicy.recipe import Note, print_note
 from robopolicy.recipe_trial import TrialRecipe
 from robopolicy.training.on_policy_config import OnPolicyTraining
 from robopolicy.training.on_policy_update import Updater
-from robopolicy.training.rollout import Collector, Rollout
+from robopolicy.training.rollout import Collector, Episode, Rollout
 from robopolicy.training.scaling import minibatch_size, scaled
 from robopolicy.training.schedule import step_seed
 from robopolicy.training.sight import ReturnScale, Sight
@@ -36,8 +35,6 @@ from robopolicy.training.trial_session import TrainResult, TrialSession, default
 from robopolicy.training.trial_state import Part
 from sim.env import BatchEnv
 from sim.registry import make
-
-_ADAM_EPSILON = 1e-5  # as PPO has had it from its first implementation on
 
 
 @dataclass
@@ -170,11 +167,9 @@ def _begin(session: TrialSession, env: BatchEnv) -> Run:
         alike = critic.encoder.states == anything.encoder.states and not critic.encoder.images and not anything.encoder.images
         own_normalizer = limits_normalizer(env.spec).to(others.device)
         sights["critic"] = sights["policy"] if alike else Sight(critic.encoder, own_normalizer, env.spec, others.device)
-    weights = weights_of([module for module in (policy, critic) if module is not None])
-    optimizer = torch.optim.Adam(weights, lr=config.lr, eps=_ADAM_EPSILON, fused=True)
     own = others.worlds(config.worlds)
     scale = ReturnScale(len(own), config.gamma, others.device)
-    updater = Updater(config, recipe.seed, rule, policy, critic, sights, scale, optimizer, others, own)
+    updater = Updater(config, recipe.seed, rule, policy, critic, sights, scale, others, own)
     mirror = open_symmetry(config.symmetry, env, anything, {name: (sight.encoder.states, sight.normalizer) for name, sight in sights.items()})
     if mirror is not None:
         updater.augment, updater.extra = mirror.augment, [mirror.loss]
@@ -227,10 +222,11 @@ def _look(run: Run, rollout: Rollout) -> None:
         if not math.isfinite(value):
             run.session.diverged(f"{name} is {value}")
     run.session.show(run.last_return)
-    if run.iteration % run.config.log_every and run.iteration % run.config.checkpoint_every and run.iteration < run.iterations:
+    marked = run.iteration % run.config.checkpoint_every == 0 or run.iteration == run.iterations
+    if run.iteration % run.config.log_every and not marked:
         return
     updater, spent, others = run.updater, run.collector.seconds, run.session.processes
-    episodes = _episodes(run.collector, others)
+    episodes = _episodes(run.collector.take_episodes(marked), others)
     run.last_return = run.last_return if episodes["return"] is None else episodes["return"]
     now, total = time.perf_counter(), max(sum(spent.values()) + run.seconds, 1e-9)
     shares = {f"{name}_share": round(seconds / total, 4) for name, seconds in {**spent, "update": run.seconds}.items()}
@@ -244,10 +240,9 @@ def _look(run: Run, rollout: Rollout) -> None:
     run.row, run.seconds, run.collector.seconds = (now, run.session.step), 0.0, dict.fromkeys(spent, 0.0)
 
 
-def _episodes(collector: Collector, others: Processes) -> dict[str, float | int | None]:
-    """Return means over the episodes that have ended since the last call, in all processes; None where there are none."""
-    sums = torch.tensor([[1.0, *map(float, one)] for one in collector.episodes] or [[0.0] * 4], dtype=torch.float64, device=others.device).sum(0)
-    collector.episodes = []
+def _episodes(ended: list[Episode], others: Processes) -> dict[str, float | int | None]:
+    """Return means over the episodes that have ``ended``, in all processes; None where there are none."""
+    sums = torch.tensor([[1.0, *map(float, one)] for one in ended] or [[0.0] * 4], dtype=torch.float64, device=others.device).sum(0)
     others.sum_(sums)
     count, *rest = sums.tolist()
     return {"episodes": int(count), **{name: x / count if count else None for name, x in zip(("return", "length", "success"), rest, strict=True)}}

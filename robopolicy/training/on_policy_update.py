@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from policies.distributions import Gaussian
 from policies.networks.perceptron import weights_of
@@ -20,12 +19,14 @@ from policies.noise import Noise
 from robopolicy.algos.advantages import gae
 from robopolicy.algos.rule import OnPolicyRule, PolicyStep
 from robopolicy.algos.value import Critic
+from robopolicy.training.flat_weights import FlatWeights
 from robopolicy.training.on_policy_config import OnPolicyTraining
 from robopolicy.training.rollout import CROPS, Arrays, Minibatch, Rollout, order_seed
 from robopolicy.training.sight import ReturnScale, Sight
 from robopolicy.training.trial_processes import Processes
 
 _RATE_STEP, _FAR, _NEAR = 1.5, 2.0, 0.5  # of the adaptive schedule
+_ADAM_EPSILON = 1e-5  # as PPO has had it from its first implementation on
 _FEW = 1024  # images at once through a critic
 _SUMS = ("loss", "value_loss", "entropy", "kl", "clip_share", "ratio_deviation", "grad_norm", "value_grad_norm")
 
@@ -60,12 +61,12 @@ class Updater:
         critic: None for a rule that learns no values.
         sights: ``policy``, ``critic`` -> what that network sees.
         scale: Of discounted returns.
-        optimizer: Over the weights of both.
         processes: Those that share the worlds.
         augment: Makes more samples of a minibatch (mirrored ones behind its own), or None.
         extra: Losses beside the rule's.
         worlds: Indices of the worlds of this process.
         sums: Means over the last pass, on the device: see :meth:`metrics`.
+        optimizer: Over the weights of both.
     """
 
     config: OnPolicyTraining
@@ -75,7 +76,6 @@ class Updater:
     critic: Critic | None
     sights: dict[str, Sight]
     scale: ReturnScale
-    optimizer: torch.optim.Optimizer
     processes: Processes
     worlds: range
     augment: Callable[[Minibatch], Minibatch] | None = None
@@ -84,7 +84,8 @@ class Updater:
     largest: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def __post_init__(self) -> None:
-        self._weights = [weights_of([module]) for module in (self.policy, self.critic) if module is not None]
+        self._weights = [FlatWeights(weights_of([module])) for module in (self.policy, self.critic) if module is not None]
+        self.optimizer = torch.optim.Adam([own.flat for own in self._weights], lr=self.config.lr, eps=_ADAM_EPSILON, fused=True)
         self._sequences = bool(getattr(self.policy, "recurrent", False))
 
     @property
@@ -139,26 +140,20 @@ class Updater:
 
     def _step(self, batch: Minibatch, clip: float | None, progress: float, counted: bool, adaptive: bool) -> None:
         """Learn from one minibatch; ``counted``: add to the metrics."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for own in self._weights:
+            own.zero()
         seen = torch.zeros(len(_SUMS) - 2, device=self.processes.device)
         if batch.share > 0.0:
             loss, seen = self._loss(batch, clip, progress, counted, adaptive)
             (loss * batch.share).backward()
             seen = seen * batch.share
-        self.processes.sum_gradients([w for weights in self._weights for w in weights], also=[seen])
+        self.processes.sum_gradients([own.flat for own in self._weights], also=[seen])
         if adaptive:
             self.rate = adapted(self.rate, float(seen[3]), self.config.target_kl, self.config.lr_range)
-        norms = [self._clip(weights) for weights in self._weights]
+        norms = [own.clip(self.config.gradient_clip) for own in self._weights]
         self.optimizer.step()
         if counted:
             self.sums += torch.cat([seen, torch.stack(norms), seen.new_zeros(2 - len(norms))])
-
-    def _clip(self, weights: list[nn.Parameter]) -> torch.Tensor:
-        """Scale the gradients of ``weights`` down to the largest norm that is allowed; returns the norm before."""
-        limit = self.config.gradient_clip
-        if limit is None:
-            return nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
-        return nn.utils.clip_grad_norm_(weights, limit)
 
     def _loss(self, batch: Minibatch, clip: float | None, progress: float, counted: bool, adaptive: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mean loss over ``batch`` and what is to be known of it: see ``_SUMS``."""

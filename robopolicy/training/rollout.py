@@ -27,6 +27,7 @@ _ACTIONS, _BEGINS, _CUTS, _RESTARTS = range(1, 5)  # what numbers are drawn for
 LABELS, CROPS = 1, 2  # draws of a sample's noise, beside that of its action
 _NEVER = np.iinfo(np.int64).max
 Arrays = dict[str, torch.Tensor]
+Episode = tuple[float, int, bool]
 
 
 @dataclass
@@ -159,7 +160,6 @@ class Collector:
 
     Attributes:
         seconds: Spent since it was last set: ``worlds`` stepping, ``policy`` acting (all else of collecting).
-        episodes: (return, length, success) of episodes that have ended by themselves since it was last emptied.
     """
 
     def __init__(
@@ -190,7 +190,8 @@ class Collector:
         self._begun, self._state = np.ones(count, bool), policy.initial_state(count)
         self._storage = self._allocate()
         self.seconds = {"worlds": 0.0, "policy": 0.0}
-        self.episodes: list[tuple[float, int, bool]] = []
+        self._episodes: list[Episode] = []
+        self._since = 0  # control steps since the last mark
 
     def begin(self, mark: int) -> None:
         """Let all worlds begin anew with the seeds of ``mark``; nothing of before stays."""
@@ -198,8 +199,20 @@ class Collector:
             self.env.first_world = self._worlds.start  # type: ignore[attr-defined]
         self._obs, self._mark = self.env.reset(hashed(self._seed, _BEGINS, mark, self._index)), mark
         self._return[:], self._length[:], self._success[:], self._begun[:] = 0.0, 0, False, True
+        self._since = 0
         if self._random_start:
             self._cut_at = 1 + hashed(self._seed, _CUTS, mark, self._index) % self.env.max_episode_steps
+
+    def take_episodes(self, all_of_them: bool) -> list[Episode]:
+        """Return (return, length, success) of the episodes that have ended by themselves since they were last taken.
+
+        Where worlds have begun anew at a mark, short episodes end first: they are held back until long ones can have ended too,
+        or ``all_of_them`` are asked for.
+        """
+        if self._mark and self._since < self.env.max_episode_steps and not all_of_them:
+            return []
+        taken, self._episodes = self._episodes, []
+        return taken
 
     @torch.no_grad()
     def collect(self, iteration: int) -> Rollout:
@@ -236,6 +249,7 @@ class Collector:
             x.copy_(flag)
         if not self._device_is_cpu:
             torch.cuda.synchronize(self._device)
+        self._since += self._steps
         self.seconds["worlds"] += stepping
         self.seconds["policy"] += time.perf_counter() - began - stepping
         return out
@@ -280,7 +294,7 @@ class Collector:
         over = ended | (self._length >= self._cut_at)
         if over.any():
             for n in np.flatnonzero(ended):
-                self.episodes.append((float(self._return[n]), int(self._length[n]), bool(self._success[n])))
+                self._episodes.append((float(self._return[n]), int(self._length[n]), bool(self._success[n])))
             self._return[over], self._length[over], self._success[over], self._cut_at[over] = 0.0, 0, False, _NEVER
         return over
 

@@ -88,9 +88,8 @@ def parts(env: BatchEnv, config: OnPolicyTraining, policy: dict[str, Any] | None
     if critic.encoder.states != actor.encoder.states or actor.encoder.images or critic.encoder.images:
         sights["critic"] = Sight(critic.encoder, limits_normalizer(env.spec), env.spec, device)
     worlds, rule = processes.worlds(config.worlds), Ppo(PpoConfig())
-    optimizer = torch.optim.Adam([*actor.parameters(), *critic.parameters()], lr=config.lr, eps=1e-5, fused=True)
     scale = ReturnScale(config.worlds, config.gamma, device)
-    updater = Updater(config, seed, rule, actor, critic, sights, scale, optimizer, processes, worlds)
+    updater = Updater(config, seed, rule, actor, critic, sights, scale, processes, worlds)
     return Collector(env, actor, sights, rule, config.rollout, seed, worlds, config.random_start, processes), updater
 
 

@@ -14,6 +14,7 @@ from policies.distributions import Gaussian
 from policies.spec import InputError
 from robopolicy.algos.advantages import gae
 from robopolicy.algos.value import Critic
+from robopolicy.training.flat_weights import FlatWeights
 from robopolicy.training.on_policy_config import CriticConfig, OnPolicyTraining
 from robopolicy.training.on_policy_update import adapted, value_loss
 from robopolicy.training.rollout import Minibatch, Rollout
@@ -172,7 +173,7 @@ def test_first_episodes_end_at_random_steps_and_bootstrap():
     rollout = collector.collect(0)
     at = rollout.truncated.int().argmax(0)  # the first end of every world
     assert rollout.truncated.any(0).all() and len(at.unique()) > 10
-    assert all(length == 20 for _, length, _ in collector.episodes)  # a cut episode is no finished one
+    assert all(length == 20 for _, length, _ in collector.take_episodes(True))  # a cut episode is no finished one
     last_in_middle = [(t, n) for t, rows, _ in rollout.ended for n in rows]
     assert all(rollout.truncated[t, n] for t, n in last_in_middle)
     for t, _, seen in rollout.ended:
@@ -184,6 +185,21 @@ def test_first_episodes_end_at_random_steps_and_bootstrap():
     assert torch.equal(again.truncated.int().argmax(0), at)
     collector.begin(1)
     assert not torch.equal(collector.collect(0).truncated.int().argmax(0), at)
+
+
+def test_short_episodes_do_not_stand_for_all_after_a_mark():
+    """Where all worlds begin anew, what ends first is short: it counts when the long ones count too."""
+    config = OnPolicyTraining(worlds=4, rollout=2, random_start=False, critic=CriticConfig(hidden=[1]))
+    env = Waiting(4, steps=5)
+    collector, _ = parts(env, config)
+    for mark, seen in ((0, [0, 0, 4, 0, 4]), (1, [0, 0, 4, 0, 4])):  # episodes of 5 steps end in the 3rd and 5th pair of steps
+        collector.begin(mark)
+        assert [(collector.collect(k), len(collector.take_episodes(False)))[1] for k in range(5)] == seen
+    collector.begin(2)
+    env.max_episode_steps = 2  # now short ones there are
+    collector.collect(0)
+    env.max_episode_steps = 5
+    assert not collector.take_episodes(False) and len(collector.take_episodes(True)) == 4
 
 
 # --- one update beside stable-baselines3 -----------------------------------------------------------------------------
@@ -256,6 +272,33 @@ def test_one_update_is_that_of_stable_baselines3():
         assert own.grad is not None and other.grad is not None
         assert float(other.grad.abs().max()) > 1e-4
         torch.testing.assert_close(own.grad, other.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_flat_weights_are_the_networks_own():
+    """Gradients, clipping and steps of Adam are those of torch on the parameters one by one."""
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        networks.append(torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1)))
+    flat = FlatWeights(list(networks[0].parameters()))
+    ours, theirs = (torch.optim.Adam(what, lr=0.1, fused=True) for what in ([flat.flat], networks[1].parameters()))
+    for step, limit in enumerate((0.1, 1e9, None)):
+        x = torch.arange(6.0).view(2, 3) + step
+        flat.zero()
+        theirs.zero_grad()
+        for network in networks:
+            network(x).square().sum().backward()
+        norm = torch.nn.utils.clip_grad_norm_(networks[1].parameters(), limit or 1e9)
+        torch.testing.assert_close(flat.clip(limit), norm)
+        ours.step()
+        theirs.step()
+        for own, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+            torch.testing.assert_close(own.grad, other.grad)
+            torch.testing.assert_close(own, other)
+    networks[0].zero_grad()  # somebody else's doing: gradients are found again
+    flat.zero()
+    networks[0](torch.ones(1, 3)).sum().backward()
+    assert float(flat.clip(None)) > 0.0
 
 
 # --- what an update is made of ---------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_the_recipe_balances_the_pole(cartpole):
     untrained = kind(kind.Config(hidden=[32, 32]), spec, limits_normalizer(spec))  # type: ignore[call-arg]
     learnt, before = (evaluate(who, "classic/cartpole", episodes=50, latency_calls=0, progress=False) for who in (cartpole.checkpoint, untrained))
     assert learnt.successes >= 48 and before.successes <= 5
-    rows = list(read_log(cartpole.run, "train"))
+    rows = [row for row in read_log(cartpole.run, "train") if row["return"] is not None]
     assert rows[-1]["return"] > 400 > 100 > rows[0]["return"]  # of 500
     for name in (
         "kl",
