@@ -24,6 +24,7 @@ TITLES = {
     "tracking_error": "Tracking error",
     "intervention_rate": "Share of steps taken over",
 }
+SHARES = ("success", "intervention_rate")
 #: Keys of a recipe in which runs of one learner may differ.
 _NOT_THE_LEARNER = ("seed", "output", "training.threads")
 _GRID = 120  # points of a mean over seeds
@@ -174,7 +175,7 @@ def _finite(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lines(group: Sequence[Learner], name: str, clock: bool, colours: Mapping[str, int]) -> list[Line]:
-    """Return the curves of one quantity: one run pale and smoothed, several as their mean in a band."""
+    """Return the curves of one quantity: one run pale and smoothed, several as their mean in a band; that of a share ends at 0 and 1."""
     out = []
     for learner in group:
         drawn = [(_finite(t.seconds if clock else t.steps, t.series[name])) for t in learner.trials if name in t.series]
@@ -185,6 +186,8 @@ def _lines(group: Sequence[Learner], name: str, clock: bool, colours: Mapping[st
         if len(drawn) == 1:
             out.append(Line(f"{learner.label}, every logged row", *drawn[0], colour, faint=True))
         x, y, low, high = mean_curve([(x, smoothed(y)) for x, y in drawn])
+        if name in SHARES and low is not None and high is not None:
+            low, high = low.clip(0, 1), high.clip(0, 1)
         seeds = f", mean of {len(drawn)} seeds" if len(drawn) > 1 else ""
         out.append(Line(learner.label + seeds, x, y, colour, low, high))
     return out
@@ -197,8 +200,7 @@ def charts(task: str, group: Sequence[Learner], colours: Mapping[str, int]) -> l
     names = [n for n in (*TITLES, *sorted(known - set(TITLES))) if n in known]
     for name in names:
         title = TITLES.get(name, name.replace("_", " ").capitalize())
-        share = name in ("success", "intervention_rate")
-        up = Axis(title.lower(), 0, 1, percent=True) if share else Axis(title.lower())
+        up = Axis(title.lower(), 0, 1, percent=True) if name in SHARES else Axis(title.lower())
         say = "Mean over the episodes that ended between two rows of the log, smoothed; while exploring, so not what an evaluation measures."
         for clock, along in ((False, "environment steps"), (True, "seconds of training")):
             lines = _lines(group, name, clock, colours)

@@ -108,6 +108,16 @@ def test_the_page_draws_every_quantity_against_steps_and_seconds(tmp_path: Path)
     assert "Learning by trial: <code>gymnasium/hopper</code>" in text and "training runs <b>3</b>" in text
 
 
+def test_the_band_of_a_share_stays_in_its_chart(tmp_path: Path) -> None:
+    for seed, share in ((0, 0.0), (1, 1.0)):  # Student's interval of two runs that differ so much is -5.9 to 6.9
+        leave(tmp_path / f"run{seed}", [{**row, "success": share} for row in rows_of([1.0, 2.0])], seed=seed)
+    group = report.gather(tmp_path).learners
+    (line,) = trials._lines(group, "success", False, {"ppo": 0})
+    assert line.low is not None and line.high is not None and line.low.min() == 0.0 and line.high.max() == 1.0
+    (line,) = trials._lines(group, "return", False, {"ppo": 0})
+    assert line.low is not None
+
+
 def test_several_folders_make_one_page_where_they_meet(tmp_path: Path) -> None:
     folders = [leave(tmp_path / "all" / f"run{seed}", rows_of([1.0, 2.0]), seed=seed) for seed in (0, 1)]
     page = report.write_report(folders)
