@@ -116,27 +116,47 @@ def classifier_judge(folder: str, threshold: float) -> tuple[Judge, Spec, int]:
     return lambda obs: model.probability(obs) >= threshold, model.spec, model.image_size
 
 
-def open_worlds(recipe: TrialRecipe, num_worlds: int, judged: RewardConfig | None = None) -> BatchEnv:
-    """Make the worlds that ``recipe`` trains in, with auto-reset.
+def open_worlds(recipe: TrialRecipe, num_worlds: int) -> BatchEnv:
+    """Make the worlds that ``recipe`` trains in, with auto-reset, rewarded as ``training.reward`` says.
 
     A classifier's cameras are rendered whether or not the policy sees them; fields that the recipe does not ask for stay hidden.
 
     Args:
         recipe: Says task, options and reward.
         num_worlds: N.
-        judged: Who rewards; None: as ``training.reward`` says.
 
     Raises:
         InputError: if task or options cannot be, or a classifier reads what the worlds do not show.
     """
     from sim.registry import make
 
-    reward: RewardConfig = judged or getattr(recipe.training, "reward", None) or RewardConfig()
-    options: dict[str, Any] = recipe.env.options()
-    if not reward.judged:
-        return make(recipe.task, num_worlds, autoreset=True, **options)
+    if not reward_of(recipe).judged:
+        return make(recipe.task, num_worlds, autoreset=True, **recipe.env.options())
+    return JudgedWorlds(*unjudged(recipe, num_worlds))
+
+
+def reward_of(recipe: TrialRecipe) -> RewardConfig:
+    """Return who rewards in ``recipe``; loops that do not say have the worlds' own reward."""
+    return getattr(recipe.training, "reward", None) or RewardConfig()
+
+
+def unjudged(recipe: TrialRecipe, num_worlds: int, **more: Any) -> tuple[BatchEnv, Judge | None, Spec]:
+    """Return worlds without auto-reset, who judges success in them (None: they themselves), and what the policy is shown of them.
+
+    Args:
+        recipe: Says task, options and reward.
+        num_worlds: N.
+        **more: Options of ``sim.registry.make`` that go before the recipe's.
+
+    Raises:
+        InputError: as :func:`open_worlds`.
+    """
+    from sim.registry import make
+
+    reward, options = reward_of(recipe), {**recipe.env.options(), **more}
     if reward.classifier is None:
-        return JudgedWorlds(make(recipe.task, num_worlds, **options))
+        worlds = make(recipe.task, num_worlds, **options)
+        return worlds, None, worlds.spec
     judge, reads, size = classifier_judge(reward.classifier, reward.threshold)
     own = options.get("observations", "state")
     if "image" in own and options.get("image_size", size) != size:
@@ -148,7 +168,7 @@ def open_worlds(recipe: TrialRecipe, num_worlds: int, judged: RewardConfig | Non
         worlds.close()
         raise
     hidden = () if "image" in own else worlds.spec.observation.image_names
-    return JudgedWorlds(worlds, judge, worlds.spec.subset([name for name in worlds.spec.observation.fields if name not in hidden]))
+    return worlds, judge, worlds.spec.subset([name for name in worlds.spec.observation.fields if name not in hidden])
 
 
 def _require_cameras(reads: Spec, offered: Spec, folder: str, task: str) -> None:
