@@ -30,16 +30,16 @@ def _returns(rule: str, folder: Path, steps: int) -> list[float]:
     return [row["return"] for row in read_log(folder / "run", "train")]
 
 
-@pytest.mark.parametrize(("rule", "steps"), [("spo", 40_960), ("mdpo", 24_576)])
+@pytest.mark.parametrize(("rule", "steps"), [("spo", 36_864), ("mdpo", 24_576)])
 def test_a_pole_is_balanced(rule: str, steps: int, tmp_path: Path) -> None:
     returns = _returns(rule, tmp_path, steps)
     assert returns[0] < FALLEN
     assert max(returns[-3:]) > BALANCED
 
 
-@pytest.mark.parametrize("rule", ["spo", "mdpo"])
+@pytest.mark.parametrize("rule", ["spo", "mdpo"])  # what a broken rule would do: the floor of the test above
 def test_with_advantages_upside_down_it_is_not(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind: Any = registry.rule_class(rule)
     right = kind.policy_loss
     monkeypatch.setattr(kind, "policy_loss", lambda self, step: right(self, dataclasses.replace(step, advantage=-step.advantage)))
-    assert max(_returns(rule, tmp_path, 12_288)) < FALLEN
+    assert max(_returns(rule, tmp_path, 8_192)) < FALLEN
