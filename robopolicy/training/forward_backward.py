@@ -49,6 +49,8 @@ def train(recipe: TrialRecipe, progress: bool = True, resume: Literal["auto", "n
     training: Any = recipe.training
     if training.worlds != 1:
         raise InputError(f"training.resets.type=backward: a world that nobody resets is one world, expected training.worlds=1, found {training.worlds}")
+    if training.robot is not None:
+        raise InputError("training.resets.type=backward: not on training.robot yet, whose episodes begin at home; expected one of the two")
     if training.replay.place == "disk":
         raise InputError("training.resets.type=backward: expected training.replay.place=memory, found 'disk'")
     world, judge, shown = unjudged(recipe, 1, max_episode_steps=2**31 - 1)

@@ -181,7 +181,8 @@ def open_takeover(recipe: TrialRecipe, worlds: BatchEnv) -> Takeover | None:
 
         if worlds.num_worlds != 1:
             raise InputError(f"training.takeover.source=operator: a person looks after one world, expected training.worlds=1, found {worlds.num_worlds}")
-        return Takeover(OperatorIntervention(OperatorChannel(config.address, Path(recipe.filled(recipe.output))), worlds.spec), worlds.spec)
+        channel = OperatorChannel(config.address, Path(recipe.filled(recipe.output)))
+        return Takeover(OperatorIntervention(channel, worlds.spec, getattr(worlds, "obey", None)), worlds.spec)
     from sim.registry import entry
 
     if not entry(recipe.task).has_expert:

@@ -117,7 +117,7 @@ def classifier_judge(folder: str, threshold: float) -> tuple[Judge, Spec, int]:
 
 
 def open_worlds(recipe: TrialRecipe, num_worlds: int) -> BatchEnv:
-    """Make the worlds that ``recipe`` trains in, with auto-reset, rewarded as ``training.reward`` says.
+    """Make the worlds that ``recipe`` trains in, with auto-reset, rewarded as ``training.reward`` says; or connect to its robot.
 
     A classifier's cameras are rendered whether or not the policy sees them; fields that the recipe does not ask for stay hidden.
 
@@ -130,6 +130,13 @@ def open_worlds(recipe: TrialRecipe, num_worlds: int) -> BatchEnv:
     """
     from sim.registry import make
 
+    robot = getattr(recipe.training, "robot", None)
+    if robot is not None:
+        from robopolicy.training.robot_worlds import open_robot_worlds
+
+        if num_worlds != 1:
+            raise InputError(f"training.robot: a robot is one world, expected training.worlds=1, found {num_worlds}")
+        return open_robot_worlds(recipe, robot)
     if not reward_of(recipe).judged:
         return make(recipe.task, num_worlds, autoreset=True, **recipe.env.options())
     return JudgedWorlds(*unjudged(recipe, num_worlds))
