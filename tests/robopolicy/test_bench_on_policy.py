@@ -49,6 +49,11 @@ def test_rules_side_by_side_once(tmp_path: Path) -> None:
     assert all(json.loads(line)["curves"]["ratio_deviation"] for line in lines.splitlines())
 
 
+def test_seconds_of_a_training_in_three_calls_add_up() -> None:
+    rows = [{"wall_s": seconds} for seconds in (1.0, 2.5, 0.5, 4.0, 2.0)]
+    assert on_policy._spent(rows, "wall_s") == 2.5 + 4.0 + 2.0
+
+
 def test_what_is_run_alone_has_a_name() -> None:
     with pytest.raises(InputError, match="expected 'ratios' or 'scaling'"):
         on_policy.run(True, only="speed")
