@@ -42,7 +42,7 @@ class ObservationEncoder(nn.Module):
         return self.joined(self.vector(obs, normalizer) if self.states else None, obs, noise)
 
     def joined(self, vector: torch.Tensor | None, obs: Mapping[str, torch.Tensor], noise: Noise) -> torch.Tensor:
-        """Return what :meth:`forward` returns for states that :meth:`vector` has normalised (None: there are none); of ``obs``, only images are read."""
+        """Return features (B, F) of states (B, S) that :meth:`vector` has normalised (None: there are none) and of the images in ``obs``."""
         if not self.images and vector is not None:
             return vector
         seen = [camera(obs[name].unsqueeze(1), noise).squeeze(1) for camera, name in zip(self.cameras, self.images, strict=True)]

@@ -245,21 +245,17 @@ def _head(x: torch.Tensor, count: int) -> torch.Tensor:
 
 def _flat(batch: Minibatch) -> Minibatch:
     """Return a minibatch of whole worlds as rows: leading dims (T * W,) instead of (T, W)."""
-
-    def flat(x: torch.Tensor) -> torch.Tensor:
-        return x.flatten(0, 1)
-
     return Minibatch(
-        vectors={name: flat(x) for name, x in batch.vectors.items()},
-        images={name: flat(x) for name, x in batch.images.items()},
-        action=flat(batch.action),
-        old=Gaussian(flat(batch.old.mean), _rows(batch.old.log_std)),
-        old_log_prob=flat(batch.old_log_prob),
-        advantage=flat(batch.advantage),
-        value=flat(batch.value),
-        returns=flat(batch.returns),
-        keys=flat(batch.keys),
-        labels={name: flat(x) for name, x in batch.labels.items()},
+        vectors={name: _rows(x) for name, x in batch.vectors.items()},
+        images={name: _rows(x) for name, x in batch.images.items()},
+        action=_rows(batch.action),
+        old=Gaussian(_rows(batch.old.mean), _rows(batch.old.log_std)),
+        old_log_prob=_rows(batch.old_log_prob),
+        advantage=_rows(batch.advantage),
+        value=_rows(batch.value),
+        returns=_rows(batch.returns),
+        keys=_rows(batch.keys),
+        labels={name: _rows(x) for name, x in batch.labels.items()},
         state=batch.state,
         begun=batch.begun,
         share=batch.share,
