@@ -83,6 +83,16 @@ def test_uniform_is_uniform():
     assert chi_square < len(starts) + 4 * np.sqrt(2 * len(starts))  # mean k, deviation sqrt(2 k)
 
 
+def test_a_chunk_is_not_finished_with_rows_of_before():
+    """Episodes of 4 in a ring of 12: behind the newest row stand rows that are exactly as old as those to come will be."""
+    replay, lists, play = Replay(SPEC, 1, config(capacity=10, chunk=3), 0.9), Lists(1, 10, 3), Play(1, 0, ends=0.0)
+    for step in range(30):
+        play.step([replay], lists)
+        if step % 4 == 3:
+            play.cut([replay], lists)
+        require_same(replay, lists, draws=100)
+
+
 def test_a_draw_hangs_on_its_key_alone():
     replay, play = Replay(SPEC, 2, config(capacity=40, chunk=2), 0.9), Play(2, 3)
     for _ in range(30):
