@@ -13,7 +13,9 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -65,12 +67,13 @@ def opened(workers: int, address: str | None = None) -> Iterator[Cluster]:
         "_node_ip_address": "127.0.0.1", "_temp_dir": str(folder),
     }  # fmt: skip
     try:
-        with _without_chatter(ray):
-            ray.init(runtime_env={"env_vars": _environment()}, **place, **quiet)
-        try:
-            yield Cluster(ray, workers)
-        finally:
-            ray.shutdown()
+        with _own_signals():
+            with _without_chatter(ray):
+                ray.init(runtime_env={"env_vars": _environment()}, **place, **quiet)
+            try:
+                yield Cluster(ray, workers)
+            finally:
+                ray.shutdown()
     except (ConnectionError, ray.exceptions.RaySystemError, ray.exceptions.AuthenticationError, TimeoutError) as error:
         raise InputError(f"Ray cluster {address or 'on this machine'}: {' '.join(str(error).split())[:300]}") from error
     finally:
@@ -89,6 +92,18 @@ def _imported(guarded: bool) -> Any:
     except ImportError as error:
         raise InputError("--engine ray needs Ray, which is not installed: pip install 'robopolicy[ray]'") from error
     return ray
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Give SIGTERM back to who had it: Ray takes it, and keeps it."""
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _environment() -> dict[str, str]:

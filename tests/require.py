@@ -130,6 +130,7 @@ NEEDS = {
     "metaworld": Need(_module("metaworld"), "Meta-World", "robopolicy install metaworld"),
     "bullet": Need(_module("pybullet"), "the second physics engine", "pip install 'robopolicy[bullet]'"),
     "warp": Need(lambda: _module("mujoco_warp")() and _module("warp")(), "physics on Warp", "pip install 'robopolicy[warp]'"),
+    "ray": Need(_module("ray"), "a cluster engine", "pip install 'robopolicy[ray]'"),
     "gpu": Need(_gpu, "a CUDA GPU", ""),
     "small-disk": Need(_small_disk, "the right to mount a small file system", ""),
     "python3.10": Need(_python("3.10"), "a Python 3.10", "uv python install 3.10, or pyenv"),
