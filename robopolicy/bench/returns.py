@@ -41,7 +41,7 @@ def deterministic_returns(environment: str, act: Callable[[np.ndarray], np.ndarr
 
 
 def policy_act(checkpoint: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Return :func:`deterministic_returns`' ``act`` of a checkpoint that reads one field, the observation as Gymnasium has it."""
+    """Return :func:`deterministic_returns`' ``act``, (B, D) -> (B, Da), of a checkpoint that reads one field: what Gymnasium observes."""
     import torch
 
     from policies.checkpoint import load

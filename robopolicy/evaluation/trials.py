@@ -116,7 +116,7 @@ def real(value: Any) -> float:
 
 
 def accumulated(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """Return the seconds ``name`` (``wall_s`` or ``cpu_s``) at each row: those of its call, after those of the calls before.
+    """Return the seconds (n,) ``name`` (``wall_s`` or ``cpu_s``) at each row: those of its call, after those of the calls before.
 
     Every call of training begins at 0. A log without them has what its clock says, pauses and all.
     """

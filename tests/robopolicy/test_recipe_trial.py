@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies.registry import config_class
 from policies.spec import InputError
 from robopolicy.algos import registry
 from robopolicy.algos.rule import OffPolicyRule, OnPolicyRule
@@ -93,7 +94,9 @@ def test_a_resolved_recipe_is_the_same_recipe(name: str) -> None:
 def fits(name: str, rule: str) -> bool:
     """Whether a recipe's own policy is one that the rule can train: a recipe for one kind of policy does not have to take the others' rules."""
     own, wanted = read_yaml(find_recipe(name)), registry.rule_class(rule)
-    policy = own.get("policy", {})
+    policy, known = own.get("policy", {}), config_class(wanted.policy_type).model_fields
+    if any(key not in known for key in policy if key != "type"):
+        return False
     return policy.get("type", wanted.policy_type) == wanted.policy_type and all(policy.get(k, v) == v for k, v in wanted.policy_settings.items())
 
 
