@@ -73,6 +73,8 @@ class RobotWorlds:
             RobotGone: if it does not answer, or was stopped.
         """
         wanted = np.asarray(action, np.float32)[0]
+        if not self.robot.info.lockstep:  # time has passed while somebody learnt: the drive has braked, commands are for what it does now
+            self.reading = self.robot.read(self._timeout_s)
         for _ in range(self.robot.info.substeps):
             self._tick(wanted)
             if self.reading.ended:
