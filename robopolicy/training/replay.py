@@ -122,7 +122,7 @@ class Replay(ReplayRing):
     # Which samples there are -------------------------------------------------------------------------------------
 
     def appeared(self, row: int, ages: np.ndarray) -> None:
-        """See base class: chunks that are whole with this row can be drawn."""
+        """See base class, ``ages`` (N,): chunks that are whole with this row can be drawn."""
         begun = np.flatnonzero(ages >= self.config.chunk)
         self._starts += begun.size
         if self._tree is not None and begun.size:

@@ -180,7 +180,7 @@ class ReplayRing:
         return index // self.worlds % self.length * self.worlds + index % self.worlds
 
     def flat(self, name: str) -> np.ndarray:
-        """Return array ``name`` with one row a transition, a view."""
+        """Return array ``name`` with one row a transition, (rows N, *shape), a view."""
         array = self.arrays[name]
         return array.reshape(-1, *array.shape[2:])
 
