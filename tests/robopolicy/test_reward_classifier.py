@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.spec import InputError
+from robopolicy.cli import main
 from robopolicy.data.dataset import Dataset
 from robopolicy.evaluation.statistics import wilson
 from robopolicy.training import reward_model
@@ -133,3 +134,14 @@ def test_what_cannot_be_learnt_from_is_said(recorded, tmp_path):
         reward_model.RewardClassifier(settings_of(model={"cameras": ["observation.state"], "image": SMALL}).model, Dataset.open(recorded).spec)
     with pytest.raises(InputError, match="no camera to read"):
         reward_model.RewardClassifier(settings_of().model, PointWorlds(1).spec)
+
+
+def test_the_command_trains_and_says_how_well(recorded, tmp_path, capsys):
+    out, file = tmp_path / "reward", tmp_path / "quality.json"
+    assert main(["reward", str(recorded), "--out", str(out), "--steps", "3", "--batch", "8", "--json", str(file)]) == 0
+    assert "area under the curve" in capsys.readouterr().out
+    written = json.loads(file.read_text())
+    assert written["quality"] == reward_model.read_manifest(out)["about"]["quality"] and written["training"]["steps"] == 3
+    assert main(["reward", "--out", str(out)]) == 2
+    assert main(["reward", "--collect", "2", "--out", str(out)]) == 2
+    assert "--task" in capsys.readouterr().err
