@@ -15,6 +15,7 @@ from policies.spec import InputError
 if TYPE_CHECKING:
     from robopolicy.evaluation.composition import Composition, Trial
     from robopolicy.evaluation.records import Evaluation
+    from robopolicy.evaluation.versus import Contest
 
 HELP = (
     "Evaluate a checkpoint on a task: success with a Wilson interval, episode by episode on fixed seeds.\n\n"
@@ -34,6 +35,9 @@ HELP = (
     "  robopolicy eval --compose runs/flow --compose runs/diffusion --choose-weights\n\n"
     "  robopolicy eval expert --task peg-insert-side"
 )
+
+
+ENGINE = "What steps the worlds: mujoco, warp, bullet; and ray, alone or behind a comma: episodes run on a Ray cluster."
 
 
 def register(app: typer.Typer) -> None:
@@ -71,13 +75,7 @@ def register(app: typer.Typer) -> None:
         randomize: Annotated[
             str | None, typer.Option(help="Recipe or file whose randomize section the worlds differ by.", show_default="the checkpoint's")
         ] = None,
-        engine: Annotated[
-            str | None,
-            typer.Option(
-                help="What steps the worlds: mujoco, warp, bullet; and ray, alone or behind a comma: episodes run on a Ray cluster.",
-                show_default="the checkpoint's",
-            ),
-        ] = None,
+        engine: Annotated[str | None, typer.Option(help=ENGINE, show_default="the checkpoint's")] = None,
         address: Annotated[str | None, typer.Option(help="Ray cluster.", show_default="RAY_ADDRESS, or one started here")] = None,
         out: Annotated[Path | None, typer.Option(help="Folder for records, videos and the ledger.", show_default="RUN/evaluations or evaluations")] = None,
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.", show_default=False)] = None,
@@ -86,8 +84,7 @@ def register(app: typer.Typer) -> None:
     ) -> int:
         from robopolicy.cluster import opened_for, split_engine
         from robopolicy.evaluation.seeds import Purpose
-        from robopolicy.evaluation.versus import choose_weights as choose
-        from robopolicy.evaluation.versus import hold, prepare
+        from robopolicy.evaluation.versus import prepare
         from robopolicy.evaluation.workers import WorkerCrash
         from robopolicy.randomization import read_section
 
@@ -98,18 +95,25 @@ def register(app: typer.Typer) -> None:
         settings = {k: v for k, v in given.items() if v is not None}
         physics, spread = split_engine(engine)
         contest = prepare([first, *(compare or [])], task, settings, purpose, out, method, weights, section, physics)
-        printed, trials = str(json_file) == "-", []
+        progress = not (quiet or str(json_file) == "-")
         try:
             with opened_for(spread, contest.config.workers, address) as cluster:
-                contest = dataclasses.replace(contest, cluster=cluster)
-                if choose_weights:
-                    contest, trials = choose(contest, device, progress=not (quiet or printed))
-                evaluations = hold(contest, device, progress=not (quiet or printed))
+                evaluations, trials = _hold(dataclasses.replace(contest, cluster=cluster), device, progress, choose_weights)
         except WorkerCrash as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         _tell(evaluations, trials, json_file)
         return 0
+
+
+def _hold(contest: Contest, device: str, progress: bool, choosing: bool) -> tuple[list[Evaluation], list[Trial]]:
+    """Evaluate all, with the weights of the first chosen before if so asked; returns what was tried for that, too."""
+    from robopolicy.evaluation.versus import choose_weights, hold
+
+    trials: list[Trial] = []
+    if choosing:
+        contest, trials = choose_weights(contest, device, progress=progress)
+    return hold(contest, device, progress=progress), trials
 
 
 def _tell(evaluations: Sequence[Evaluation], trials: Sequence[Trial], json_file: Path | None) -> None:
