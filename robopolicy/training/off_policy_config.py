@@ -80,7 +80,7 @@ class OffPolicyTraining(Config):
     reward: RewardConfig = RewardConfig()
     takeover: TakeoverConfig = TakeoverConfig()
     resets: ResetsConfig = ResetsConfig()
-    robot: dict[str, Any] | None = None  # learn on this robot, through its safety filter: {type: twin, address: ...} or {drive: ADDRESS}; None: simulated worlds
+    robot: dict[str, Any] | None = None  # learn on this robot, through its safety filter: {type: twin, address: ...} or {drive: ADDRESS}; None: simulation
     threads: pydantic.PositiveInt | None = None  # torch threads; None: measured once, and kept in the resolved recipe
     log_every: pydantic.PositiveInt = 1000  # environment steps
     checkpoint_every: pydantic.PositiveInt = 10_000  # environment steps

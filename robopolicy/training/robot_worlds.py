@@ -8,7 +8,7 @@ says of itself; an episode of a robot begins with a slow way home, that of a twi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,8 @@ class RobotWorlds:
         self.level = make_level(robot.spec.observation, robot.spec.action, robot.info)
         self.interventions: Counter[str] = Counter()
         self.ticks = self.held = self._elapsed = self._episodes = self._successes = 0
+        self._asked_to_hold, self._asked_speed = False, 1.0  # by an operator
+        self._listen: Callable[[], None] = lambda: None
         self._closing = ExitStack()
         self._closing.callback(robot.close)
         self.reading = robot.read(timeout_s)
@@ -97,8 +99,23 @@ class RobotWorlds:
         return {"filtered": self.interventions.total() / ticks, "held": self.held / ticks}
 
     def obey(self, wish: str, value: float) -> None:
-        """Do what an operator asks for beside taking over: ``stop`` and ``hold`` at once, ``resume`` after a hold."""
-        {"stop": lambda: self.robot.stop("operator"), "hold": self.robot.hold, "resume": self.robot.resume}.get(wish, lambda: None)()
+        """Do what an operator asks for beside taking over: ``stop``, ``hold`` until ``resume``, ``speed`` (0 to 1), a ``deadman`` that is held."""
+        if wish == "stop":
+            self.robot.stop("operator")
+        elif wish == "hold":
+            self._asked_to_hold = True
+            self.robot.hold()
+        elif wish == "resume":
+            self._asked_to_hold = False
+            self.robot.resume()  # somebody may have held the drive itself
+        elif wish == "speed":
+            self._asked_speed = float(np.clip(value, 0.0, 1.0))
+        elif wish == "deadman":
+            self.robot.alive()
+
+    def attend(self, listen: Callable[[], None]) -> None:
+        """Call ``listen`` in every tick of the drive, also on the way home and while the robot is held: it says :meth:`obey`."""
+        self._listen = listen
 
     def retire(self, mask: np.ndarray) -> None:
         """Refused: a robot never stays ended. Raises RuntimeError."""
@@ -124,12 +141,26 @@ class RobotWorlds:
         return self
 
     def _tick(self, wanted: np.ndarray, speed: float = 1.0) -> None:
-        """Let one tick pass: filter, send, read; ``wanted`` (Da,) is what the policy last asked for."""
-        if self.reading.drive_state == "stopped":
-            raise RobotGone(f"robot {self.task!r} was stopped: {self.reading.cause}")
-        command = self.level.step(wanted, self.reading, speed)
+        """Let one tick pass: filter, send, read; ``wanted`` (Da,) is what the policy last asked for. While an operator holds the robot, wait."""
+        self._listen()
+        while self._is_held() and not self.reading.ended:
+            self._require_running()
+            self.level.drop()
+            self._send(None)
+            self.reading = self.robot.read(self._timeout_s)
+            self._listen()
+        self._require_running()
+        command = self.level.step(wanted, self.reading, speed * self._asked_speed)
         self._send(command)
         self.reading = self.robot.read(self._timeout_s)
+
+    def _is_held(self) -> bool:
+        """Whether an operator wants no motion; where a robot cannot be slower than full speed, also by asking for less."""
+        return self._asked_to_hold or self._asked_speed <= 0.0 or (self._asked_speed < 1.0 and not self.level.slows)
+
+    def _require_running(self) -> None:
+        if self.reading.drive_state == "stopped":
+            raise RobotGone(f"robot {self.task!r} was stopped: {self.reading.cause}")
 
     def _send(self, command: Command | None) -> None:
         self.ticks += 1
@@ -165,22 +196,22 @@ class RobotWorlds:
         return {name: obs[name] for name in self.spec.observation.fields}
 
 
-def open_robot_worlds(recipe: TrialRecipe, robot: Mapping[str, Any]) -> RobotWorlds:
+def open_robot_worlds(recipe: TrialRecipe, options: Mapping[str, Any]) -> RobotWorlds:
     """Connect to the robot that ``recipe`` is to learn on.
 
     Args:
         recipe: Says the reward and the time limit; its observations are what the robot has.
-        robot: ``type`` is the driver, the rest its options; or ``drive``, the address of a drive that runs.
+        options: ``type`` is the driver, the rest its options; or ``drive``, the address of a drive that runs.
 
     Raises:
         InputError: one line: no robot, no limits of its actions, or a classifier of other cameras.
     """
     from robopolicy.deployment import open_drive
 
-    reward, options = reward_of(recipe), dict(robot)
+    reward, wanted = reward_of(recipe), dict(options)
     judge: Judge | None = None
     with ExitStack() as stack:
-        handle = open_drive(options, stack, options.pop("drive", None))
+        handle = open_drive(wanted, stack, wanted.pop("drive", None))
         shown = handle.spec
         if reward.classifier is not None:
             judge, reads, _ = classifier_judge(reward.classifier, reward.threshold)

@@ -97,14 +97,20 @@ class OperatorIntervention:
 
     def poll(self, obs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Intervention.poll`. A command (Da,) of the wrong length takes nothing over."""
-        for kind, value in self.channel.poll():
-            if self.told is not None:
-                self.told(kind, value)
+        self.listen()
         rows, dim = len(next(iter(obs.values()))), self.spec.action.dim
         mask, action, command = np.zeros(rows, bool), np.zeros((rows, dim), np.float32), self.channel.command
         if command is not None and len(command) == dim:
             mask[0], action[0] = True, command
         return mask, action
+
+    def listen(self) -> None:
+        """Take in what the operator says, and pass on what is no command. Never waits."""
+        for kind, value in self.channel.poll():
+            if kind == "speed":
+                self.channel.speed = value  # slower is for anybody, faster again needs the token
+            if self.told is not None:
+                self.told(kind, value)
 
     def ended(self, worlds: np.ndarray) -> None:
         """See :meth:`Intervention.ended`; ``worlds`` (N,)."""
@@ -182,7 +188,10 @@ def open_takeover(recipe: TrialRecipe, worlds: BatchEnv) -> Takeover | None:
         if worlds.num_worlds != 1:
             raise InputError(f"training.takeover.source=operator: a person looks after one world, expected training.worlds=1, found {worlds.num_worlds}")
         channel = OperatorChannel(config.address, Path(recipe.filled(recipe.output)))
-        return Takeover(OperatorIntervention(channel, worlds.spec, getattr(worlds, "obey", None)), worlds.spec)
+        person, attend = OperatorIntervention(channel, worlds.spec, getattr(worlds, "obey", None)), getattr(worlds, "attend", None)
+        if attend is not None:
+            attend(person.listen)  # a robot hears its operator in every tick
+        return Takeover(person, worlds.spec)
     from sim.registry import entry
 
     if not entry(recipe.task).has_expert:

@@ -22,7 +22,7 @@ from robopolicy.training.sight import ReturnScale, RunningMoments
 from robopolicy.training.trial_processes import Processes
 from sim.env import StepResult
 from sim.registry import make
-from tests.robopolicy.on_policy_runs import Waiting, parts
+from tests.robopolicy.on_policy_runs import DONE, SAMPLES, SEEN, Waiting, parts, peer_ppo
 
 # --- advantages ------------------------------------------------------------------------------------------------------
 
@@ -207,19 +207,7 @@ def test_short_episodes_do_not_stand_for_all_after_a_mark():
 
 def test_one_update_is_that_of_stable_baselines3():
     """The same weights and samples: loss and gradients equal to 1e-5."""
-    import gymnasium
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.env_util import make_vec_env
-
-    samples, seen, done = 48, 4, 1
-    draw = np.random.default_rng(0)
-    vectorized = make_vec_env(lambda: gymnasium.make("Pendulum-v1"), n_envs=1)
-    vectorized.observation_space = gymnasium.spaces.Box(-9.0, 9.0, (seen,))
-    vectorized.action_space = gymnasium.spaces.Box(-1.0, 1.0, (done,))
-    peer = PPO(
-        "MlpPolicy", vectorized, n_steps=samples, batch_size=samples, n_epochs=1, clip_range=0.2, ent_coef=0.01, vf_coef=0.5, normalize_advantage=False,
-        max_grad_norm=1e9, policy_kwargs={"net_arch": [16, 16]}, device="cpu", seed=0,
-    )  # fmt: skip
+    peer, draw, samples = peer_ppo(), np.random.default_rng(0), SAMPLES
     config = OnPolicyTraining(
         worlds=1, rollout=samples, epochs=1, minibatches=1, entropy_weight=0.01, value_weight=0.5, value_clip=None, gradient_clip=None,
         critic=CriticConfig(hidden=[16, 16]),
@@ -235,7 +223,7 @@ def test_one_update_is_that_of_stable_baselines3():
             own.copy_(torch.from_numpy(draw.normal(0.0, 0.4, tuple(own.shape))))
             other.copy_(own)
     obs, action, old_log_prob, advantage, returns = (
-        draw.normal(size=shape).astype(np.float32) for shape in ((samples, seen), (samples, done), (samples,), (samples,), (samples,))
+        draw.normal(size=shape).astype(np.float32) for shape in ((samples, SEEN), (samples, DONE), (samples,), (samples,), (samples,))
     )
     with torch.no_grad():  # ratios on both sides of both clips, and within
         old = Gaussian(policy.network(torch.from_numpy(obs)), policy.log_std)

@@ -135,3 +135,28 @@ def test_a_robot_that_was_stopped_takes_no_more(twin):
             worlds.step(obs["observation.state"][:, :7])
     with pytest.raises(InputError, match="no scripted expert"):
         worlds.expert_action()
+
+
+@pytest.mark.parametrize(("wish", "value", "end"), [("hold", 0.0, ("resume", 0.0)), ("speed", 0.0, ("speed", 1.0))])
+def test_a_robot_that_an_operator_holds_stays_held_until_it_is_told_otherwise(twin, wish, value, end):
+    worlds = RobotWorlds(twin("arm/reach")[0], 50)
+    away = worlds.reset(np.zeros(1, np.int64))["observation.state"][:, :7] + 0.3
+    heard: list[np.ndarray] = []
+
+    def listen() -> None:
+        heard.append(worlds.reading.fields["observation.state"][:7].copy())
+        if len(heard) == 41:
+            worlds.obey(*end)
+
+    worlds.obey(wish, value)
+    worlds.attend(listen)
+    worlds.step(away)
+    assert worlds.held == 40 and len(heard) == 41 + 4  # forty ticks of holding, then the five of a step
+    np.testing.assert_allclose(heard[40], heard[20], atol=1e-3)
+    for _ in range(5):
+        worlds.step(away)
+    assert np.abs(worlds.reading.fields["observation.state"][:7] - heard[40]).max() > 0.01
+    worlds.obey("speed", 0.1)
+    worlds.obey("deadman", 1.0)
+    worlds.step(away)
+    assert worlds.held == 40  # slow is not held
