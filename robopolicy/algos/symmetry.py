@@ -81,7 +81,8 @@ class Symmetry:
         self.shapes = {name: fields[name].shape for name in names}
         self._fields = {name: _on(device, mirror.of(fields[name].names, f"training.symmetry: observation field {name!r}")) for name in names}
         order, sign = mirror.of(spec.action.names, "training.symmetry: action")
-        low, high = spec.action.low, spec.action.high
+        # of the policy's units, which are not those of the spec if it came with its own normaliser
+        low, high = (policy.normalizer.unnormalize("action", torch.full((order.size,), end, device=device)).cpu().numpy() for end in (-1.0, 1.0))
         wrong = ~np.isclose(np.where(sign < 0, -high[order], low[order]), low) | ~np.isclose(np.where(sign < 0, -low[order], high[order]), high)
         if wrong.any():
             one = int(np.flatnonzero(wrong)[0])

@@ -165,7 +165,7 @@ class _Learning:
         rule = kind(recipe.algo, session.spec, session.policy)
         folder = session.folder.states / "replay"
         self.replays = ActorReplays(session.spec, meeting.actors, training.worlds, training.replay, training.gamma, folder)
-        demonstrations = open_demonstrated(recipe, session.spec, progress, session.note)
+        demonstrations = open_demonstrated(recipe, session.spec, progress, session.note, session.policy.normalizer)
         normalize = training.normalize_observations and recipe.init is None
         replay: Any = self.replays  # all that a learner asks of a replay
         self.learner = Learner(rule, replay, training, recipe.seed, demonstrations, normalize)

@@ -15,11 +15,13 @@ from typing import Any, Literal
 
 import torch
 
+from policies.learnt import LearntPolicy
 from policies.spec import InputError
 from robopolicy.algos.registry import rule_class
 from robopolicy.recipe import Note, print_note
 from robopolicy.recipe_trial import TrialRecipe
 from robopolicy.training.imitation import TrainResult
+from robopolicy.training.launch import launched
 from robopolicy.training.off_policy_actor import Actor
 from robopolicy.training.off_policy_config import OffPolicyTraining
 from robopolicy.training.off_policy_learner import Learner
@@ -43,6 +45,8 @@ def train(recipe: TrialRecipe, progress: bool = True, resume: Literal["auto", "n
         KeyboardInterrupt: after Ctrl-C or SIGTERM; what was done since the last mark is done again.
     """
     training: Any = recipe.training
+    if launched():
+        raise InputError(f"algo {recipe.algo_type!r}: an off-policy rule learns in one process; leave out --processes, or collect with --actors")
     if training.resets.type == "backward":
         return importlib.import_module("robopolicy.training.forward_backward").train(recipe, progress=progress, resume=resume, note=note)
     with contextlib.closing(open_worlds(recipe, training.worlds)) as env, opened(recipe, env.spec, training.batch_size, progress, resume, note) as session:
@@ -83,7 +87,9 @@ class Parts:
         learner.replay.flush()
         for segments in self.segments:
             segments.save()
-        facts = {"rows": learner.replay.count, "demonstrated_rows": 0 if demonstrations is None else demonstrations.count}
+        randomizer = getattr(self.actor.env, "randomizer", None)
+        facts: dict[str, Any] = {"rows": learner.replay.count, "demonstrated_rows": 0 if demonstrations is None else demonstrations.count}
+        facts["curriculum"] = {} if randomizer is None else randomizer.state()
         session.save(learner.parts(), facts)
         oldest = session.folder.states_newest_first()[-1][0]
         for segments in self.segments:
@@ -99,6 +105,11 @@ class Parts:
             if replay.count:
                 replay.rewind(0)
             return
+        if "rows" not in facts:
+            raise InputError(f"{session.folder.path}: this run was begun with {len(facts['actor_rows'])} actors; go on so, or begin anew with --fresh")
+        randomizer = getattr(self.actor.env, "randomizer", None)
+        if randomizer is not None:
+            randomizer.load(facts["curriculum"])
         for segments in self.segments:
             segments.load(facts["rows"] if segments.replay is replay else facts["demonstrated_rows"])
         lost = replay.count - facts["rows"]
@@ -131,12 +142,12 @@ def begin(session: TrialSession, env: BatchEnv, progress: bool) -> Parts:
     most = max(training.steps, env.num_worlds * max(training.replay.n_step, training.replay.chunk)) + env.num_worlds  # there will never be more
     config = training.replay.model_copy(update={"capacity": min(training.replay.capacity, most)})
     replay = Replay(env.spec, env.num_worlds, config, training.gamma, states / "disk")
-    demonstrations = open_demonstrated(recipe, env.spec, progress, session.note)
+    demonstrations = open_demonstrated(recipe, env.spec, progress, session.note, session.policy.normalizer)
     segments = [Segments(states / "rows", replay)] if training.replay.place == "memory" else []
     if demonstrations is not None and training.takeover.source != "none":
         segments.append(Segments(states / "demonstrations", demonstrations))
     learner = Learner(rule, replay, training, recipe.seed, demonstrations, normalize)
-    take_over = _take_over(recipe, env)
+    take_over = _take_over(recipe, env, session.policy)
     actor = Actor(env, rule.explore, session.policy.normalizer, recipe.seed, training.random_steps, session.device, take_over=take_over)
     parts = Parts(actor, learner, env.num_worlds, math.ceil(training.checkpoint_every / env.num_worlds) * env.num_worlds, segments, take_over)
     parts.resume(session)
@@ -200,13 +211,13 @@ def _log(session: TrialSession, parts: Parts) -> None:
         session.show(values["return"])
 
 
-def _take_over(recipe: TrialRecipe, env: BatchEnv) -> Any:
+def _take_over(recipe: TrialRecipe, env: BatchEnv, policy: LearntPolicy) -> Any:
     training: Any = recipe.training
     if training.takeover.source == "none":
         return None
     from robopolicy.training.takeover import open_takeover
 
-    return open_takeover(recipe, env)
+    return open_takeover(recipe, env, policy.normalizer)
 
 
 def _warn(session: TrialSession, env: BatchEnv, parts: Parts) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from policies.normalize import Normalizer, limits_normalizer
 from policies.spec import InputError, Spec
 from robopolicy.data import layout
 from robopolicy.data.dataset import Dataset
@@ -20,7 +22,7 @@ from robopolicy.training.trial_worlds import demonstrated_rewards
 _REWARD, _SUCCESS = "next.reward", "next.success"
 
 
-def open_demonstrated(recipe: TrialRecipe, spec: Spec, progress: bool, note: Note) -> Replay | None:
+def open_demonstrated(recipe: TrialRecipe, spec: Spec, progress: bool, note: Note, normalizer: Normalizer | None = None) -> Replay | None:
     """Return a replay of one world with the recipe's demonstrations in it, and room for those of who takes over; None if there can be none.
 
     Collects them first if they do not exist and the recipe says how many.
@@ -30,12 +32,13 @@ def open_demonstrated(recipe: TrialRecipe, spec: Spec, progress: bool, note: Not
         spec: What the worlds offer.
         progress: Show progress bars.
         note: Told what a person should know.
+        normalizer: Of the policy that learns: its units of actions; None: where the limits are -1 and 1.
 
     Raises:
         InputError: if there is no data set and none can be collected, or it cannot be learnt from; SpecMismatch if it does not fit the worlds.
     """
     training: Any = recipe.training
-    steps = list(_transitions(recipe, training, spec, progress, note)) if training.demonstrations.path else []
+    steps = list(_transitions(recipe, training, spec, progress, note, normalizer or limits_normalizer(spec))) if training.demonstrations.path else []
     if not steps and training.takeover.source == "none":
         return None
     room = training.steps if training.takeover.source != "none" else 0
@@ -48,7 +51,9 @@ def open_demonstrated(recipe: TrialRecipe, spec: Spec, progress: bool, note: Not
     return replay
 
 
-def _transitions(recipe: TrialRecipe, training: OffPolicyTraining, spec: Spec, progress: bool, note: Note) -> Iterator[tuple[Any, ...]]:
+def _transitions(
+    recipe: TrialRecipe, training: OffPolicyTraining, spec: Spec, progress: bool, note: Note, normalizer: Normalizer
+) -> Iterator[tuple[Any, ...]]:  # fmt: skip
     """Yield the arguments of ``Replay.add`` for every demonstrated transition."""
     config = training.demonstrations
     path = Path(recipe.filled(config.path or ""))
@@ -63,13 +68,13 @@ def _transitions(recipe: TrialRecipe, training: OffPolicyTraining, spec: Spec, p
     _require_usable(recipe, training, path, made)
     if _REWARD not in dataset.arrays and not training.reward.judged:
         note(f"demonstrations {path} hold no rewards: the last step of an episode that succeeded is worth 1, all others 0")
-    low, high = spec.action.low.astype(np.float64), spec.action.high.astype(np.float64)
     for episode in range(episodes):
         frames = dataset.episode(episode)
         rewards, successes = _judged(frames, bool(dataset.success[episode] == 1))
         rewards, terminated, length = demonstrated_rewards(training.reward, rewards, successes)
         terminated[length - 1] |= _ended_by_itself(recipe.task, made, successes) if made else _REWARD not in frames and bool(successes[-1])
-        normalised = (2.0 * (frames["action"] - low) / (high - low) - 1.0).clip(-1.0, 1.0).astype(np.float32)
+        wanted = torch.from_numpy(np.array(frames["action"], np.float32)).to(next(normalizer.buffers()).device)
+        normalised = normalizer.normalize("action", wanted).clamp(-1.0, 1.0).cpu().numpy()
         # what followed the last frame was not recorded: that step counts only where nothing had to follow
         count = length if terminated[length - 1] else length - 1
         for t in range(count):

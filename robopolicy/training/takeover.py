@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 
+from policies.normalize import Normalizer
 from policies.spec import InputError, Spec
 from robopolicy.training.off_policy_config import TakeoverConfig
 from sim.env import BatchEnv
@@ -126,6 +128,7 @@ class Takeover:
     Args:
         source: Who may take over.
         spec: Of the worlds: limits of the action.
+        normalizer: Of the policy that learns: its units of actions; None: where the limits are -1 and 1.
 
     Attributes:
         steps: World steps so far.
@@ -135,8 +138,10 @@ class Takeover:
         InputError: if an action has no limits.
     """
 
-    def __init__(self, source: Intervention, spec: Spec) -> None:
+    def __init__(self, source: Intervention, spec: Spec, normalizer: Normalizer | None = None) -> None:
         low, high = (np.asarray(side, np.float64) for side in (spec.action.low, spec.action.high))
+        if normalizer is not None:
+            low, high = (normalizer.unnormalize("action", torch.full((low.size,), end)).cpu().numpy().astype(np.float64) for end in (-1.0, 1.0))
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise InputError("training.takeover: expected limits for all elements of the action")
         self.source, self._middle, self._half = source, (low + high) / 2, (high - low) / 2
@@ -173,8 +178,8 @@ class Takeover:
         self.source.close()
 
 
-def open_takeover(recipe: TrialRecipe, worlds: BatchEnv) -> Takeover | None:
-    """Return who may take over in ``worlds`` as ``training.takeover`` says; None: nobody.
+def open_takeover(recipe: TrialRecipe, worlds: BatchEnv, normalizer: Normalizer | None = None) -> Takeover | None:
+    """Return who may take over in ``worlds`` as ``training.takeover`` says; None: nobody. ``normalizer``: see :class:`Takeover`.
 
     Raises:
         InputError: if the task ships no expert, or an operator would have several worlds to look after.
@@ -191,9 +196,9 @@ def open_takeover(recipe: TrialRecipe, worlds: BatchEnv) -> Takeover | None:
         person, attend = OperatorIntervention(channel, worlds.spec, getattr(worlds, "obey", None)), getattr(worlds, "attend", None)
         if attend is not None:
             attend(person.listen)  # a robot hears its operator in every tick
-        return Takeover(person, worlds.spec)
+        return Takeover(person, worlds.spec, normalizer)
     from sim.registry import entry
 
     if not entry(recipe.task).has_expert:
         raise InputError(f"training.takeover.source=expert: task {recipe.task!r} ships no scripted expert")
-    return Takeover(ExpertIntervention(worlds, config, recipe.seed), worlds.spec)
+    return Takeover(ExpertIntervention(worlds, config, recipe.seed), worlds.spec, normalizer)

@@ -46,6 +46,7 @@ class JudgedWorlds:
         self.worlds, self.judge, self.spec = worlds, judge, shown or worlds.spec
         self.task, self.suite_version = worlds.task, worlds.suite_version
         self.num_worlds, self.max_episode_steps = worlds.num_worlds, worlds.max_episode_steps
+        self.randomizer = getattr(worlds, "randomizer", None)  # its curriculum goes on with the run
         self.counts: Counter[str] = Counter()
         self._seeds, self._episode = np.zeros(self.num_worlds, np.int64), np.zeros(self.num_worlds, np.int64)
         self._succeeded = np.zeros(self.num_worlds, bool)  # in this episode, as the world says

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -46,6 +47,10 @@ def cut_power() -> None:
     raise Power
 
 
+HARDER = {
+    "model": {"gravity.z": {"scale": [0.5, 8.0]}, "mass:pole": {"scale": [0.2, 5.0]}},
+    "curriculum": {"level": 0.5, "window": 2, "step": 0.1, "raise_above": 0.6, "lower_below": 0.5},
+}
 RUNS: dict[str, dict[str, Any]] = {
     "memory": {},
     "memory wrapped": {"replay": {"capacity": 50, "n_step": 2}},
@@ -53,6 +58,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "prioritized": {"replay": {"sampling": "prioritized", "capacity": 60}, "normalize_observations": True},
     "prioritized on disk": {"replay": {"sampling": "prioritized", "place": "disk"}},
     "fractional": {"worlds": 3, "update_ratio": 0.3},
+    "curriculum": {"env": {"max_episode_steps": 8, "randomize": HARDER}},
+    "curriculum, judged": {"env": {"max_episode_steps": 8, "randomize": HARDER}, "reward": {"sparse": True}},
 }
 
 
@@ -149,3 +156,20 @@ def test_a_state_without_its_replay_is_refused(tmp_path, monkeypatch):
         file.unlink()
     with pytest.raises(InputError, match="steps 0 to 40 are not all there; begin anew with --fresh"):
         train(wanted)
+
+
+def test_a_run_with_actors_is_not_gone_on_with_in_one_process(tmp_path):
+    wanted = recipe(tmp_path / "run", steps=80)
+    with contextlib.closing(off_policy.open_worlds(wanted, 2)) as env, off_policy.opened(wanted, env.spec, 16, progress=False) as session:
+        parts = off_policy.begin(session, env, progress=False)
+        session.step = 40
+        session.save(parts.learner.parts(), {"actor_rows": [20]})
+    with pytest.raises(InputError, match="this run was begun with 1 actors; go on so, or begin anew with --fresh"):
+        train(wanted)
+
+
+def test_several_processes_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="algo 'sac': an off-policy rule learns in one process; leave out --processes"):
+        train(recipe(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from policies.noise import row_keys
+from policies.normalize import Normalizer
 from policies.spec import InputError
 from robopolicy.data.dataset import Dataset
 from robopolicy.training.off_policy import train
@@ -44,6 +46,19 @@ def opened(path: Path | str, notes: list[str] | None = None, **changes: Any) -> 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
     return Dataset.open(demonstrations())
+
+
+def test_demonstrated_actions_are_in_the_units_of_the_policy_that_learns(data):
+    """A policy that came with its own normaliser acts in its own units: what was demonstrated must mean the same robot command."""
+    dim = data.field("action").shape[1]
+    own = Normalizer.fit({"action": {"min": np.full(dim, -0.5), "max": np.full(dim, 0.1)}}, {"action": "min_max"})
+    wanted = recipe(Path("unused"), task="two-route", env={"max_episode_steps": None}, demonstrations={"path": str(data.path)})
+    with contextlib.closing(open_worlds(wanted, 1)) as env:
+        replay = open_demonstrated(wanted, env.spec, False, lambda text: None, own)
+    assert replay is not None
+    batch = replay.sample(row_keys(0, np.arange(500)))
+    commands = own.unnormalize("action", batch.action).numpy()
+    np.testing.assert_allclose(commands, data.field("action")[batch.index.numpy()].clip(-0.5, 0.1), atol=1e-6)
 
 
 @pytest.mark.parametrize("reward", [{}, {"sparse": True}])

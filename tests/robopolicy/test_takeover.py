@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from policies import registry
-from policies.normalize import limits_normalizer
+from policies.normalize import Normalizer, limits_normalizer
 from policies.spec import InputError
 from real.operator import OperatorChannel, OperatorClient
 from robopolicy.algos.sac import Sac, SacConfig
@@ -169,3 +169,22 @@ def test_the_recipe_says_who_may_take_over(tmp_path):
     found = open_takeover(recipe("arm/reach", 1, "operator", tmp_path), PointWorlds(1))
     assert found is not None and (tmp_path / "operator.json").is_file()
     found.close()
+
+
+def test_who_takes_over_of_a_policy_with_units_of_its_own_commands_what_they_meant():
+    worlds = PointWorlds(1)
+
+    class Person:
+        def poll(self, obs):
+            return np.ones(1, bool), np.array([[0.25, -0.5]], np.float32)
+
+        def ended(self, worlds):
+            return
+
+        def close(self):
+            return
+
+    own = Normalizer.fit({"action": {"min": np.array([-0.5, -1.0]), "max": np.array([1.0, 0.0])}}, {"action": "min_max"})
+    action, taken = Takeover(Person(), worlds.spec, own).apply(worlds.reset(np.zeros(1, np.int64)), np.zeros((1, 2), np.float32))
+    assert taken.tolist() == [True]
+    np.testing.assert_allclose(own.unnormalize("action", torch.from_numpy(action)).numpy(), [[0.25, -0.5]], atol=1e-6)

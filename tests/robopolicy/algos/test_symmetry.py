@@ -188,3 +188,14 @@ def test_declared_mirrors_fit_their_worlds():
         state = torch.from_numpy(np.array(world.reset(np.arange(2))["observation.state"]))
         assert torch.equal(mirror.field("observation.state", mirror.field("observation.state", state)), state)
         world.close()
+
+
+def test_a_policy_whose_own_units_are_lopsided_is_refused():
+    """One that came with its own normaliser: mirroring what it says would not mirror what the robot does."""
+    normalizer = uneven_normalizer(SPEC)
+    offset = torch.tensor([0.0, 0.3, 0.75, 0.75])
+    normalizer.refit("action", offset, torch.tensor([1.0, 1.0, 1.25, 1.25]))
+    policy = registry.create("gaussian", GaussianConfig(hidden=[16]), SPEC, normalizer)
+    assert isinstance(policy, GaussianPolicy)
+    with pytest.raises(InputError, match="limits of actions 'l_hip' and 'r_hip' are not mirror images"):
+        Symmetry(SymmetryConfig(), MIRROR, SPEC, policy, {"policy": (policy.encoder.states, policy.normalizer)})
