@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import signal
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,21 @@ def recipe(output: Path, /, **changes: Any) -> TrialRecipe:
     return recipe_from_dict(values, "test")
 
 
-def _train(values: dict[str, Any], log: str) -> None:
+def _train(values: dict[str, Any], log: str, killed_at: int | None) -> None:
     with Path(log).open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         from robopolicy.training.off_policy import train
+        from robopolicy.training.off_policy_actor import Actor
+
+        whole = Actor.step
+
+        def step(self: Actor, cut: bool = False) -> Any:
+            if self.steps == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return whole(self, cut)
+
+        Actor.step = step  # type: ignore[method-assign]
 
         train(recipe_from_dict(values, "test"), progress=False)
         os._exit(0)
@@ -96,11 +107,11 @@ def _context() -> Any:
     return context
 
 
-def start(recipe: TrialRecipe) -> BaseProcess:
-    """Train in a process of its own; what it prints goes to ``OUTPUT.txt`` beside the run."""
+def start(recipe: TrialRecipe, killed_at: int | None = None) -> BaseProcess:
+    """Train in a process of its own, which kills itself after so many control steps; what it prints goes to ``OUTPUT.txt`` beside the run."""
     log = Path(f"{recipe.output}.txt")
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = _context().Process(target=_train, args=(recipe.to_dict(), str(log)), daemon=True)
+    process = _context().Process(target=_train, args=(recipe.to_dict(), str(log), killed_at), daemon=True)
     process.start()
     return process
 

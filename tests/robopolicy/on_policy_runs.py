@@ -93,10 +93,12 @@ def parts(env: BatchEnv, config: OnPolicyTraining, policy: dict[str, Any] | None
     return Collector(env, actor, sights, rule, config.rollout, seed, worlds, config.random_start, processes), updater
 
 
-def _train(values: dict[str, Any], log: str) -> None:
+def _train(values: dict[str, Any], log: str, sent: tuple[int, int] | None) -> None:
     with Path(log).open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+        if sent is not None:
+            _signal_at(*sent)
         from robopolicy.training.trial import train
 
         try:
@@ -109,6 +111,18 @@ def _train(values: dict[str, Any], log: str) -> None:
         os._exit(0)  # no clean-up that a real process would not get either
 
 
+def _signal_at(iteration: int, number: int) -> None:
+    """Let this process signal itself in the middle of that iteration, whatever else the machine has to do."""
+    whole = Collector.collect
+
+    def collect(self: Collector, this: int) -> Any:
+        if this == iteration:
+            os.kill(os.getpid(), number)
+        return whole(self, this)
+
+    Collector.collect = collect  # type: ignore[method-assign]
+
+
 @functools.cache
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver")  # processes begin with the imports done, and without our threads
@@ -116,11 +130,11 @@ def _context() -> Any:
     return context
 
 
-def start(wanted: TrialRecipe) -> BaseProcess:
-    """Train in a process of its own; what it prints goes to ``OUTPUT.txt`` beside the run."""
+def start(wanted: TrialRecipe, sent: tuple[int, int] | None = None) -> BaseProcess:
+    """Train in a process of its own; what it prints goes to ``OUTPUT.txt`` beside the run. ``sent``: in which iteration it gets which signal."""
     log = Path(f"{wanted.output}.txt")
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = _context().Process(target=_train, args=(wanted.to_dict(), str(log)), daemon=True)
+    process = _context().Process(target=_train, args=(wanted.to_dict(), str(log), sent), daemon=True)
     process.start()
     return process
 

@@ -25,7 +25,8 @@ SAC = {"type": "sac", "hidden": [16, 16], "activation": "relu"}
 
 
 def recipe(output: Path, **changes: Any) -> Any:
-    training = {"steps": 2000, "worlds": 2, "random_steps": 200, "batch_size": 16, "update_ratio": 0.1, "checkpoint_every": 500, "log_every": 250}
+    """Return one whose learner has so much to do that nobody is done before a test has looked: actors go 600 steps ahead, then at its pace."""
+    training = {"steps": 2000, "worlds": 2, "random_steps": 200, "batch_size": 16, "update_ratio": 0.5, "checkpoint_every": 500, "log_every": 250}
     training |= {"threads": 1, **changes}
     values = {"task": "classic/cartpole", "seed": 5, "output": str(output), "algo": SAC, "policy": {"hidden": [16]}, "training": training}
     return recipe_from_dict(values, "test")
@@ -153,23 +154,28 @@ def test_actor_and_learner_survive_each_others_death(tmp_path: Path, record_prop
     assert len(np.unique(flat, axis=0)) == len(flat)  # nothing came twice
     assert run.status()["control_steps"] == len(rows) >= 1000 and run.status()["learner"] == "done"  # and nothing is missing in between
     train = list(read_log(Path(run.recipe.output), "train"))
-    assert train[-1]["env_steps"] == 2000 and train[-1]["updates"] == 180 and train[-1]["received"] >= 2000
+    assert train[-1]["env_steps"] == 2000 and train[-1]["updates"] == 900 and train[-1]["received"] >= 2000
     assert "is back" in run.lines("0")
     assert (Path(run.recipe.output) / "checkpoints/step_002000/manifest.json").is_file()
 
 
 def test_two_actors_share_a_run_and_the_update_ratio_is_kept(tmp_path: Path) -> None:
-    run = Run(tmp_path, actors=2, steps=1200, normalize_observations=True, update_ratio=0.05)
+    run = Run(tmp_path, actors=2, steps=1200, normalize_observations=True)
     try:
         run.start("learner")
+        learner = run.processes["learner"].pid
+        assert learner is not None
+        os.kill(learner, signal.SIGSTOP)  # until both actors are there: one alone could do it all
         run.start("0")
         run.start("1")
+        run.until(lambda: all(Path(f"{run.recipe.output}-actors/{actor:03d}").is_dir() for actor in range(2)), "both actors look for the learner")
+        os.kill(learner, signal.SIGCONT)
         run.finish("learner", "0", "1")
     finally:
         run.stop()
     assert run.kept(0) > 50 and run.kept(1) > 50 and 2 * (run.kept(0) + run.kept(1)) >= 1200
     last = list(read_log(Path(run.recipe.output), "train"))[-1]
-    assert last["updates"] == 50 and last["episodes"] >= 0 and last["actors_taken"] == run.kept(0) + run.kept(1)
+    assert last["updates"] == 500 and last["episodes"] >= 0 and last["actors_taken"] == run.kept(0) + run.kept(1)
     for row in read_log(Path(run.recipe.output), "train"):
         assert row["env_steps"] <= row["received"] <= row["env_steps"] + 600 + 2 * 2 * 64
 

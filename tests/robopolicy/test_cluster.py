@@ -24,18 +24,26 @@ from tests.require import require
 from tests.robopolicy.small_runs import demonstrations, recipe
 
 ROOT = Path(__file__).parents[2]
+MARK = "ROBOPOLICY_TEST_CLUSTER"  # in the environment of what a test starts
+
+
+@pytest.fixture(scope="module", autouse=True)
+def marked() -> Iterator[None]:
+    os.environ[MARK] = str(os.getpid())
+    yield
+    del os.environ[MARK]
 
 
 def ray_processes() -> set[int]:
-    """Processes of a cluster that this process, or a child of it, started."""
+    """Processes of a cluster that this process, or a child of it, started: not those of tests beside this one."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                command, environment = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
             except OSError:
                 continue
-            if b"robopolicy-ray-" in command:
+            if b"robopolicy-ray-" in command and f"{MARK}={os.getpid()}".encode() in environment.split(b"\0"):
                 found.add(int(entry.name))
     return found
 
@@ -49,10 +57,11 @@ def gone(before: set[int]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(marked: None) -> Iterator[Cluster]:
     require("ray")
     before = ray_processes()
     with opened(2) as made:
+        assert ray_processes() > before
         yield made
     assert gone(before)  # nothing is left behind
     assert not (Path(os.environ["HOME"]) / ".ray").exists()  # no token, no statistics
