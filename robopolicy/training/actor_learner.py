@@ -34,7 +34,7 @@ from robopolicy.training.actor_learner_wire import Arrays, Layout
 from robopolicy.training.imitation import TrainResult
 from robopolicy.training.off_policy import evaluate
 from robopolicy.training.off_policy_actor import Experience
-from robopolicy.training.off_policy_learner import Learner
+from robopolicy.training.off_policy_learner import Learner, require_learnable
 from robopolicy.training.replay_demonstrations import open_demonstrated
 from robopolicy.training.schedule import step_seed
 from robopolicy.training.trial_session import TrialSession, opened
@@ -136,6 +136,8 @@ def learn(
     """
     require_asynchronous(recipe)
     training: Any = recipe.training
+    kind: Any = rule_class(recipe.algo_type)
+    require_learnable(kind, training, training.normalize_observations and recipe.init is None)
     with contextlib.closing(open_worlds(recipe, 1)) as world:
         spec = world.spec
     with opened(recipe, spec, training.batch_size, progress, resume, note) as session:

@@ -24,7 +24,7 @@ from robopolicy.training.imitation import TrainResult
 from robopolicy.training.launch import launched
 from robopolicy.training.off_policy_actor import Actor
 from robopolicy.training.off_policy_config import OffPolicyTraining
-from robopolicy.training.off_policy_learner import Learner
+from robopolicy.training.off_policy_learner import Learner, require_learnable
 from robopolicy.training.replay import Replay
 from robopolicy.training.replay_demonstrations import open_demonstrated
 from robopolicy.training.replay_segments import Segments
@@ -47,6 +47,8 @@ def train(recipe: TrialRecipe, progress: bool = True, resume: Literal["auto", "n
     training: Any = recipe.training
     if launched():
         raise InputError(f"algo {recipe.algo_type!r}: an off-policy rule learns in one process; leave out --processes, or collect with --actors")
+    kind: Any = rule_class(recipe.algo_type)
+    require_learnable(kind, training, training.normalize_observations and recipe.init is None)  # before anything is written
     if training.resets.type == "backward":
         return importlib.import_module("robopolicy.training.forward_backward").train(recipe, progress=progress, resume=resume, note=note)
     with contextlib.closing(open_worlds(recipe, training.worlds)) as env, opened(recipe, env.spec, training.batch_size, progress, resume, note) as session:
@@ -231,6 +233,3 @@ def _warn(session: TrialSession, env: BatchEnv, parts: Parts) -> None:
         )
     if training.random_steps >= training.steps:
         session.note(f"training.random_steps={training.random_steps} are not over after training.steps={training.steps}: nothing is learnt")
-    shown = training.demonstrations
-    if shown.path is None and (shown.episodes or shown.collect):
-        raise InputError("training.demonstrations: episodes or collect are given, but no path")

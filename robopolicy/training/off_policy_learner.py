@@ -50,11 +50,7 @@ class Learner:
         self._demonstrated = round(training.demonstrations.share * training.batch_size)
         self._pieces = None if demonstrations is None else Pieces(demonstrations)
         self._sums: dict[str, tuple[torch.Tensor, int]] = {}
-        if training.replay.chunk > 1 and not getattr(rule, "chunks", False):
-            name = type(rule).__module__.rpartition(".")[2]
-            raise InputError(f"training.replay.chunk={training.replay.chunk}: algo {name!r} learns single actions: expected 1")
-        if normalize and not training.random_steps:
-            raise InputError("training.normalize_observations=true needs random steps to measure: expected training.random_steps above 0, found 0")
+        require_learnable(type(rule), training, normalize)
 
     def take(self, experience: Experience) -> None:
         """Remember one control step; where somebody took over, among the demonstrations too."""
@@ -143,6 +139,18 @@ class Learner:
             keys = row_keys(self.seed, _DEMONSTRATED, numbers, np.arange(shown))
             sides.append([_foreign(batch) for batch in self.demonstrations.sample_several(keys)])
         return [_moved(joined(parts), self.device) for parts in zip(*sides, strict=True)]
+
+
+def require_learnable(kind: type[OffPolicyRule], training: OffPolicyTraining, normalize: bool) -> None:
+    """Raise InputError, one line, if the settings contradict each other or the rule ``kind``."""
+    shown = training.demonstrations
+    if training.replay.chunk > 1 and not getattr(kind, "chunks", False):
+        name = kind.__module__.rpartition(".")[2]
+        raise InputError(f"training.replay.chunk={training.replay.chunk}: algo {name!r} learns single actions: expected 1")
+    if normalize and not training.random_steps:
+        raise InputError("training.normalize_observations=true needs random steps to measure: expected training.random_steps above 0, found 0")
+    if shown.path is None and (shown.episodes or shown.collect):
+        raise InputError("training.demonstrations: episodes or collect are given, but no path")
 
 
 def _foreign(batch: Transitions) -> Transitions:

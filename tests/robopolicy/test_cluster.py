@@ -20,6 +20,7 @@ from robopolicy.data.collect import collect
 from robopolicy.evaluation.rollout import evaluate
 from robopolicy.evaluation.workers import WorkerCrash
 from robopolicy.sweep import cells_of, run_sweep
+from sim.env import BatchEnv
 from tests.require import require
 from tests.robopolicy.small_runs import demonstrations, recipe
 
@@ -117,11 +118,11 @@ def test_evaluation_has_the_same_bits(cluster: Cluster, tmp_path: Path) -> None:
     here = evaluate(str(trained.checkpoint), "two-route", **settings)
     there = evaluate(str(trained.checkpoint), "two-route", cluster=cluster, **settings)
     assert there.episodes == here.episodes and len(here.episodes) == 7
-    with pytest.raises(WorkerCrash, match="failed over 0"):
+    with pytest.raises(WorkerCrash, match=r"failed over [012]: RuntimeError: no such world"):  # whichever block is first
         evaluate("expert", _broken_on_reset, cluster=cluster, **{**settings, "env": None})
 
 
-def _broken_on_reset(num_worlds: int) -> object:
+def _broken_on_reset(num_worlds: int) -> BatchEnv:
     from sim.registry import make
 
     env = make("two-route", num_worlds)

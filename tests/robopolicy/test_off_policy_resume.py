@@ -169,3 +169,17 @@ def test_several_processes_are_refused_before_anything_is_written(tmp_path, monk
     with pytest.raises(InputError, match="algo 'sac': an off-policy rule learns in one process; leave out --processes"):
         train(recipe(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"replay": {"chunk": 4}}, "algo 'sac' learns single actions: expected 1"),
+        ({"normalize_observations": True, "random_steps": 0}, "needs random steps to measure"),
+        ({"demonstrations": {"collect": 3}}, "episodes or collect are given, but no path"),
+    ],
+)
+def test_a_mistake_leaves_no_run_behind_that_the_corrected_command_would_trip_over(tmp_path, changes, words):
+    with pytest.raises(InputError, match=words):
+        train(recipe(tmp_path / "run", steps=60, **changes))
+    assert train(recipe(tmp_path / "run", steps=60)).steps == 60
