@@ -8,6 +8,7 @@ killed goes on from its newest mark in a world that stands where it was left (a 
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -170,7 +171,11 @@ def _log(session: TrialSession, both: tuple[Learning, Learning]) -> None:
     for prefix, one in zip(("", "backward_"), both, strict=True):
         episodes = one.actor.finished()
         number = len(episodes)
-        own: dict[str, Any] = {"episodes": number, **one.learner.metrics(), "updates": one.learner.due(one.actor.steps), "done": one.half.metrics()["done"]}
+        losses = one.learner.metrics()
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                session.diverged(f"{prefix}{name} is {value}")
+        own: dict[str, Any] = {"episodes": number, **losses, "updates": one.learner.due(one.actor.steps), "done": one.half.metrics()["done"]}
         for name, of in (("return", "return_"), ("length", "length"), ("success", "success")):
             own[name] = sum(getattr(episode, of) for episode in episodes) / number if number else None
         own |= getattr(one.actor.take_over, "metrics", dict)()

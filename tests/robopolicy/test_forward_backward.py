@@ -13,6 +13,7 @@ from robopolicy.recipe import recipe_from_dict
 from robopolicy.training import forward_backward
 from robopolicy.training.log import read_log
 from robopolicy.training.run_folder import find_checkpoint
+from robopolicy.training.session import TrainingDiverged
 from robopolicy.training.unreset_world import Half, UnresetWorld, back_at_start
 from tests.robopolicy.point_world import REACHED, PointWorlds
 
@@ -109,6 +110,21 @@ def test_a_run_that_was_stopped_goes_on_from_its_mark(tmp_path, monkeypatch):
     assert (result.resumed_from, result.steps, saved, worlds.resets) == (40, 80, [40, 80], 1)
     last = list(read_log(result.run, "train"))[-1]
     assert last["updates"] + last["backward_updates"] == 80 - 2 * 20  # of both, each after its own random steps
+
+
+def test_a_direction_that_diverges_is_named_and_nothing_of_it_is_kept(tmp_path, monkeypatch):
+    asked = recipe(tmp_path / "run", 80, random_steps=20, checkpoint_every=40, log_every=20)
+    metrics, calls = forward_backward.Learner.metrics, []
+
+    def diverged(self):
+        calls.append(self)
+        return {**metrics(self), **({"critic_loss": float("nan")} if len(calls) == 2 else {})}
+
+    monkeypatch.setattr(forward_backward.Learner, "metrics", diverged)
+    _, shared = world()
+    with pytest.raises(TrainingDiverged, match="backward_critic_loss is nan"):
+        forward_backward.train_in(asked, shared, forward_backward.halves(asked, shared), progress=False)
+    assert not (tmp_path / "run" / "backward").exists()
 
 
 def test_what_cannot_be_is_said(tmp_path):
