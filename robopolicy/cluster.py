@@ -59,8 +59,8 @@ def opened(workers: int, address: str | None = None) -> Iterator[Cluster]:
         InputError: if Ray is not installed, or there is no cluster at the address.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
+    ray = _imported(guarded=address is None)  # first: without it no folder is made
     folder = None if address else Path(tempfile.mkdtemp(prefix="robopolicy-ray-", dir="/tmp" if Path("/tmp").is_dir() else None))
-    ray = _imported(guarded=address is None)
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR, "namespace": f"robopolicy-{os.getpid()}"}
     place: dict[str, Any] = {"address": address} if address else {
         "address": "local", "num_cpus": workers, "include_dashboard": False, "object_store_memory": _STORE_BYTES,

@@ -178,3 +178,12 @@ def test_the_command_starts_a_cluster_and_says_nothing_of_it(tmp_path: Path) -> 
     (found,) = json.loads(done.stdout)["evaluations"]
     assert len(found["episodes"]) == 3
     assert gone(before)
+
+
+def test_without_ray_no_folder_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("robopolicy.cluster.tempfile.mkdtemp", lambda *args, **how: made.append("a folder") or str(ROOT))
+    with pytest.raises(InputError, match="not installed"), opened(1):
+        pass
+    assert not made
