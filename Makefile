@@ -20,7 +20,7 @@ endif
 TORCH_INDEX ?=
 ARGS ?=
 WORKERS ?= logical --maxprocesses 4
-EXTRAS := sim,bullet,warp,train,video,convert,export,teleop,ray,dev
+EXTRAS := sim,bullet,warp,train,video,convert,export,ros,teleop,ray,dev
 
 , := ,
 BIN := $(VENV)/bin

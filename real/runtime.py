@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
 from policies.spec import InputError
+from real.beside import Goals, Operator, StepRecorder, Teleoperator, Watcher
 from real.drive_handle import DriveHandle
 from real.levels import Command, JointLevel, make_level
 from real.plans import PolicyLevel
@@ -63,46 +63,6 @@ class RuntimeOptions:
     shadow: bool = False
 
 
-class Watcher(Protocol):
-    """What is told of every tick (``real.telemetry``); it never waits."""
-
-    def tick(self, values: Mapping[str, object]) -> None:
-        """Take the numbers of a tick."""
-        ...
-
-    def observation(self, fields: Mapping[str, np.ndarray], capture_ns: Mapping[str, int]) -> None:
-        """Take an observation, name -> (*shape)."""
-        ...
-
-    def event(self, kind: str, cause: str, before: np.ndarray | None = None, after: np.ndarray | None = None) -> None:
-        """Take an intervention or a change of state; ``before`` and ``after`` are commands (Da,)."""
-        ...
-
-
-class Operator(Protocol):
-    """What a person at the robot wants (``real.operator``)."""
-
-    speed: float
-
-    def poll(self) -> Sequence[tuple[str, float]]:
-        """Return what was asked since the last time: ``hold``, ``resume``, ``stop``, ``deadman`` or ``speed``, with its number."""
-        ...
-
-
-class Goals(Protocol):
-    """The level above the policy (``real.planner``).
-
-    Attributes:
-        field: The goal field that it gives; the robot need not observe it.
-    """
-
-    field: str
-
-    def update(self, reading: Observation, now: float) -> Mapping[str, np.ndarray] | None:
-        """Return the goal fields (*shape) that stand now; None: there is no sub-goal, the robot holds. Never waits, but in lock-step."""
-        ...
-
-
 class Runtime:
     """Closes the loop between one robot and one policy.
 
@@ -114,6 +74,8 @@ class Runtime:
         watcher: Told of every tick and event.
         operator: Asked every tick what the operator wants.
         planner: Gives the goal fields of the observation.
+        teleoperator: Asked at every policy step whether a person acts in the policy's place.
+        recorder: Given every policy step that was executed.
 
     Attributes:
         states: ``idle``, ``active``, ``hold`` or ``stopped``, and the cause.
@@ -128,6 +90,7 @@ class Runtime:
     def __init__(
         self, robot: DriveHandle, policy: AsyncPolicy, options: RuntimeOptions = RuntimeOptions(), *, clock: Callable[[], float] = time.monotonic,
         watcher: Watcher | None = None, operator: Operator | None = None, planner: Goals | None = None,
+        teleoperator: Teleoperator | None = None, recorder: StepRecorder | None = None,
     ) -> None:  # fmt: skip
         info = robot.info
         given = () if planner is None else (planner.field,)
@@ -141,6 +104,8 @@ class Runtime:
             raise InputError(f"speed {options.speed:g}: robot {info.name!r} declares no limits of motion, so it cannot be slowed down")
         self.speed = self._asked_speed = options.speed
         self._clock, self._watcher, self._operator, self._planner = clock, watcher, operator, planner
+        self._teleoperator, self._recorder = teleoperator, recorder
+        self._taken = False  # a person chose the action being executed
         self._episode: EpisodeRecord | None = None
         self._finished = False  # the present episode has been recorded
         self._held_by_operator = False
@@ -167,9 +132,12 @@ class Runtime:
         self._observe(reading)
         if self.options.shadow:
             reading = self._compare(reading)
-        action = self._next_action(reading)
+        due = self.level.due
+        action = self._chosen(reading, self._next_action(reading))
         command = self.level.step(action, reading, self._speed())
         self._send(command, reading)
+        if self._recorder is not None and due and action is not None and command is not None:
+            self._recorder.step(reading, action, self._taken)
 
     def run(self, *, seconds: float | None = None, episodes: int | None = None, stopped: Callable[[], bool] = lambda: False) -> Summary:
         """Tick until a limit is reached; the robot is held at the end.
@@ -254,6 +222,9 @@ class Runtime:
             self._finished = True
             self.plans.drop()
             self.summary.episodes.append(self._episode)
+            for beside in (self._teleoperator, self._recorder):
+                if beside is not None:
+                    beside.ended(reading)
         if self._watcher is not None and self.level.due:
             self._watcher.observation(reading.fields, reading.capture_ns)
 
@@ -304,6 +275,22 @@ class Runtime:
         if action is not None and was_still and self._distance(action, reading) > self.options.approach:
             self._approach, self._approached = action, 0
         return action
+
+    def _chosen(self, reading: Observation, action: np.ndarray | None) -> np.ndarray | None:
+        """Return what a person does in the place of the policy's ``action`` (Da,), if anybody has taken over."""
+        if self._teleoperator is None or not self.level.due or self._held(reading):
+            return action
+        by_hand = self._teleoperator.act(reading, action)
+        self._taken = by_hand is not None
+        if by_hand is None:
+            return action
+        self._approach = None
+        self.plans.drop()  # whoever gives the robot back gives it back somewhere else
+        if np.shape(by_hand) != (self.robot.spec.action.dim,) or not np.isfinite(by_hand).all():
+            self.summary.bad_actions += 1
+            self.plans.missing = "bad action"
+            return None
+        return by_hand
 
     def _held(self, reading: Observation) -> str:
         """Return why the robot may not move, whatever the policy wants; empty: it may."""
