@@ -51,20 +51,33 @@ def guarded_server(port: int) -> tuple[Any, str]:
 
 def admission(key: str, answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Return a ``process_request`` of the websockets library that lets ``answer`` speak to those who have ``key`` only."""
-    name = f"robopolicy-{key[:6]}"
 
     def process_request(connection: Any, request: Any) -> Any:
-        given = parse_qs(urlsplit(request.path).query).get("key", [""])[0]
-        if not _same(given, key) and not _same(_cookie(request.headers.get_all("Cookie"), name), key):
+        if not shows_key(request, key):
             return connection.respond(HTTPStatus.FORBIDDEN, "This page is opened with the key in its address, which `robopolicy page` prints.\n")
         response = answer(connection, request)
         if response is not None:
-            response.headers["Set-Cookie"] = f"{name}={key}; HttpOnly; SameSite=Strict; Path=/"
+            response.headers["Set-Cookie"] = key_cookie(key)
             response.headers["X-Frame-Options"] = "DENY"  # nobody lays another page over the buttons
             response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
     return process_request
+
+
+def shows_key(request: Any, key: str) -> bool:
+    """Whether a request of the websockets library has ``key`` in its address or in the cookie of :func:`key_cookie`."""
+    given = parse_qs(urlsplit(request.path).query).get("key", [""])[0]
+    return _same(given, key) or _same(_cookie(request.headers.get_all("Cookie"), _name(key)), key)
+
+
+def key_cookie(key: str) -> str:
+    """Return the header ``Set-Cookie`` that lets a browser keep ``key`` until it is closed."""
+    return f"{_name(key)}={key}; HttpOnly; SameSite=Strict; Path=/"
+
+
+def _name(key: str) -> str:
+    return f"robopolicy-{key[:6]}"
 
 
 def _cookie(headers: list[str], name: str) -> str:
