@@ -15,6 +15,7 @@ import numpy as np
 
 from policies.spec import InputError, Spec
 from robopolicy.training.off_policy_config import RewardConfig
+from robopolicy.training.reward_record import EpisodeRecord
 from sim.env import BatchEnv, Observation, StepResult
 from sim.episodes import hashed
 
@@ -32,6 +33,7 @@ class JudgedWorlds:
         worlds: Without auto-reset; closed with this.
         judge: Who has succeeded, from what the worlds show; None: as they report themselves.
         shown: Observation fields that are passed on; the others are for the judge alone. None: all.
+        record: Where all episodes are kept with what is true of them; closed with this. None: nowhere.
 
     Attributes:
         counts: Episodes in all, ``judged`` ended by the judge, ``wrong`` of these without the world's success at that step, and
@@ -40,21 +42,24 @@ class JudgedWorlds:
 
     autoreset = True
 
-    def __init__(self, worlds: BatchEnv, judge: Judge | None = None, shown: Spec | None = None) -> None:
+    def __init__(self, worlds: BatchEnv, judge: Judge | None = None, shown: Spec | None = None, record: EpisodeRecord | None = None) -> None:
         if worlds.autoreset:
             raise ValueError("judged worlds need worlds without auto-reset")
-        self.worlds, self.judge, self.spec = worlds, judge, shown or worlds.spec
+        self.worlds, self.judge, self.spec, self.record = worlds, judge, shown or worlds.spec, record
         self.task, self.suite_version = worlds.task, worlds.suite_version
         self.num_worlds, self.max_episode_steps = worlds.num_worlds, worlds.max_episode_steps
         self.randomizer = getattr(worlds, "randomizer", None)  # its curriculum goes on with the run
         self.counts: Counter[str] = Counter()
         self._seeds, self._episode = np.zeros(self.num_worlds, np.int64), np.zeros(self.num_worlds, np.int64)
         self._succeeded = np.zeros(self.num_worlds, bool)  # in this episode, as the world says
+        self._seen: Observation = {}
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> Observation:
         """See ``sim.env.BatchEnv.reset``."""
         chosen = np.ones(self.num_worlds, bool) if mask is None else np.asarray(mask, bool)
-        obs = self.worlds.reset(seeds, chosen)
+        obs = self._acted_on(self.worlds.reset(seeds, chosen))
+        if self.record is not None:
+            self.record.begin(chosen)
         self._seeds[chosen], self._episode[chosen], self._succeeded[chosen] = np.asarray(seeds)[chosen], 0, False
         return self._shown(obs)
 
@@ -66,17 +71,20 @@ class JudgedWorlds:
         terminated = found.terminated | judged
         truncated = found.truncated & ~terminated
         self._succeeded |= true
-        self._count(terminated | truncated, judged, true)
+        ended = terminated | truncated
+        self._count(ended, judged, true)
+        if self.record is not None:
+            self.record.add(self._seen, np.asarray(action), true, found.next_obs, ended)
+            self._acted_on(found.next_obs)
         next_obs = self._shown(found.next_obs)
         info = {**found.info, "judged": judged}
         result = StepResult(next_obs, next_obs, judged.astype(np.float32), terminated, truncated, info)
-        ended = terminated | truncated
         if ended.any():
             result.next_obs = {name: array.copy() for name, array in next_obs.items()}  # the worlds may use theirs again
             self._episode[ended] += 1
             self._succeeded[ended] = False
             seeds = hashed(self._seeds, np.arange(self.num_worlds), self._episode)
-            result.obs = self._shown(self.worlds.reset(seeds, ended))
+            result.obs = self._shown(self._acted_on(self.worlds.reset(seeds, ended)))
         return result
 
     def metrics(self) -> dict[str, float]:
@@ -98,7 +106,15 @@ class JudgedWorlds:
 
     def close(self) -> None:
         """See ``sim.env.BatchEnv.close``."""
+        if self.record is not None:
+            self.record.close()
         self.worlds.close()
+
+    def _acted_on(self, obs: Observation) -> Observation:
+        """Keep what the next action is chosen from, cameras included, if it is recorded."""
+        if self.record is not None:
+            self._seen = {name: array.copy() for name, array in obs.items()}
+        return obs
 
     def _shown(self, obs: Mapping[str, np.ndarray]) -> Observation:
         return {name: obs[name] for name in self.spec.observation.fields}
@@ -140,7 +156,10 @@ def open_worlds(recipe: TrialRecipe, num_worlds: int) -> BatchEnv:
         return open_robot_worlds(recipe, robot)
     if not reward_of(recipe).judged:
         return make(recipe.task, num_worlds, autoreset=True, **recipe.env.options())
-    return JudgedWorlds(*unjudged(recipe, num_worlds))
+    worlds, judge, shown = unjudged(recipe, num_worlds)
+    path = reward_of(recipe).record
+    record = None if path is None else EpisodeRecord(recipe.filled(path), worlds.spec, recipe.task, num_worlds)
+    return JudgedWorlds(worlds, judge, shown, record)
 
 
 def reward_of(recipe: TrialRecipe) -> RewardConfig:

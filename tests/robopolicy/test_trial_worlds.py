@@ -7,9 +7,12 @@ import pytest
 
 from policies.networks.encoders import ImageConfig
 from policies.spec import InputError
+from robopolicy.data.dataset import Dataset
 from robopolicy.recipe import recipe_from_dict
 from robopolicy.training.off_policy_config import RewardConfig
+from robopolicy.training.reward_classifier import labelled
 from robopolicy.training.reward_model import ClassifierConfig, RewardClassifier, save_classifier
+from robopolicy.training.reward_record import EpisodeRecord
 from robopolicy.training.trial_worlds import JudgedWorlds, demonstrated_rewards, open_worlds
 from sim.env import BatchEnv
 from sim.episodes import hashed
@@ -137,3 +140,26 @@ def test_a_classifier_of_another_camera_is_refused(tmp_path):
         open_worlds(recipe({"classifier": str(folder)}), 1)
     with pytest.raises(InputError, match="robopolicy reward"):
         open_worlds(recipe({"classifier": str(tmp_path)}), 1)
+
+
+def test_what_happened_is_recorded_with_the_truth(tmp_path):
+    """Every whole episode, cameras and final picture included; a false claim's last frame is no success, a true one's is."""
+
+    def claims_early(obs):
+        return np.linalg.norm(obs["observation.state"] - obs["observation.environment_state"], axis=1) < np.array([3 * REACHED, REACHED])
+
+    points = PointWorlds(2, images=True, steps=25)
+    shown = points.spec.subset(["observation.state", "observation.environment_state"])
+    worlds = JudgedWorlds(points, claims_early, shown, EpisodeRecord(tmp_path / "claims", points.spec, "test/point", 2))
+    results = [result for _, result in run(worlds, 40)]
+    worlds.close()
+    found = Dataset.open(tmp_path / "claims")
+    ended = np.stack([r.terminated | r.truncated for r in results])
+    assert found.num_episodes == ended.sum() == worlds.counts["episodes"] > 4
+    assert found.num_frames == sum(int(np.flatnonzero(ended[:, w]).max()) + 1 + int(ended[:, w].sum()) for w in range(2))  # a frame more an episode
+    frames = labelled(found)
+    last = found.episode_starts[1:] - 1
+    state, goal = (np.asarray(found.field(name)) for name in ("observation.state", "observation.environment_state"))
+    assert np.array_equal(frames.label[last], np.linalg.norm(state[last] - goal[last], axis=1) < REACHED)
+    assert frames.label[last].any() and not frames.label[last].all()
+    assert set(frames.images(last)) == {CAMERA}
