@@ -329,6 +329,7 @@ class Drive:
             offered = None if cause else offered
         cause = cause or self._refused or "silent"
         self._refused, command, state = "", None, "holding"
+        before = self.motion.reference
         if offered is not None:
             state, cause, command = "active", "", self.motion.accept(*offered)
             self.counts.commands += 1
@@ -337,11 +338,19 @@ class Drive:
             state, command = "braking", self.motion.brake(emergency=bool(self._latched))
             self.counts.brake_ticks += command is not None
         if command is not None:
-            self._driver.write(np.ascontiguousarray(command))
+            self._write(command, before)
             self._silent_since = math.inf
         else:
             state, cause = "holding", self._rest(now) or cause
         self.reading.state, self.reading.cause = state, cause
+
+    def _write(self, command: np.ndarray, before: Reference | None) -> None:
+        """Send a command (Da,), to a driver that takes it the motion from ``before`` that it stands for."""
+        write_motion, after = getattr(self._driver, "write_motion", None), self.motion.reference
+        if write_motion is not None and before is not None and after is not None:
+            write_motion(before, after)
+        else:
+            self._driver.write(np.ascontiguousarray(command))
 
     def _rest(self, now: float) -> str:
         """Hold, or request the drive's own stop once it is due. Returns what is to be said of that; empty: nothing."""
@@ -368,7 +377,7 @@ class Drive:
         before, observation = self.reading, None
         if not self._gone:
             observation = self._driver.read()
-            doubt = self.redundancy.apply(observation) if self.redundancy else ""
+            doubt = (self.redundancy.apply(observation) if self.redundancy else "") or observation.doubt
             new = anew or before.observation is None or observation.episode != before.observation.episode
             if doubt:
                 self._unsure = doubt

@@ -27,6 +27,8 @@ class Observation:
         reference: Motion commanded in that tick; None where commands are no joint positions.
         drive_state: What the drive does: ``active``, ``braking``, ``holding`` or ``stopped`` (no command is taken).
         cause: Why it is not active; empty otherwise.
+        doubt: Why the driver itself does not believe this reading, or that its commands arrive: the drive brakes and holds with
+            that cause until a reading comes without one. Empty: nothing is wrong.
     """
 
     fields: dict[str, np.ndarray]
@@ -38,6 +40,7 @@ class Observation:
     reference: Reference | None = None
     drive_state: str = "active"
     cause: str = ""
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,11 @@ class Robot(Protocol):
         ...
 
     def write(self, command: np.ndarray) -> None:
-        """Send one command (Da,) in robot units, already checked: float32, joint positions at the drive's rate float64."""
+        """Send one command (Da,) in robot units, already checked: float32, joint positions at the drive's rate float64.
+
+        A driver of joints whose hardware is told more than positions has a ``write_motion(before, after)`` (two ``Reference``);
+        the drive then calls that in its place: ``before`` is the commanded motion one tick ago, ``after`` what it leads to.
+        """
         ...
 
     def hold(self) -> None:
