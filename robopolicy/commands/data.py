@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     data.command("compact")(compact_command)
     data.command("edit")(edit_command)
     data.command("convert")(convert_command)
+    data.command("view")(view_command)
 
 
 def _console() -> Any:
@@ -187,3 +188,32 @@ def convert_command(
     for note in done.notes:
         console.print(f"note: {note}", markup=False)
     console.print(f"{done.path}: {done.episodes} episodes, {done.frames} frames at {done.fps:g} Hz", markup=False)
+
+
+def view_command(
+    path: _Path,
+    episode: Annotated[int, typer.Option(min=0, help="Shown first.")] = 0,
+    model: Annotated[Path | None, typer.Option(help="MJCF or URDF of the robot; if not given, that of the task which the set was collected in.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page on 127.0.0.1; 0: any free one.")] = 8091,
+    announce: Annotated[Path | None, typer.Option(help="File that gets the page's address once it is served.")] = None,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+) -> None:
+    """Look through a data set in the browser: pictures, joints and actions at every frame, who acted, and the robot's pose.
+
+    The page serves this machine alone and is opened with the key in its address. Example: robopolicy data view data/arm-reach --episode 3
+    """
+    from robopolicy.data.dataset import Dataset
+    from robopolicy.data.view import DatasetViewer, robot_of
+    from robopolicy.processes import announce as tell
+    from robopolicy.processes import stop_signals
+
+    with stop_signals(with_parent) as stopped:
+        dataset = Dataset.open(path, progress=True)
+        text, joints = robot_of(dataset, None if model is None else str(model))
+        viewer = DatasetViewer(dataset, port, episode, text, joints)
+        try:
+            tell(str(announce) if announce else None, viewer.url)
+            typer.echo(f"ready: {viewer.url} ({dataset.num_episodes} episodes)")
+            viewer.run(stopped)
+        finally:
+            viewer.close()
