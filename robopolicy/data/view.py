@@ -95,7 +95,7 @@ class DatasetViewer:
 
     def _build(self) -> None:
         gui, dataset = self._server.gui, self.dataset
-        gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False, control_layout="fixed", control_width="large")
+        gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False, control_width="large")
         gui.set_panel_label(f"robopolicy data view {dataset.path.name}")
         self._told = gui.add_html("")
         self._chosen = gui.add_slider(
@@ -169,7 +169,8 @@ class DatasetViewer:
         acts = " · <b style='color:#ff922b'>a person acts</b>" if self._taken[at] else ""
         share = f" · {self._taken.mean():.0%} taken over" if self._taken.any() else ""
         end = known.get(int(data.success[self.episode]), "outcome not known")
-        return f"<div style='padding:0 1em'>episode {self.episode} of {data.num_episodes} · {escape(task)} · {end}{share}<br>frame {at} · {at / data.fps:.2f} s{acts}</div>"
+        what = f"episode {self.episode} of {data.num_episodes} · {escape(task)} · {end}{share}"
+        return f"<div style='padding:0 1em'>{what}<br>frame {at} · {at / data.fps:.2f} s{acts}</div>"
 
     def _table(self, at: int) -> str:
         rows = [f"| {name} | {', '.join(f'{v:.4g}' for v in values[at])} |" for name, (_, values) in self._series.items()]
