@@ -229,9 +229,11 @@ class Drive:
             self._driver.stop()
 
     def tally(self) -> dict[str, Any]:
-        """Return the counts, JSON-ready."""
+        """Return the counts, JSON-ready; ``cameras`` are those beside the robot (``real.camera_robot``), where there are any."""
         disagreed = dict(self.redundancy.disagreed) if self.redundancy else {}
-        return {**asdict(self.counts), "refused": dict(self.counts.refused), "sensors_disagreed": disagreed}
+        cameras: Any = getattr(self._driver, "camera_counts", None)
+        beside = {} if cameras is None else {"cameras": cameras()}
+        return {**asdict(self.counts), "refused": dict(self.counts.refused), "sensors_disagreed": disagreed, **beside}
 
     def report(self) -> dict[str, Any]:
         """Return the counts, and under ``robot`` the driver's own report (None where it has none)."""

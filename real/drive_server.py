@@ -26,6 +26,7 @@ import zmq
 
 from policies.motion import Reference
 from policies.spec import InputError
+from real.camera_robot import attach, own_options
 from real.drive import Drive, DriveOptions, DriveReading, kind_of
 from real.drive_wire import info_to_dict, reading_message
 from real.latency import Latency
@@ -300,14 +301,13 @@ def _text(message: Message, name: str, default: str) -> str:
 
 
 def open_driver(robot: dict[str, Any]) -> Any:
-    """Return the driver of ``{"type": NAME, ...options}``. Raises InputError."""
-    options = dict(robot)
-    kind = options.pop("type", None)
+    """Return the driver of ``{"type": NAME, ...options}``, with the cameras of its section. Raises InputError."""
+    kind = robot.get("type")
     if not isinstance(kind, str):
         raise InputError("robot: expected a type, e.g. robot.type=twin")
     driver: Any = robot_class(kind)
     try:
-        return driver(driver.Config(**options))
+        return attach(driver(driver.Config(**own_options(robot))), robot)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"robot {kind!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydantic
@@ -21,6 +21,8 @@ from policies.config import Config
 from policies.hierarchy import WaypointPlanner
 from policies.spec import InputError, Spec, suggest
 from real import blackbox
+from real.calibration import require_same
+from real.camera_robot import attach, own_options
 from real.drive import Drive, DriveOptions
 from real.drive_handle import DriveHandle
 from real.drive_process import DriveProcess
@@ -52,6 +54,7 @@ class RunConfig(Config):
     drive: str | None = None
     drive_options: DriveOptions = DriveOptions()
     preflight: bool = True
+    calibration_check: Literal["refuse", "warn"] = "refuse"
     shadow: bool = False
     speed: float = pydantic.Field(1.0, gt=0, le=1)
     approach: pydantic.PositiveFloat = 0.2
@@ -128,12 +131,12 @@ def load_run_config(arguments: Sequence[str]) -> RunConfig:
 
 
 def open_robot(robot: dict[str, Any]) -> Robot:
-    """Connect to the robot of a run: ``type`` is the driver, the rest its options. Raises InputError."""
+    """Connect to the robot of a run: ``type`` is the driver, the rest its options and ``cameras`` beside it. Raises InputError."""
     kind = robot.get("type")
     if not isinstance(kind, str):
         raise InputError("robot: expected a type, e.g. robot=twin (see: robopolicy list robots)")
     driver: Any = robot_class(kind)
-    return driver(validate(driver.Config, {k: v for k, v in robot.items() if k != "type"}, f"robot {kind!r}", "robot."))
+    return attach(driver(validate(driver.Config, own_options(robot), f"robot {kind!r}", "robot.")), robot)
 
 
 def open_drive(robot: dict[str, Any], stack: ExitStack, address: str | None = None, options: DriveOptions = DriveOptions()) -> DriveHandle:
@@ -283,6 +286,7 @@ def run(
             raise InputError(f"shadow: robot {robot.info.name!r} is in lock-step, its time passes by commands alone; run it in real time")
         policy = open_policy(config.policy, config.threads, config.method, config.keys)
         stack.callback(policy.close)
+        require_same(policy.spec, robot.spec, config.calibration_check == "warn", say)
         if robot.info.lockstep and (config.blackbox is not None or config.drive_options.deadman_s is not None):
             asked = "blackbox" if config.blackbox is not None else "drive_options.deadman_s"
             raise InputError(f"{asked}: robot {robot.info.name!r} is in lock-step, which has no clock and nobody beside it; leave it out, or run in real time")
