@@ -73,8 +73,15 @@ class Teleoperator(Protocol):
 class StepRecorder(Protocol):
     """Keeps what was seen and done (``real.recorder``)."""
 
+    def reading(self, reading: Observation) -> None:
+        """Take the reading of a tick, at the drive's rate, whether or not a policy step begins from it. Never waits."""
+        ...
+
     def step(self, reading: Observation, action: np.ndarray, taken: bool) -> None:
-        """Take one policy step: what was seen, the action (Da,) begun from it, and whether a person chose it. Never waits."""
+        """Take one policy step: what was seen, the action (Da,) begun from it, and whether a person chose it. Never waits.
+
+        The slow way to a first action is none.
+        """
         ...
 
     def ended(self, reading: Observation) -> None:

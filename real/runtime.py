@@ -136,7 +136,7 @@ class Runtime:
         action = self._chosen(reading, self._next_action(reading))
         command = self.level.step(action, reading, self._speed())
         self._send(command, reading)
-        if self._recorder is not None and due and action is not None and command is not None:
+        if self._recorder is not None and due and action is not None and command is not None and self._approach is None:
             self._recorder.step(reading, action, self._taken)
 
     def run(self, *, seconds: float | None = None, episodes: int | None = None, stopped: Callable[[], bool] = lambda: False) -> Summary:
@@ -217,6 +217,8 @@ class Runtime:
             self.plans.begin(self._episode)
             self.level.start(reading)
         self.plans.window.push(reading)
+        if self._recorder is not None:
+            self._recorder.reading(reading)
         self._episode.success |= reading.success
         if reading.ended and not self._finished:
             self._finished = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ ENCODERS = {
     "libx264": ("h264", {"crf": "18", "preset": "veryfast", "g": "2", "x264-params": "mbtree=0"}),
     "libsvtav1": ("av1", {"crf": "30", "preset": "12", "g": "2", "svtav1-params": "lp=1"}),
 }
+_OPTIONS = ("crf", "preset", "g", "tune")  # what a recording may choose
 _QUEUE = 64  # frames that may wait for the encoder
 _STATS_SIDE = 160  # px: larger images are strided down to about this for their statistics
 
@@ -50,14 +51,46 @@ def choose_encoder(wanted: str | None = None) -> str:
     raise InputError(f"the installed av package has no encoder {wanted or ' or '.join(ENCODERS)}: install its wheel from PyPI (pip install av)")
 
 
+def codec_options(encoder: str, chosen: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return the options of ``encoder`` with those ``chosen`` in the place of its own.
+
+    Args:
+        encoder: One of ``ENCODERS``.
+        chosen: crf (quality: less is better), preset, g (frames from one key frame to the next), tune.
+
+    Raises:
+        InputError: for an option that cannot be chosen, or that the encoder does not take.
+    """
+    import av
+    import av.error
+
+    options = dict(ENCODERS[encoder][1])
+    for name, value in (chosen or {}).items():
+        if name not in _OPTIONS:
+            raise InputError(f"codec option {name!r} cannot be chosen{suggest(name, _OPTIONS)}")
+        if name in ("crf", "g") and not str(value).isdigit():
+            raise InputError(f"codec option {name}: expected a whole number, found {value!r}")
+        options[name] = str(value)
+    if chosen:
+        try:
+            trial: Any = av.CodecContext.create(encoder, "w")
+            trial.width, trial.height, trial.pix_fmt, trial.time_base, trial.options = 64, 64, "yuv420p", Fraction(1, 30), options
+            trial.open()
+        except (av.error.FFmpegError, ValueError) as error:
+            told = ", ".join(f"{k} {v}" for k, v in chosen.items())
+            raise InputError(f"video encoder {encoder} does not take {told}") from error
+    return options
+
+
 def pixel_format(height: int, width: int) -> str:
     """Return yuv420p, or yuv444p for odd sizes, which have no half-size colour planes."""
     return "yuv420p" if height % 2 == 0 and width % 2 == 0 else "yuv444p"
 
 
-def describe(encoder: str, height: int, width: int) -> dict[str, Any]:
-    """Return what ``info.json`` says about a video made by ``encoder``."""
-    codec, options = ENCODERS[encoder]
+def describe(encoder: str, height: int, width: int, options: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return what ``info.json`` says about a video made by ``encoder`` with ``options`` (its own if not given)."""
+    codec, own = ENCODERS[encoder]
+    options = options or own
     return {"video.codec": codec, "video.pix_fmt": pixel_format(height, width), "video.g": int(options["g"]), "video.crf": int(options["crf"])}
 
 
@@ -69,11 +102,17 @@ class VideoEncoder:
         fps: Frames a second.
         shape: (H, W, 3).
         encoder: One of ``ENCODERS``.
+        options: See :func:`codec_options`; None: the encoder's own.
+
+    Attributes:
+        frames: Queued so far.
+        encoded: Of these, those that are encoded.
     """
 
-    def __init__(self, path: Path, fps: float, shape: tuple[int, ...], encoder: str) -> None:
+    def __init__(self, path: Path, fps: float, shape: tuple[int, ...], encoder: str, options: Mapping[str, str] | None = None) -> None:
         """Start the thread."""
-        self.path, self.frames = path, 0
+        self.path, self.frames, self.encoded = path, 0, 0
+        self._options = dict(options or ENCODERS[encoder][1])
         self._fps, self._shape, self._encoder = fps, shape, encoder
         self._stride = max(1, min(shape[:2]) // _STATS_SIDE)
         self._stats = RunningStats((len(range(0, shape[0], self._stride)), len(range(0, shape[1], self._stride)), 3), image=True)
@@ -121,7 +160,7 @@ class VideoEncoder:
         # buffering=0: an error of the file system appears here, not when the object is collected
         with self.path.open("wb", buffering=0) as handle:
             container = av.open(_WholeWrites(handle), "w", format="mp4")
-            stream: Any = container.add_stream(self._encoder, rate=Fraction(self._fps).limit_denominator(10000), options=dict(ENCODERS[self._encoder][1]))
+            stream: Any = container.add_stream(self._encoder, rate=Fraction(self._fps).limit_denominator(10000), options=dict(self._options))
             stream.height, stream.width = self._shape[:2]
             stream.pix_fmt = pixel_format(*self._shape[:2])
             stream.codec_context.thread_count = 1
@@ -130,6 +169,7 @@ class VideoEncoder:
                     raise self._error
                 self._stats.update(frame[None, :: self._stride, :: self._stride])
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+                self.encoded += 1
             self._ended = True
             container.mux(stream.encode(None))
             container.close()

@@ -40,6 +40,7 @@ class DatasetWriter:
         task: What is being done, in words; an episode may say otherwise.
         encoder: Video encoder, see ``robopolicy.data.video.ENCODERS``; None takes the first that is installed.
         provenance: How the set is made, kept in ``meta/robopolicy.json`` (JSON-ready).
+        codec: Options of the encoder, see ``robopolicy.data.video.codec_options``; None: its own, or those of the set.
 
     Raises:
         InputError: if the folder holds something else, or is being changed by another process.
@@ -55,6 +56,7 @@ class DatasetWriter:
         task: str = "",
         encoder: str | None = None,
         provenance: Mapping[str, Any] | None = None,
+        codec: Mapping[str, Any] | None = None,
     ) -> None:
         """Open or begin the data set; it is locked until :meth:`close`."""
         self.root, self.spec, self.fps, self.robot_type, self.task = Path(path), spec, float(fps), robot_type, task
@@ -63,6 +65,8 @@ class DatasetWriter:
         self._provenance = dict(provenance or {})
         self._cameras = spec.observation.image_names
         self._encoder = video.choose_encoder(encoder) if self._cameras else ""
+        self._codec = dict(codec or {})
+        self._options = video.codec_options(self._encoder, self._codec) if self._cameras else {}
         self._user_features: dict[str, Any] | None = None  # with streams and extras: known at the first frame
         self._streams: tuple[str, ...] = ()
         self._extras: dict[str, str] = {}
@@ -93,6 +97,11 @@ class DatasetWriter:
     def frames(self) -> int:
         """Frames of the open episode."""
         return len(self._actions)
+
+    @property
+    def encoded(self) -> int:
+        """Frames of the open episode that every camera's encoder has encoded."""
+        return min((encoder.encoded for encoder in self._encoders.values()), default=self.frames)
 
     def add_frame(
         self,
@@ -203,7 +212,8 @@ class DatasetWriter:
         if float(info["fps"]) != self.fps:
             raise SpecMismatch(f"data set {self.root} has {info['fps']:g} frames a second, the recording {self.fps:g}")
         if own.get("encoder"):
-            self._encoder = video.choose_encoder(own["encoder"]) if self._cameras else ""
+            self._encoder, self._codec = video.choose_encoder(own["encoder"]) if self._cameras else "", dict(own.get("codec", {}))
+            self._options = video.codec_options(self._encoder, self._codec) if self._cameras else {}
         done = clean(self.root, info)
         if done.removed:
             _log.warning("%s: removed %d files of an interrupted recording; %d episodes are intact", self.root, len(done.removed), done.episodes)
@@ -227,7 +237,7 @@ class DatasetWriter:
     def _video(self, camera: str) -> video.VideoEncoder:
         if camera not in self._encoders:
             path = temporary(layout.video_file(self.root, camera, layout.file_number(self._count)))
-            self._encoders[camera] = video.VideoEncoder(path, self.fps, self.spec.observation.fields[camera].shape, self._encoder)
+            self._encoders[camera] = video.VideoEncoder(path, self.fps, self.spec.observation.fields[camera].shape, self._encoder, self._options)
         return self._encoders[camera]
 
     def _fix_columns(self, capture: dict[str, int], extras: dict[str, Any], where: str) -> None:
@@ -252,7 +262,7 @@ class DatasetWriter:
 
     def _features(self) -> dict[str, Any]:
         if self._user_features is None:
-            said = {c: video.describe(self._encoder, *self.spec.observation.fields[c].shape[:2]) for c in self._cameras}
+            said = {c: video.describe(self._encoder, *self.spec.observation.fields[c].shape[:2], self._options) for c in self._cameras}
             out = layout.spec_features(self.spec, self.fps, said)
             out |= {name: layout.feature(dtype, (1,)) for name, dtype in self._extras.items()}
             out |= {layout.CAPTURE + stream: layout.feature("int64", (1,)) for stream in self._streams}
@@ -264,6 +274,7 @@ class DatasetWriter:
 
     def _write_own(self) -> None:
         own = {"format": 1, "spec": self.spec.to_dict(), "streams": list(self._streams), "extras": self._extras}
+        own |= {"codec": self._codec} if self._codec else {}
         write_json(self.root / layout.OWN, own | {"encoder": self._encoder, "provenance": self._provenance})
 
     def _arrays(self, features: Mapping[str, Any], task_index: int) -> dict[str, np.ndarray]:
