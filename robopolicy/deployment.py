@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -20,25 +20,24 @@ from policies.base import Policy
 from policies.config import Config
 from policies.hierarchy import WaypointPlanner
 from policies.spec import InputError, Spec, suggest
-from real import blackbox
+from real.beside import StepRecorder
 from real.calibration import require_same
 from real.camera_robot import attach, own_options
 from real.drive import Drive, DriveOptions
 from real.drive_handle import DriveHandle
 from real.drive_process import DriveProcess
 from real.first_motion import preflight, require_passed
-from real.latch import state_folder
-from real.operator import OperatorChannel
 from real.planner import PlannerLevel
 from real.policy import AsyncPolicy, trained_ranges
 from real.robot import Robot
 from real.robots import robot_class
 from real.runtime import Runtime, RuntimeOptions
 from real.summary import Summary
-from real.telemetry import Telemetry
+from robopolicy.beside import counted_beside, watch_over
 from robopolicy.config import apply_overrides, find_recipe, read_yaml, validate
 from robopolicy.json_output import emit_json
-from robopolicy.processes import Background, end
+from robopolicy.processes import Background
+from robopolicy.recording import RecordConfig, open_recorder
 
 DEFAULT = "runtime/default"
 _LONGEST_IPC = 100  # bytes of an address: Unix sockets have 107 for the path
@@ -63,6 +62,7 @@ class RunConfig(Config):
     planner: dict[str, Any] | None = None
     telemetry: str = "tcp://127.0.0.1:0"
     blackbox: str | None = None
+    record: Annotated[RecordConfig | None, pydantic.BeforeValidator(RecordConfig.of)] = None
     slow_on: dict[str, tuple[float, float]] = pydantic.Field(default_factory=dict)
     seconds: pydantic.PositiveFloat | None = None
     episodes: pydantic.PositiveInt | None = None
@@ -127,7 +127,7 @@ def load_run_config(arguments: Sequence[str]) -> RunConfig:
     if len(named) > 1:
         raise InputError(f"run takes one recipe and key=value, found {named[0]!r} and {named[1]!r}")
     path = find_recipe(named[0] if named else DEFAULT)
-    return validate(RunConfig, apply_overrides(read_yaml(path), [a for a in arguments if "=" in a]), str(path))
+    return validate(RunConfig, apply_overrides(read_yaml(path), [RecordConfig.long_form(a) for a in arguments if "=" in a]), str(path))
 
 
 def open_robot(robot: dict[str, Any]) -> Robot:
@@ -165,27 +165,6 @@ def open_drive(robot: dict[str, Any], stack: ExitStack, address: str | None = No
     bind = room if len(room) < _LONGEST_IPC else "tcp://127.0.0.1:0"
     process = stack.enter_context(DriveProcess(robot, folder, options, bind, linger_s=15.0))
     return stack.enter_context(DriveHandle(process.address()))
-
-
-def watch_over(robot: DriveHandle, config: RunConfig, stack: ExitStack, say: Callable[[str], None]) -> tuple[Telemetry, OperatorChannel, blackbox.Watch | None]:
-    """Return what a run in real time is watched, stopped and recorded by; the recorder is started if a black box is asked for.
-
-    Raises:
-        InputError: for an address or a folder that cannot be used.
-    """
-    info = robot.info
-    telemetry = Telemetry(config.telemetry, image_rate_hz=10.0)
-    stack.callback(telemetry.close)
-    limits = {} if info.motion is None else {"joints": list(info.motion.names), "limits": info.motion.to_dict()}
-    telemetry.info(robot=info.name, rate_hz=info.rate_hz, model=info.model, policy=config.policy, latch=str(robot.latch), **limits)
-    operator = OperatorChannel(folder=state_folder(config.drive_options.state_dir), telemetry=telemetry.address, latch=str(robot.latch))
-    stack.callback(operator.close)
-    if config.blackbox is None:
-        return telemetry, operator, None
-    recorder = blackbox.start(telemetry.address, Path(config.blackbox))
-    stack.callback(end, recorder)
-    blackbox.await_start(recorder, telemetry)
-    return telemetry, operator, blackbox.Watch(recorder, say)
 
 
 def open_planner(planner: dict[str, Any], robot: DriveHandle, policy: Spec) -> PlannerLevel:
@@ -265,7 +244,7 @@ def load_local(path: str | Path, threads: int = 1, method: str | None = None, de
 
 def run(
     config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: Callable[[Runtime], Any] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = lambda line: None, acting: AsyncPolicy | None = None, steps: StepRecorder | None = None,
 ) -> Summary:  # fmt: skip
     """Run the control runtime as ``config`` says; robot and policy are let go of whatever happens.
 
@@ -274,6 +253,8 @@ def run(
         stopped: Asked before every tick.
         watch: Called with the runtime before it starts; a context manager that it returns is open while it runs.
         say: Told what the pre-flight found, line by line.
+        acting: The policy, in the place of the one that ``config`` names.
+        steps: Given every reading and executed step, where nothing is recorded.
 
     Raises:
         InputError: one line, before anything moves: no robot, no policy, or they do not fit.
@@ -284,15 +265,16 @@ def run(
         robot = open_drive(config.robot, stack, config.drive, config.drive_options.model_copy(update={"watch": config.shadow or config.drive_options.watch}))
         if config.shadow and robot.info.lockstep:
             raise InputError(f"shadow: robot {robot.info.name!r} is in lock-step, its time passes by commands alone; run it in real time")
-        policy = open_policy(config.policy, config.threads, config.method, config.keys)
+        policy = open_policy(config.policy, config.threads, config.method, config.keys) if acting is None else acting
         stack.callback(policy.close)
         require_same(policy.spec, robot.spec, config.calibration_check == "warn", say)
         if robot.info.lockstep and (config.blackbox is not None or config.drive_options.deadman_s is not None):
             asked = "blackbox" if config.blackbox is not None else "drive_options.deadman_s"
             raise InputError(f"{asked}: robot {robot.info.name!r} is in lock-step, which has no clock and nobody beside it; leave it out, or run in real time")
-        watcher, operator, recorder = (None, None, None) if robot.info.lockstep else watch_over(robot, config, stack, say)
+        watcher, operator, box = (None, None, None) if robot.info.lockstep else watch_over(robot, config, stack, say)
         planner = None if config.planner is None else stack.enter_context(closing(open_planner(config.planner, robot, policy.spec)))
-        runtime = Runtime(robot, policy, config.options, watcher=watcher, operator=operator, planner=planner)
+        recorder = None if config.record is None else open_recorder(config.record, robot, stack, say, policy=config.policy)
+        runtime = Runtime(robot, policy, config.options, watcher=watcher, operator=operator, planner=planner, recorder=recorder or steps)
         if config.preflight:
             seen = policy.spec.subset([name for name in policy.spec.observation.fields if planner is None or name != planner.field])
             findings = preflight(robot, seen, trained_ranges(policy), max_age_s=config.max_age_s)
@@ -305,31 +287,17 @@ def run(
         stack.callback(gc.unfreeze)
 
         def ended() -> bool:
-            if recorder is not None:
-                recorder.look()
+            if box is not None:
+                box.look()
             return stopped()
 
         summary = runtime.run(seconds=config.seconds, episodes=config.episodes, stopped=ended)
-        summary.beside = _counted_beside(watcher, operator, planner, recorder)
+        if recorder is not None:
+            recorder.close()  # what is counted is all of it
+        summary.beside = counted_beside(watcher, operator, planner, box, recorder)
     if config.json_file:
         emit_json(summary.to_dict(), Path(config.json_file))
     return summary
-
-
-def _counted_beside(
-    telemetry: Telemetry | None, operator: OperatorChannel | None, planner: PlannerLevel | None, recorder: blackbox.Watch | None
-) -> dict[str, dict[str, Any]]:
-    """Return what is counted by the parts beside the loop, JSON-ready."""
-    out: dict[str, dict[str, Any]] = {}
-    if telemetry is not None:
-        out["telemetry"] = {"dropped": telemetry.dropped, "refused": telemetry.refused}
-    if operator is not None:
-        out["operator"] = {"refused": dict(operator.refused)}
-    if recorder is not None:
-        out["recorder"] = {"ended_early": recorder.ended}
-    if planner is not None:
-        out["planner"] = {**planner.counts, "error": planner.error}
-    return out
 
 
 def drive(

@@ -16,7 +16,7 @@ from policies.hierarchy import Subgoal
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from real.planner import PlannerLevel
 from real.robot import Observation
-from robopolicy.deployment import _counted_beside
+from robopolicy.beside import counted_beside
 
 STATE, GOAL = "observation.state", "observation.goal"
 SPEC = Spec(
@@ -180,9 +180,9 @@ def test_what_a_planner_gets_wrong_is_in_the_counts_of_a_run() -> None:
     planner.answer = lambda now, times: 1 / 0
     with level(planner, deadline_s=20) as planning:
         assert planning.goal(READING, 0.0, wait_s=20) is None
-        counted = _counted_beside(None, None, planning, None)
+        counted = counted_beside(None, None, planning, None)
     assert counted == {"planner": {"asked": 1, "failed": 1, "error": "ZeroDivisionError: division by zero"}}
-    assert _counted_beside(None, None, None, None) == {}
+    assert counted_beside(None, None, None, None) == {}
 
 
 def test_an_answer_of_another_form_is_no_subgoal_and_no_exception() -> None:
