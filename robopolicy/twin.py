@@ -61,6 +61,11 @@ class TwinEpisode:
     silent: int = 0
     ticks: int = 0
 
+    def line(self) -> str:
+        """Return how it ended, for a log."""
+        score = "" if self.score is None else f", score {self.score:.2f}"
+        return f"episode {self.index} (seed {self.seed}): {'success' if self.success else 'no success'} in {self.length} steps{score}"
+
 
 @dataclass
 class World:
@@ -105,6 +110,10 @@ class World:
     def over(self) -> bool:
         """Whether the last episode has ended."""
         return self.ended and self.episodes is not None and len(self.records) >= self.episodes
+
+    def finished(self) -> list[TwinEpisode]:
+        """Return the records of the episodes that have ended."""
+        return [r for r in self.records if r is not self.record or self.ended]
 
     def restart(self) -> None:
         """Forget all records and begin the first episode."""
@@ -271,15 +280,10 @@ class TwinServer:
 
     def _tell(self) -> None:
         """Say how episodes ended, one line each."""
-        finished = self.finished()
+        finished = self.world.finished()
         for record in finished[self._told :]:
-            score = "" if record.score is None else f", score {record.score:.2f}"
-            self._log(f"episode {record.index} (seed {record.seed}): {'success' if record.success else 'no success'} in {record.length} steps{score}")
+            self._log(record.line())
         self._told = len(finished)
-
-    def finished(self) -> list[TwinEpisode]:
-        """Return the records of the episodes that have ended."""
-        return [r for r in self.world.records if r is not self.world.record or self.world.ended]
 
     def _answer(self, frames: list[zmq.Frame]) -> None:
         identity, session, sequence, quiet = frames[0].bytes, 0, 0, False
@@ -337,7 +341,7 @@ class TwinServer:
             self._session = 0
             return None
         if message.kind == "report":
-            return Message("report", meta={"records": json.dumps([asdict(r) for r in self.finished()]), "slips": world.slips})
+            return Message("report", meta={"records": json.dumps([asdict(r) for r in world.finished()]), "slips": world.slips})
         if message.kind == "write":
             self._write(message, now)
         elif message.kind in ("hold", "stop"):

@@ -19,8 +19,9 @@ import numpy as np
 from policies.spec import InputError
 
 #: ``start``: a twin opened the file; ``begin``: an episode began (the command is where the joints stand); ``write``, ``hold``,
-#: ``stop``: what a driver sent; ``silent``: commands had stopped coming and the world held.
-KINDS = ("start", "begin", "write", "hold", "stop", "silent")
+#: ``stop``: what a driver sent; ``silent``: commands had stopped coming and the world held. Over ROS 2 a ``write`` is what the
+#: controllers gave the joints in a tick, and ``refused`` a message that no controller took.
+KINDS = ("start", "begin", "write", "hold", "stop", "silent", "refused")
 _MOST_NUMBERS = 64  # of a command that has the wrong shape
 
 
