@@ -47,7 +47,7 @@ class CameraConfig(Config):
     width: pydantic.PositiveInt | None = None
     height: pydantic.PositiveInt | None = None
     fps: pydantic.PositiveFloat | None = None
-    fourcc: str | None = pydantic.Field(None, min_length=4, max_length=4)
+    fourcc: str | None = pydantic.Field(default=None, min_length=4, max_length=4)
     exposure: float | Literal["auto"] | None = None
     size: tuple[pydantic.PositiveInt, pydantic.PositiveInt] | None = None
     latency_ms: pydantic.NonNegativeFloat | None = None

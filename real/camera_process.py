@@ -42,7 +42,7 @@ class Grabber:
         self._pause = _FIRST_PAUSE_S
         self._content, self._since, self._repeats = -1, 0.0, 0  # of the picture that may be frozen
         self._stamp_ns = 0
-        self._rate = 0.0  # measured, pictures a second
+        self._period = 0.0  # measured, s
 
     def run(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Open, read, and open again until ``stopped()``, which is asked between pictures.
@@ -137,8 +137,8 @@ class Grabber:
 
     def _measure(self, interval: float) -> None:
         if 0 < interval < self.config.stall_s:
-            self._rate = 1 / interval if not self._rate else self._rate + 0.05 * (1 / interval - self._rate)
-            self.memory["rate_mhz"] = int(1e3 * self._rate)
+            self._period += (interval - self._period) * (0.05 if self._period else 1.0)
+            self.memory["rate_mhz"] = round(1e3 / self._period)
 
     def _wait(self, due: float, period: float) -> float:
         """Wait for the point of a file's next picture and return it; one that is late is not made up for."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pydantic
 
-from policies.spec import Field, InputError, ObservationSpec, Spec
+from policies.spec import Field, InputError, ObservationSpec, Spec, suggest
 from real.calibration import META, Calibration
 from real.camera import Camera
 from real.camera_capture import CameraConfig
@@ -115,12 +115,15 @@ def attach(driver: Any, robot: Mapping[str, Any]) -> Any:
 
 def camera_config(name: str, options: Any, calibration: Calibration | None = None) -> CameraConfig:
     """Return the configuration of camera ``name``, whose latency is the calibration's unless it is given. Raises InputError."""
+    if not isinstance(options, Mapping):
+        raise InputError(f"robot.cameras.{name}: expected options, e.g. robot.cameras.{name}.source=/dev/video0, found {options!r}")
+    if unknown := [key for key in options if key not in CameraConfig.model_fields]:
+        raise InputError(f"robot.cameras.{name}.{unknown[0]} is unknown{suggest(str(unknown[0]), CameraConfig.model_fields)}")
     try:
-        config = CameraConfig.model_validate(options)
+        config = CameraConfig.model_validate(dict(options))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        known = ", ".join(CameraConfig.model_fields) if first["type"] == "extra_forbidden" else ""
-        raise InputError(f"robot.cameras.{name}.{'.'.join(map(str, first['loc']))}: {first['msg']}{f'; known: {known}' if known else ''}") from error
+        raise InputError(f"robot.cameras.{name}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if config.latency_ms is None and calibration is not None:
         config.latency_ms = calibration.latency_ms(name)
     return config
