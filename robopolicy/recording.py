@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 
 from policies.config import Config
-from policies.spec import InputError, Spec
+from policies.spec import InputError, Spec, suggest
 from real.child import environment, module_command
 from real.drive_handle import DriveHandle
 from real.record_ring import RecordRing, RingSize
@@ -32,6 +32,7 @@ class RecordConfig(Config):
         encoder: Video encoder (``robopolicy.data.video.ENCODERS``); None: the first installed, H.264.
         codec: Its options, e.g. {crf: 23, preset: veryfast, g: 2}.
         fields: Observation fields to record; None: all of the robot's.
+        lead: Camera whose images say when a row is due, where ``fps`` is less than the policy's rate; None: the first.
         sync: Sample of a stream for a row: ``before`` (newest captured by then) or ``nearest``.
         wait_s: Nearest: how long a row waits for samples later than itself.
         buffer_mb: Memory for images between run and recorder, MB.
@@ -44,6 +45,7 @@ class RecordConfig(Config):
     encoder: str | None = None
     codec: dict[str, str | int] = pydantic.Field(default_factory=dict)
     fields: list[str] | None = None
+    lead: str | None = None
     sync: str = pydantic.Field("before", pattern=f"^({'|'.join(SYNCHRONISATIONS)})$")
     wait_s: float = pydantic.Field(0.1, ge=0, le=5)
     buffer_mb: pydantic.PositiveFloat = 256.0
@@ -98,14 +100,17 @@ def open_recorder(
             encoder that is not there, too little memory.
     """
     spec, interval_s = recorded_spec(config, robot.spec)
-    info = robot.info
+    cameras, info = spec.observation.image_names, robot.info
+    if config.lead is not None and config.lead not in spec.observation.fields:
+        raise InputError(f"record.lead: {config.lead!r} is not recorded{suggest(config.lead, spec.observation.fields)}")
+    lead = config.lead or (cameras[0] if cameras else "")
     drawn = info.name.startswith("twin of ")  # its episodes are named by their seeds, and it knows of success
     speed = info.rate_hz / info.substeps / robot.spec.action.rate_hz  # a twin may run faster than its task's clock
     size = RingSize.of(spec, info.rate_hz, config.buffer_mb)
     provenance: dict[str, Any] = {"recorded": {"robot": info.name, "rate_hz": info.rate_hz, "policy": policy, "sync": config.sync}}
     options = ProcessOptions(
         config.path, spec.to_dict(), size.messages, size.planes, spec.action.rate_hz, info.name, config.task or info.name.removeprefix("twin of "),
-        config.encoder, dict(config.codec), config.nice, asdict(RecordingOptions(config.sync, config.wait_s, interval_s / speed, drawn)), provenance,
+        config.encoder, dict(config.codec), config.nice, asdict(RecordingOptions(config.sync, config.wait_s, interval_s / speed, lead, drawn)), provenance,
     )  # fmt: skip
     ring = RecordRing.create(spec, size)
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from policies.statistics import stats_to_json
 from robopolicy.data import layout
 from robopolicy.data.dataset import Dataset
+from robopolicy.data.recording import read_reports, skews
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -72,6 +73,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "spec": dataset.spec.to_dict(),
         "stats": stats_to_json(dataset.stats),
         "capture": {stream: vars(j) for stream, j in jitter(dataset).items()},
+        "skew": {stream: vars(s) for stream, s in skews(dataset.arrays).items()},
+        "recording": read_reports(dataset.path),
         "provenance": (layout.read_own(dataset.path) or {}).get("provenance", {}),
         "leftovers": dataset.leftovers,
     }
@@ -97,6 +100,8 @@ def tables(dataset: Dataset) -> list[RenderableType]:
     out: list[RenderableType] = [head, _fields(dataset)]
     if about["capture"]:
         out.append(_capture(dataset))
+    if about["skew"]:
+        out.append(_skew(about))
     return out
 
 
@@ -128,3 +133,25 @@ def _capture(dataset: Dataset) -> RenderableType:
     for stream, j in jitter(dataset).items():
         table.add_row(stream, f"{j.median_ms:.3f}", f"{j.std_ms:.3f}", f"{j.max_ms:.3f}", f"{j.late:.2%}", f"{j.rate_hz:.3f}")
     return table
+
+
+def _skew(about: dict[str, Any]) -> RenderableType:
+    """Return how far samples were from their rows, and what recording them has counted."""
+    from rich.table import Table
+
+    table = Table(
+        "stream", "mean ms", "p99 ms", "max ms", "dropped", "missing", "repeated", title="skew: sample against the time of its row", title_justify="left"
+    )
+    counts = {kind: _summed(about["recording"], kind) for kind in ("dropped", "missing", "repeated")}
+    for stream, skew in about["skew"].items():
+        known = [str(counts[kind].get(stream, 0)) if about["recording"] else "" for kind in counts]
+        table.add_row(stream, f"{skew['mean_ms']:.3f}", f"{skew['p99_ms']:.3f}", f"{skew['max_ms']:.3f}", *known)
+    return table
+
+
+def _summed(reports: list[dict[str, Any]], kind: str) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for report in reports:
+        for stream, count in report.get(kind, {}).items():
+            out[stream] = out.get(stream, 0) + int(count)
+    return out

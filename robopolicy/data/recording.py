@@ -27,7 +27,8 @@ from robopolicy.data.writer import DatasetWriter
 
 REPORT = "meta/recording.json"  # what was counted in every episode, beside what the format itself keeps
 _POLL_MS = 50
-_EARLY = 0.25  # of a row's interval: a step that comes so much early is that row's
+_EARLY = 0.25  # of a row's interval: a step, or the leading stream's sample, that comes so much early is that row's
+_LATE = 1.75  # of it: so long the leading stream is waited for
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,15 @@ class RecordingOptions:
         sync: ``before`` or ``nearest``, see ``recording_streams``.
         wait_s: Nearest: how long a row waits for samples later than itself.
         interval_s: Between two rows, where not every step makes one; 0: every step does.
+        lead: Stream whose samples say when a row is due, where not every step makes one: a camera at the rate of the rows is
+            then neither repeated nor skipped. Empty: the clock says.
         seeded: Whether the robot's episode numbers are seeds (a twin's).
     """
 
     sync: str = "before"
     wait_s: float = 0.1
     interval_s: float = 0.0
+    lead: str = ""
     seeded: bool = False
 
 
@@ -126,6 +130,7 @@ class Recording:
         self._unencoded: deque[int] = deque()  # times of rows that wait for an encoder
         self._taken_out = 0  # rows that were taken off ``_unencoded``
         self._due_ns: int | None = None
+        self._led_ns: int | None = None  # stamp of the leading stream that the last row was due with
         self._success = False
         self._seed: int | None = None
         self._begun_at = 0
@@ -223,6 +228,12 @@ class Recording:
         """Whether a step of this time makes a row."""
         interval = round(1e9 * self.options.interval_s)
         if not interval:
+            return True
+        if self.options.lead:
+            newest, led = self._sync.histories[self.options.lead].newest_ns, self._led_ns
+            if led is not None and (newest or 0) - led < (1 - _EARLY) * interval and time_ns < (self._due_ns or 0):
+                return False
+            self._led_ns, self._due_ns = newest, time_ns + round(_LATE * interval)
             return True
         if self._due_ns is not None and time_ns < self._due_ns - _EARLY * interval:
             return False
