@@ -27,7 +27,7 @@ def watch_over(robot: DriveHandle, config: RunConfig, stack: ExitStack, say: Cal
         InputError: for an address or a folder that cannot be used.
     """
     info = robot.info
-    telemetry = Telemetry(config.telemetry, image_rate_hz=10.0)
+    telemetry = Telemetry(config.telemetry, image_rate_hz=10.0 if config.teleop is None else 30.0)
     stack.callback(telemetry.close)
     limits = {} if info.motion is None else {"joints": list(info.motion.names), "limits": info.motion.to_dict()}
     telemetry.info(robot=info.name, rate_hz=info.rate_hz, model=info.model, policy=config.policy, latch=str(robot.latch), **limits)

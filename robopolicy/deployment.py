@@ -33,11 +33,13 @@ from real.robot import Robot
 from real.robots import robot_class
 from real.runtime import Runtime, RuntimeOptions
 from real.summary import Summary
+from real.teleop.takeover import IdlePolicy
 from robopolicy.beside import counted_beside, watch_over
 from robopolicy.config import apply_overrides, find_recipe, read_yaml, validate
 from robopolicy.json_output import emit_json
 from robopolicy.processes import Background
 from robopolicy.recording import RecordConfig, open_recorder
+from robopolicy.teleoperation import NOBODY, TeleopConfig, check, counted, open_session
 
 DEFAULT = "runtime/default"
 _LONGEST_IPC = 100  # bytes of an address: Unix sockets have 107 for the path
@@ -63,6 +65,7 @@ class RunConfig(Config):
     telemetry: str = "tcp://127.0.0.1:0"
     blackbox: str | None = None
     record: Annotated[RecordConfig | None, pydantic.BeforeValidator(RecordConfig.of)] = None
+    teleop: Annotated[TeleopConfig | None, pydantic.BeforeValidator(TeleopConfig.of)] = None
     slow_on: dict[str, tuple[float, float]] = pydantic.Field(default_factory=dict)
     seconds: pydantic.PositiveFloat | None = None
     episodes: pydantic.PositiveInt | None = None
@@ -127,7 +130,7 @@ def load_run_config(arguments: Sequence[str]) -> RunConfig:
     if len(named) > 1:
         raise InputError(f"run takes one recipe and key=value, found {named[0]!r} and {named[1]!r}")
     path = find_recipe(named[0] if named else DEFAULT)
-    return validate(RunConfig, apply_overrides(read_yaml(path), [RecordConfig.long_form(a) for a in arguments if "=" in a]), str(path))
+    return validate(RunConfig, apply_overrides(read_yaml(path), [TeleopConfig.long_form(RecordConfig.long_form(a)) for a in arguments if "=" in a]), str(path))
 
 
 def open_robot(robot: dict[str, Any]) -> Robot:
@@ -249,7 +252,7 @@ def run(
     """Run the control runtime as ``config`` says; robot and policy are let go of whatever happens.
 
     Args:
-        config: The run.
+        config: The run; its ``policy`` is ``none`` where a person alone moves the robot.
         stopped: Asked before every tick.
         watch: Called with the runtime before it starts; a context manager that it returns is open while it runs.
         say: Told what the pre-flight found, line by line.
@@ -259,13 +262,14 @@ def run(
     Raises:
         InputError: one line, before anything moves: no robot, no policy, or they do not fit.
     """
+    check(config)
     with ExitStack() as stack:
         if config.shadow and config.drive is not None:
             raise InputError(f"shadow: the drive at {config.drive} sends what it is told; leave drive= out, then one is started that only reads")
         robot = open_drive(config.robot, stack, config.drive, config.drive_options.model_copy(update={"watch": config.shadow or config.drive_options.watch}))
         if config.shadow and robot.info.lockstep:
             raise InputError(f"shadow: robot {robot.info.name!r} is in lock-step, its time passes by commands alone; run it in real time")
-        policy = open_policy(config.policy, config.threads, config.method, config.keys) if acting is None else acting
+        policy = acting or (IdlePolicy(robot.spec) if config.policy == NOBODY else open_policy(config.policy, config.threads, config.method, config.keys))
         stack.callback(policy.close)
         require_same(policy.spec, robot.spec, config.calibration_check == "warn", say)
         if robot.info.lockstep and (config.blackbox is not None or config.drive_options.deadman_s is not None):
@@ -273,8 +277,14 @@ def run(
             raise InputError(f"{asked}: robot {robot.info.name!r} is in lock-step, which has no clock and nobody beside it; leave it out, or run in real time")
         watcher, operator, box = (None, None, None) if robot.info.lockstep else watch_over(robot, config, stack, say)
         planner = None if config.planner is None else stack.enter_context(closing(open_planner(config.planner, robot, policy.spec)))
-        recorder = None if config.record is None else open_recorder(config.record, robot, stack, say, policy=config.policy)
-        runtime = Runtime(robot, policy, config.options, watcher=watcher, operator=operator, planner=planner, recorder=recorder or steps)
+        recorder = None if config.record is None else open_recorder(config.record, robot, stack, say, manual=config.teleop is not None, policy=config.policy)
+        session = None if config.teleop is None else open_session(config, robot, stack, recorder, watcher, operator, say)
+        runtime = Runtime(
+            robot, policy, config.options, watcher=watcher, operator=session or operator, planner=planner,
+            teleoperator=session and session.takeover, recorder=session or recorder or steps,
+        )  # fmt: skip
+        if session is not None:
+            session.runtime = runtime
         if config.preflight:
             seen = policy.spec.subset([name for name in policy.spec.observation.fields if planner is None or name != planner.field])
             findings = preflight(robot, seen, trained_ranges(policy), max_age_s=config.max_age_s)
@@ -289,12 +299,14 @@ def run(
         def ended() -> bool:
             if box is not None:
                 box.look()
-            return stopped()
+            return stopped() or (session is not None and session.turn())
 
-        summary = runtime.run(seconds=config.seconds, episodes=config.episodes, stopped=ended)
+        summary = runtime.run(seconds=config.seconds, episodes=config.episodes if session is None else None, stopped=ended)
+        if session is not None:
+            session.close()
         if recorder is not None:
             recorder.close()  # what is counted is all of it
-        summary.beside = counted_beside(watcher, operator, planner, box, recorder)
+        summary.beside = {**counted_beside(watcher, operator, planner, box, recorder), **({"teleop": counted(session)} if session else {})}
     if config.json_file:
         emit_json(summary.to_dict(), Path(config.json_file))
     return summary

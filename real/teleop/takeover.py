@@ -51,6 +51,7 @@ class Takeover:
         self._last: np.ndarray | None = None  # action executed last
         self._moved_at = -math.inf
         self._limited = False
+        self._episode: int | None = None
 
     @property
     def paused(self) -> bool:
@@ -75,7 +76,7 @@ class Takeover:
         if clutch:
             self._moved_at = self._clock()
             if not was or not self.taken:
-                self._take()
+                self.take()
         passed = []
         for event in value.events:
             if event in OWN:
@@ -90,6 +91,8 @@ class Takeover:
             self._ready = False
             self._last = self._last if policy_action is None else np.array(policy_action, np.float32)
             return None
+        if reading.episode != self._episode:
+            self._ready, self._episode = False, reading.episode
         if not self._ready or reading.drive_state != "active":
             self._ready = self.jog.start(reading, self._last)
             if not self._ready:
@@ -114,7 +117,8 @@ class Takeover:
             self.source.feedback("released")
         self.taken = self._ready = self.jog.homing = False
 
-    def _take(self) -> None:
+    def take(self) -> None:
+        """Give the robot to the person: it holds until they move it."""
         if not self.taken:
             self.counts["takeovers"] += 1
             self.source.feedback("taken")
@@ -123,15 +127,15 @@ class Takeover:
 
     def _obey(self, event: str) -> None:
         if event == "takeover":
-            self._take()
+            self.take()
         elif event == "release":
             self.release()
         elif event == "grip":
-            self._take()
+            self.take()
             self.jog.grip()
         elif event == "home":
             if self.jog.go_home():
-                self._take()
+                self.take()
             else:
                 self.source.feedback("refused")
         elif event == "frame":
