@@ -51,9 +51,11 @@ class MutuallyExclusiveCallbackGroup(CallbackGroup):
         self._active: Any = None
 
     def can_execute(self, entity: Any) -> bool:
+        """Whether none of the group's callbacks runs."""
         return self._active is None
 
     def beginning_execution(self, entity: Any) -> bool:
+        """Begin a callback unless another runs."""
         with self._lock:
             if self._active is not None:
                 return False
@@ -61,5 +63,6 @@ class MutuallyExclusiveCallbackGroup(CallbackGroup):
             return True
 
     def ending_execution(self, entity: Any) -> None:
+        """Let the next one begin."""
         with self._lock:
             self._active = None

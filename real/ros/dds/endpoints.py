@@ -67,8 +67,8 @@ def ros_profile(qos: Qos) -> QoSProfile:
 
     durable = Policy.Durability in qos and qos[Policy.Durability] != Policy.Durability.Volatile
     history = qos[Policy.History] if Policy.History in qos else Policy.History.KeepLast(1)
-    live: Any = qos[Policy.Liveliness] if Policy.Liveliness in qos else None
-    lease = getattr(live, "lease_duration", _INFINITE)
+    live: Any = qos[Policy.Liveliness] if Policy.Liveliness in qos else Policy.Liveliness.Automatic(_INFINITE)
+    lease = live.lease_duration
     return QoSProfile(
         history=HistoryPolicy.KEEP_ALL if history == Policy.History.KeepAll else HistoryPolicy.KEEP_LAST,
         depth=getattr(history, "depth", 0),

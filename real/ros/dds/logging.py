@@ -115,21 +115,27 @@ class RcutilsLogger:
         return True
 
     def debug(self, message: Any, **kwargs: Any) -> bool:
+        """Write a line about debugging; arguments are those of ``log``."""
         return self.log(message, LoggingSeverity.DEBUG, **kwargs)
 
     def info(self, message: Any, **kwargs: Any) -> bool:
+        """Write a line about what goes on; arguments are those of ``log``."""
         return self.log(message, LoggingSeverity.INFO, **kwargs)
 
     def warning(self, message: Any, **kwargs: Any) -> bool:
+        """Write a line about what may go wrong; arguments are those of ``log``."""
         return self.log(message, LoggingSeverity.WARN, **kwargs)
 
     def warn(self, message: Any, **kwargs: Any) -> bool:
+        """Write a line about what may go wrong; arguments are those of ``log``."""
         return self.log(message, LoggingSeverity.WARN, **kwargs)
 
     def error(self, message: Any, **kwargs: Any) -> bool:
+        """Write a line about what has gone wrong; arguments are those of ``log``."""
         return self.log(message, LoggingSeverity.ERROR, **kwargs)
 
     def fatal(self, message: Any, **kwargs: Any) -> bool:
+        """Write a line about what cannot go on; arguments are those of ``log``."""
         return self.log(message, LoggingSeverity.FATAL, **kwargs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 from real.ros.dds.context import get_default_context, ok
@@ -22,6 +23,10 @@ def get_global_executor() -> Executor:
             _executor = made = SingleThreadedExecutor()
             get_default_context().on_shutdown(made.shutdown)
         return _executor
+
+
+def _end(executor: Executor) -> None:
+    executor.shutdown()
 
 
 def create_node(node_name: str, **kwargs: Any) -> Node:
