@@ -36,6 +36,7 @@ if TYPE_CHECKING or BACKEND == "dds":
     )
     from real.ros.dds.executor import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
     from real.ros.dds.future import Future, Task
+    from real.ros.dds.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, ManagedEntity, SimpleManagedEntity, TransitionCallbackReturn
     from real.ros.dds.logging import LoggingSeverity, get_logger
     from real.ros.dds.node import Node
     from real.ros.dds.parameter import Parameter
@@ -88,14 +89,15 @@ def said(context: Any = None) -> str:
 
 
 __all__ = [  # noqa: RUF022
-    "BACKEND", "WHY", "CallbackGroup", "Clock", "ClockChange", "ClockType", "Context", "Duration", "DurabilityPolicy", "Executor",
+    "BACKEND", "CallbackGroup", "Clock", "ClockChange", "ClockType", "Context", "DurabilityPolicy", "Duration", "Executor",
     "ExternalShutdownException", "Future", "HistoryPolicy", "InputError", "InvalidHandle", "InvalidNamespaceException", "InvalidNodeNameException",
-    "InvalidParameterTypeException", "InvalidServiceNameException", "InvalidTopicNameException", "JumpThreshold", "LivelinessPolicy",
-    "LoggingSeverity", "MessageError", "MultiThreadedExecutor", "MutuallyExclusiveCallbackGroup", "Node", "NotInitializedException", "Parameter",
-    "ParameterAlreadyDeclaredException", "ParameterNotDeclaredException", "Publisher", "QoSPresetProfiles", "QoSProfile", "ROSClock",
-    "ReentrantCallbackGroup", "ReliabilityPolicy", "SingleThreadedExecutor", "Subscription", "Task", "Time", "create_node", "define", "deserialize",
-    "distro", "get_default_context", "get_global_executor", "get_logger", "init", "message", "ok", "qos_check_compatible", "qos_profile_latched",
-    "qos_profile_parameter_events", "qos_profile_parameters", "qos_profile_reliable", "qos_profile_sensor_data", "qos_profile_services_default",
-    "qos_profile_system_default", "said", "serialize", "service", "shutdown", "spin", "spin_once", "spin_until_future_complete", "try_shutdown",
-    "type_name",
+    "InvalidParameterTypeException", "InvalidServiceNameException", "InvalidTopicNameException", "JumpThreshold", "LifecycleNode",
+    "LifecyclePublisher", "LifecycleState", "LivelinessPolicy", "LoggingSeverity", "ManagedEntity", "MessageError", "MultiThreadedExecutor",
+    "MutuallyExclusiveCallbackGroup", "Node", "NotInitializedException", "Parameter", "ParameterAlreadyDeclaredException",
+    "ParameterNotDeclaredException", "Publisher", "QoSPresetProfiles", "QoSProfile", "ROSClock", "ReentrantCallbackGroup", "ReliabilityPolicy",
+    "SimpleManagedEntity", "SingleThreadedExecutor", "Subscription", "Task", "Time", "TransitionCallbackReturn", "WHY", "create_node", "define",
+    "deserialize", "distro", "get_default_context", "get_global_executor", "get_logger", "init", "message", "ok", "qos_check_compatible",
+    "qos_profile_latched", "qos_profile_parameter_events", "qos_profile_parameters", "qos_profile_reliable", "qos_profile_sensor_data",
+    "qos_profile_services_default", "qos_profile_system_default", "said", "serialize", "service", "shutdown", "spin", "spin_once",
+    "spin_until_future_complete", "try_shutdown", "type_name",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ from rclpy.exceptions import (
     ParameterNotDeclaredException,
 )
 from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, ManagedEntity, SimpleManagedEntity, TransitionCallbackReturn
 from rclpy.logging import LoggingSeverity, get_logger
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -55,12 +56,13 @@ def init(args: Any = None, *, context: Any = None, domain_id: int | None = None,
 
 
 __all__ = [  # noqa: RUF022
-    "CallbackGroup", "Clock", "ClockChange", "ClockType", "Context", "Duration", "DurabilityPolicy", "Executor", "ExternalShutdownException",
+    "CallbackGroup", "Clock", "ClockChange", "ClockType", "Context", "DurabilityPolicy", "Duration", "Executor", "ExternalShutdownException",
     "Future", "HistoryPolicy", "InvalidHandle", "InvalidNamespaceException", "InvalidNodeNameException", "InvalidParameterTypeException",
-    "InvalidServiceNameException", "InvalidTopicNameException", "JumpThreshold", "LivelinessPolicy", "LoggingSeverity", "MultiThreadedExecutor",
-    "MutuallyExclusiveCallbackGroup", "Node", "NotInitializedException", "Parameter", "ParameterAlreadyDeclaredException",
-    "ParameterNotDeclaredException", "Publisher", "QoSPresetProfiles", "QoSProfile", "ROSClock", "ReentrantCallbackGroup", "ReliabilityPolicy",
-    "SingleThreadedExecutor", "Subscription", "Task", "Time", "create_node", "get_default_context", "get_global_executor", "get_logger", "init", "ok",
+    "InvalidServiceNameException", "InvalidTopicNameException", "JumpThreshold", "LifecycleNode", "LifecyclePublisher", "LifecycleState",
+    "LivelinessPolicy", "LoggingSeverity", "ManagedEntity", "MultiThreadedExecutor", "MutuallyExclusiveCallbackGroup", "Node",
+    "NotInitializedException", "Parameter", "ParameterAlreadyDeclaredException", "ParameterNotDeclaredException", "Publisher", "QoSPresetProfiles",
+    "QoSProfile", "ROSClock", "ReentrantCallbackGroup", "ReliabilityPolicy", "SimpleManagedEntity", "SingleThreadedExecutor", "Subscription", "Task",
+    "Time", "TransitionCallbackReturn", "create_node", "get_default_context", "get_global_executor", "get_logger", "init", "ok",
     "qos_check_compatible", "qos_profile_parameter_events", "qos_profile_parameters", "qos_profile_sensor_data", "qos_profile_services_default",
     "qos_profile_system_default", "shutdown", "spin", "spin_once", "spin_until_future_complete", "try_shutdown",
 ]  # fmt: skip

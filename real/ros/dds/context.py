@@ -15,6 +15,7 @@ from cyclonedds.qos import Policy, Qos
 
 from policies.spec import InputError
 from real.ros.dds.arguments import Arguments
+from real.ros.dds.binding import POLICIES
 from real.ros.dds.endpoints import close
 from real.ros.dds.exceptions import NotInitializedException
 from real.ros.dds.graph import Graph
@@ -102,7 +103,8 @@ class Context:
             chosen = settings(os.environ.get("ROBOPOLICY_ROS_INTERFACE", "") if interface is None else interface)
             _open_domain(number, chosen)
             try:
-                self._participant = DomainParticipant(number, Qos(Policy.Userdata(b"enclave=/;")))
+                with POLICIES:
+                    self._participant = DomainParticipant(number, Qos(Policy.Userdata(b"enclave=/;")))
                 self.graph = Graph(self)
             except DDSException as error:
                 self._participant = None

@@ -12,6 +12,7 @@ from cyclonedds.sub import DataReader
 from cyclonedds.topic import Topic
 from cyclonedds.util import duration
 
+from real.ros.dds.binding import POLICIES
 from real.ros.dds.clock import Duration
 from real.ros.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 
@@ -101,7 +102,8 @@ class Writer:
         self._lock = threading.Lock()
         self._kind = kind
         self._topic = Topic(context.participant, topic, kind)
-        self.entity: Any = DataWriter(context.participant, self._topic, cyclone_qos(profile, user_data))
+        with POLICIES:
+            self.entity: Any = DataWriter(context.participant, self._topic, cyclone_qos(profile, user_data))
 
     def write(self, cdr: bytes) -> bool:
         """Send a sample; returns whether it went out (a reliable reader that stands still costs samples, never more than 50 ms).
@@ -140,7 +142,8 @@ class Reader:
 
     def __init__(self, context: Context, topic: str, kind: Any, profile: QoSProfile, user_data: str = "") -> None:
         self._topic = Topic(context.participant, topic, kind)
-        self.entity: Any = DataReader(context.participant, self._topic, cyclone_qos(profile, user_data))
+        with POLICIES:
+            self.entity: Any = DataReader(context.participant, self._topic, cyclone_qos(profile, user_data))
         self.condition = anything(self.entity)
 
     def take(self) -> tuple[bytes, Any] | None:

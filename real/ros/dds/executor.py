@@ -106,13 +106,10 @@ class Executor:
     def create_task(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
         """Run a function or coroutine in this executor; returns its future."""
         task = Task(callback, args, kwargs, executor=self)
-        self._add_task(task)
-        return task
-
-    def _add_task(self, task: Task) -> None:
         with self._lock:
             self._tasks.append(task)
         self.wake()
+        return task
 
     # -- spinning
 
@@ -167,7 +164,7 @@ class Executor:
     def _run(self, entity: Any, item: Any) -> None:
         outcome = entity.execute(item)
         if inspect.iscoroutine(outcome):
-            self._add_task(Task(outcome, executor=self))
+            self.create_task(lambda: outcome)
 
     def _run_task(self, task: Task) -> None:
         task()

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsParticipant, BuiltinTopicDcpsPublication, BuiltinTopicDcpsSubscription
 from cyclonedds.core import DDSException, GuardCondition, WaitSet
+from cyclonedds.qos import Policy
 
 from real.ros.dds import types
+from real.ros.dds.binding import POLICIES
 from real.ros.dds.endpoints import Reader, Writer, anything, close, ros_profile
 from real.ros.dds.logging import get_logger
 from real.ros.messages import MessageError, deserialize, message, serialize
@@ -192,8 +194,9 @@ class Graph:
 
     def _drain(self, name: str) -> list[Any]:
         found: list[Any] = []
-        while taken := self._builtin[name].take(N=64):
-            found += taken
+        with POLICIES:
+            while taken := self._builtin[name].take(N=64):
+                found += taken
         return found
 
     def _endpoint(self, found: Any, writes: bool) -> None:
@@ -203,8 +206,6 @@ class Graph:
                 with self._lock:
                     self._endpoints.pop(guid, None)
             return
-        from cyclonedds.qos import Policy
-
         text = bytes(found.qos[Policy.Userdata].data).decode(errors="replace") if Policy.Userdata in found.qos else ""
         hashes = [part[len("typehash=") :] for part in text.split(";") if part.startswith("typehash=")]
         one = Endpoint(guid, found.participant_key.bytes, found.topic_name, found.type_name, ros_profile(found.qos), writes, "".join(hashes[:1]))
@@ -255,7 +256,8 @@ class Graph:
         apart = mismatch(writer.profile, reader.profile)
         assert apart is not None
         policy = apart.policy.name.lower()
-        return f"QoS mismatch on {topic}: {publisher} offers {policy} {apart.offered}, {subscriber} asks for {apart.requested}: no message arrives; {apart.advice()}"
+        between = f"{publisher} offers {policy} {apart.offered}, {subscriber} asks for {apart.requested}"
+        return f"QoS mismatch on {topic}: {between}: no message arrives; {apart.advice()}"
 
     def _called(self, endpoint: Endpoint) -> str:
         node = self.node_of(endpoint.guid)

@@ -21,7 +21,7 @@ def get_global_executor() -> Executor:
     with _lock:
         if _executor is None or _executor._closed:
             _executor = made = SingleThreadedExecutor()
-            get_default_context().on_shutdown(made.shutdown)
+            get_default_context().on_shutdown(partial(_end, made))
         return _executor
 
 
