@@ -151,8 +151,9 @@ class LifecycleNode(ManagedEntity, Node):
         """Make the node.
 
         Args:
-            node_name: As for Node, like the further keywords.
+            node_name: As for Node.
             enable_communication_interface: Whether the services and ``~/transition_event`` are offered.
+            **kwargs: As for Node.
         """
         self._state, self._managed = "unconfigured", []
         self._transition_events: Any = None

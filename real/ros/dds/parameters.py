@@ -93,7 +93,7 @@ class NodeParameters:
                 self._declare(one, descriptors[one.name])
             return [self._parameters[one.name] for one in made]
 
-    def _declared(self: Any, namespace: str, given: tuple[Any, ...], ignore_override: bool) -> tuple[Parameter, Any]:
+    def _declared(self: Any, namespace: str, given: Any, ignore_override: bool) -> tuple[Parameter, Any]:
         kind = message("rcl_interfaces/msg/ParameterDescriptor")
         if not isinstance(given, tuple) or len(given) not in (1, 2, 3) or not isinstance(given[0], str):
             raise TypeError(f"a parameter is declared by (name), (name, value) or (name, value, descriptor), not {given!r}")

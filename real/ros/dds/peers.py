@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
+
+from real.ros.dds.binding import POLICIES
 
 #: The first two bytes of a GUID name the vendor of the engine.
 ENGINES = {(0x01, 0x0F): "Fast DDS", (0x01, 0x10): "Cyclone DDS", (0x01, 0x01): "RTI Connext", (0x01, 0x03): "OpenDDS", (0x01, 0x12): "RustDDS"}
@@ -47,22 +50,36 @@ def _known(peers: list[Peer | None]) -> list[Peer]:
 
 def matched_readers(writer: Any) -> list[Peer]:
     """Return who reads what this writer writes."""
-    return _known([_peer(writer.get_matched_subscription_data(handle)) for handle in writer.get_matched_subscriptions()])
+    with POLICIES:
+        return _known([_peer(writer.get_matched_subscription_data(handle)) for handle in writer.get_matched_subscriptions()])
 
 
 def matched_writers(reader: Any) -> list[Peer]:
     """Return who writes what this reader reads."""
-    return _known([_peer(reader.get_matched_publication_data(handle)) for handle in reader.get_matched_publications()])
+    with POLICIES:
+        return _known([_peer(reader.get_matched_publication_data(handle)) for handle in reader.get_matched_publications()])
 
 
 def peer_of_writer(reader: Any, handle: int) -> Peer | None:
     """Return who wrote a sample, by the publication handle that came with it; None where it is gone."""
-    return _peer(reader.get_matched_publication_data(handle))
+    with POLICIES:
+        return _peer(reader.get_matched_publication_data(handle))
 
 
-def fast_dds_is_near(participant: Any) -> bool:
-    """Whether a participant of Fast DDS has been found on this domain."""
+#: Participant -> (its reader of other participants, whether Fast DDS has been found and told of).
+_watched: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
+
+
+def fast_dds_arrived(participant: Any) -> bool:
+    """Whether a participant of Fast DDS has been found on this domain that was not asked about before; True once."""
     from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsParticipant
 
-    found = BuiltinDataReader(participant, BuiltinTopicDcpsParticipant).read(N=256)
-    return any(engine_of(one.key.bytes) == FAST_DDS for one in found if getattr(one, "key", None) is not None)
+    with POLICIES:
+        watched = _watched.get(participant)
+        if watched is None:
+            watched = _watched[participant] = [BuiltinDataReader(participant, BuiltinTopicDcpsParticipant), False]
+        if watched[1]:
+            return False
+        found = watched[0].read(N=256)
+        watched[1] = any(engine_of(one.key.bytes) == FAST_DDS for one in found if getattr(one, "key", None) is not None)
+        return watched[1]

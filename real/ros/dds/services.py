@@ -17,9 +17,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from real.ros.dds.binding import POLICIES
+from real.ros.dds.endpoints import anything, close, cyclone_qos
 from real.ros.dds.exceptions import InvalidHandle, NotInitializedException, RCLError
 from real.ros.dds.future import Future
-from real.ros.dds.peers import Peer, fast_dds_is_near, matched_readers, matched_writers, peer_of_writer
+from real.ros.dds.peers import Peer, fast_dds_arrived, matched_readers, matched_writers, peer_of_writer
 from real.ros.messages import MessageError, deserialize, serialize
 
 if TYPE_CHECKING:
@@ -64,7 +66,6 @@ class _Endpoint:
         from cyclonedds.sub import DataReader
         from cyclonedds.topic import Topic
 
-        from real.ros.dds.endpoints import cyclone_qos
         from real.ros.dds.types import raw_type
 
         for half in ("Request", "Response"):
@@ -82,14 +83,18 @@ class _Endpoint:
         for half, prefix, suffix in (("Request", "rq", "Request"), ("Response", "rr", "Reply")):
             kind = raw_type(getattr(srv_type, half).__msgtype__, header=True)
             topics[half] = Topic(participant, f"{prefix}{srv_name}{suffix}", kind)
-        self.reader = DataReader(participant, topics[self._read_half], qos)
-        self.writer = DataWriter(participant, topics[self._write_half], qos)
-        self._handle = int(self.writer.get_instance_handle())
+        with POLICIES:
+            self.reader = DataReader(participant, topics[self._read_half], qos)
+            self.writer = DataWriter(participant, topics[self._write_half], qos)
+        self.condition = anything(self.reader)
+        self._topics = list(topics.values())
+        self._handle = int(self.writer.get_instance_handle()) & (2**64 - 1)
         self._destroyed = False
         node._register_endpoint(self.reader, writer=False)
         node._register_endpoint(self.writer, writer=True)
+        callback_group.add_entity(self)
         node._add_waitable(self)
-        if fast_dds_is_near(participant):
+        if fast_dds_arrived(participant):
             self._warn_fast_dds("a Fast DDS node is on this domain; services reach nodes on Cyclone DDS only")
 
     @property
@@ -109,9 +114,13 @@ class _Endpoint:
         self._destroyed = True
         node = self._node()
         if node is not None:
+            self.callback_group.remove_entity(self)
             node._remove_waitable(self)
+            close(self.condition)
             for entity in (self.reader, self.writer):
                 node._unregister_endpoint(entity)
+            for topic in self._topics:
+                close(topic)
 
     def _write(self, cdr: bytes, client: int, sequence: int) -> None:
         self.writer.write(self.writer.data_type.of(frame(cdr, client, sequence)))
@@ -190,7 +199,7 @@ class Client(_Endpoint):
     def __init__(self, node: Node, srv_type: Any, srv_name: str, qos_profile: Any, callback_group: Any) -> None:
         self._lock = threading.Lock()
         self._pending: dict[int, Future] = {}
-        self._sequence = itertools.count(1)
+        self._numbers = itertools.count(1)
         super().__init__(node, srv_type, srv_name, qos_profile, callback_group)
 
     def service_is_ready(self) -> bool:
@@ -237,7 +246,7 @@ class Client(_Endpoint):
             future.set_exception(RCLError(f"service {self.srv_name} is offered by a node on {foreign.engine}: services reach Cyclone DDS only"))
             return future
         with self._lock:
-            sequence = next(self._sequence)
+            sequence = next(self._numbers)
             self._pending[sequence] = future
         self._write(serialize(request), self._handle, sequence)
         return future
