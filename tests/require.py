@@ -106,6 +106,12 @@ def interpreter(version: str) -> str | None:
     return None
 
 
+def _builds(*needed: str) -> Callable[[], bool]:
+    """Whether commands and headers of ``needed`` (a name, or a path under the include folder) are there."""
+    include = Path("/usr/include")
+    return lambda: all((include / name).exists() if "/" in name else shutil.which(name) is not None for name in needed)
+
+
 def _gpu() -> bool:
     import torch
 
@@ -125,12 +131,15 @@ NEEDS = {
     "libgl": Need(lambda: _opens("cv2"), "the libraries of OpenCV", "apt-get install libgl1 libglib2.0-0"),
     "chromium": Need(_on_path("chromium", "chromium-browser", "google-chrome"), "a headless browser", "apt-get install chromium"),
     "faketime": Need(_on_path("faketime"), "a wall clock that can be set for one process", "apt-get install faketime"),
+    "openssl": Need(_on_path("openssl"), "a maker of certificates", "apt-get install openssl"),
     "git": Need(_on_path("git"), "git", "apt-get install git"),
     "network": Need(_index_answers, "a package index that answers", "a network connection"),
     "metaworld": Need(_module("metaworld"), "Meta-World", "robopolicy install metaworld"),
     "bullet": Need(_module("pybullet"), "the second physics engine", "pip install 'robopolicy[bullet]'"),
     "warp": Need(lambda: _module("mujoco_warp")() and _module("warp")(), "physics on Warp", "pip install 'robopolicy[warp]'"),
     "ray": Need(_module("ray"), "a cluster engine", "pip install 'robopolicy[ray]'"),
+    "fastdds": Need(_builds("g++", "fastdds/dds/domain/DomainParticipant.hpp"), "Fast DDS and a compiler", "apt-get install g++ libfastrtps-dev"),
+    "cyclonedds-c": Need(_builds("gcc", "idlc", "dds/dds.h"), "Cyclone DDS in C and a compiler", "apt-get install gcc cyclonedds-dev cyclonedds-tools"),
     "gpu": Need(_gpu, "a CUDA GPU", ""),
     "small-disk": Need(_small_disk, "the right to mount a small file system", ""),
     "python3.10": Need(_python("3.10"), "a Python 3.10", "uv python install 3.10, or pyenv"),

@@ -128,7 +128,7 @@ class PageSource:
         fields = {name: list(field.names) for name, field in spec.observation.fields.items() if field.names}
         self._say({"robot": {"name": info.name, "joints": names if info.motion is not None else [], "actions": names, "fields": fields}})
 
-    def connect(self, telemetry: str, operator: str, token: str = "", latch: str = "") -> None:
+    def join(self, telemetry: str, operator: str, token: str = "", latch: str = "") -> None:
         """Let the page show a run, and stop and hold it without this process.
 
         Args:

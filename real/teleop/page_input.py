@@ -226,12 +226,16 @@ class Controls:
         return ""
 
     def held(self, now_ns: int) -> tuple[Beat, int]:
-        """Return what the person with the controls holds, and the moment that it is not older than; nobody: an open clutch."""
-        if not self._held(now_ns):
-            return Beat(), 0
-        assert self.holder is not None
-        browser = self.browsers[self.holder]
-        return browser.beat, browser.proven_ns
+        """Return what the person with the controls holds, and the moment that it is not older than.
+
+        While nobody has them the clutch is open, and the moment is that of the browser heard last; 0: there is none.
+        """
+        if self._held(now_ns):
+            assert self.holder is not None
+            browser = self.browsers[self.holder]
+            return browser.beat, browser.proven_ns
+        newest = max((b for b in self.browsers.values() if b.trusted), key=lambda b: b.proven_ns, default=None)
+        return (Beat(), 0) if newest is None else (Beat(dial=newest.beat.dial), newest.proven_ns)
 
     def _held(self, now_ns: int) -> bool:
         """Whether somebody has the controls; who is not heard loses them."""
