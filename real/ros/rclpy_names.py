@@ -55,7 +55,7 @@ def init(args: Any = None, *, context: Any = None, domain_id: int | None = None,
     return opened
 
 
-__all__ = [  # noqa: RUF022
+__all__ = [
     "CallbackGroup", "Clock", "ClockChange", "ClockType", "Context", "DurabilityPolicy", "Duration", "Executor", "ExternalShutdownException",
     "Future", "HistoryPolicy", "InvalidHandle", "InvalidNamespaceException", "InvalidNodeNameException", "InvalidParameterTypeException",
     "InvalidServiceNameException", "InvalidTopicNameException", "JumpThreshold", "LifecycleNode", "LifecyclePublisher", "LifecycleState",
