@@ -72,7 +72,7 @@ class _Writer:
             child = link if k == len(joints) - 1 else f"{link}_{model.joint(joint).name}"
             self._joint(joint, above, child, at + step, axes)
             if child != link:
-                ET.SubElement(self._root, "link", name=child)
+                self._almost_nothing(ET.SubElement(self._root, "link", name=child))
             above, at, axes, shift = child, np.zeros(3), np.array([1.0, 0, 0, 0]), anchor
         if not len(joints):
             self._fixed(f"{link}_fixed", above, link, at, axes)
@@ -132,6 +132,12 @@ class _Writer:
         ET.SubElement(inertial, "mass", value=repr(float(model.body_mass[body])))
         xx, yy, zz = (repr(float(v)) for v in model.body_inertia[body])
         ET.SubElement(inertial, "inertia", ixx=xx, iyy=yy, izz=zz, ixy="0", ixz="0", iyz="0")
+
+    def _almost_nothing(self, element: ET.Element) -> None:
+        """Write the inertia of a link between two joints of one body: simulators refuse a link that moves and weighs nothing."""
+        inertial = ET.SubElement(element, "inertial")
+        ET.SubElement(inertial, "mass", value="1e-06")
+        ET.SubElement(inertial, "inertia", ixx="1e-09", iyy="1e-09", izz="1e-09", ixy="0", ixz="0", iyz="0")
 
     def _geom(self, element: ET.Element, geom: int, shift: np.ndarray) -> None:
         """Write a shape as visual and, if it collides, as collision; planes, meshes and fields are left out."""

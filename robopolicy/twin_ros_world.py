@@ -66,6 +66,7 @@ class RosWorld(World):
         self.changed: Callable[[], None] = lambda: None
         super().__post_init__()
         self._start, self._next = time.monotonic(), 0
+        self._start_ns = self.clock.at(self._start)
 
     def _begin(self) -> None:
         super()._begin()
@@ -103,25 +104,32 @@ class RosWorld(World):
 
     def tick(self, now: float) -> bool:
         """Do the ticks that are due; returns whether there was one."""
-        period, waiting = 1 / self.rate_hz, math.floor((now - self._start) * self.rate_hz) - self._next
-        if waiting < 0:
+        if now < self.due:
             return False
-        self.slips += waiting
-        if waiting * period > _CATCH_UP_S:
+        waiting = int((now - self.due) * self.rate_hz)
+        if waiting / self.rate_hz > _CATCH_UP_S:
             assert self.controllers is not None
+            self.slips += waiting
             self._next += waiting  # the world stood still meanwhile, and what was to be done then is not done now
-            self.controllers.begin(self._stands if self.command is None else np.asarray(self.command, np.float64), self.clock.at(self.due))
+            self.controllers.begin(self._stands if self.command is None else np.asarray(self.command, np.float64), self._stamp(self._next))
+        self.slips -= 1
         while self.due <= now:
-            at, self._next = self.due, self._next + 1
-            self._tick_at(at)
+            at, stamp_ns = self.due, self._stamp(self._next)
+            self._next += 1
+            self.slips += 1
+            self._tick_at(at, stamp_ns)
         if now - self._ended_at > (math.inf if self.pause_s is None else self.pause_s):
             self.next_episode()
         return True
 
-    def _tick_at(self, at: float) -> None:
+    def _stamp(self, tick: int) -> int:
+        """Return the time of a tick on the robot's clock, ns: the grid is exact there."""
+        return self._start_ns + round(1e9 * self.speed * tick / self.rate_hz)
+
+    def _tick_at(self, at: float, stamp_ns: int) -> None:
         """Do the tick of monotonic time ``at``: sample the controllers, step the world."""
         assert self.controllers is not None
-        self.captured_at, self.stamp_ns = at, self.clock.at(at)
+        self.captured_at, self.stamp_ns = at, stamp_ns
         if self.ended or self.quiet:
             return
         command, active = self.controllers.sample(self.stamp_ns)
