@@ -14,12 +14,14 @@ from cyclonedds.idl import types as idl
 from policies.spec import InputError
 from real.ros.messages import store
 
+#: As ROS 2 itself says its types to DDS, a byte of any kind is an octet. Cyclone DDS 0.10 (Humble, Jazzy) crashes in its
+#: type library when it is told of an int8 or uint8 of XTypes.
 _PRIMITIVES: dict[str, Any] = {
-    "bool": bool, "byte": idl.uint8, "char": idl.uint8, "int8": idl.int8, "uint8": idl.uint8, "int16": idl.int16, "uint16": idl.uint16,
+    "bool": bool, "byte": idl.byte, "char": idl.byte, "int8": idl.byte, "uint8": idl.byte, "int16": idl.int16, "uint16": idl.uint16,
     "int32": idl.int32, "uint32": idl.uint32, "int64": idl.int64, "uint64": idl.uint64, "float32": idl.float32, "float64": idl.float64, "string": str,
 }  # fmt: skip
 _BASE, _NAME, _ARRAY = 1, 2, 3
-_EMPTY = {"structure_needs_at_least_one_member": idl.uint8}
+_EMPTY = {"structure_needs_at_least_one_member": idl.byte}
 
 
 class Sample:
