@@ -8,11 +8,13 @@ where there is no room, :meth:`RecordRing.message` and :meth:`RecordRing.plane` 
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,8 @@ class RecordRing:
             offsets[name] = planes_at
             planes_at += _up(size.planes * observation.fields[name].size)
         self.bytes = planes_at
+        if self.bytes > _available_bytes() // 2:  # asked for more, the system would take it from whoever runs
+            raise OSError(errno.ENOMEM, f"{self.bytes >> 20} MB are more than half of what is free")
         os.posix_fallocate(file, 0, self.bytes)  # no room is said now; written to a hole it would be a signal
         self._memory = np.frombuffer(mmap.mmap(file, self.bytes, mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)), np.uint8)
         self._numbers = self._memory[: 8 * _NUMBERS].view(np.int64)
@@ -113,10 +117,11 @@ class RecordRing:
     @classmethod
     def create(cls, spec: Spec, size: RingSize) -> RecordRing:
         """Make the memory. It has no name: it goes with the processes that hold it. Raises InputError if there is no room."""
+        file = os.memfd_create("robopolicy-recording") if hasattr(os, "memfd_create") else _unnamed_file()
         try:
-            file = os.memfd_create("robopolicy-recording") if hasattr(os, "memfd_create") else _unnamed_file()
             return cls(file, spec, size)
         except OSError as error:
+            os.close(file)
             raise InputError(
                 f"recording: no shared memory for {size.planes} images a camera: {error.strerror}; a smaller record.buffer_mb needs less"
             ) from error
@@ -231,6 +236,16 @@ def _message_dtype(spec: Spec) -> np.dtype:
     fields += [("stamps", "i8", (len(observation.fields),)), ("planes", "i8", (max(len(observation.image_names), 1),))]
     fields += [("action", "f4", (spec.action.dim,)), ("dropped", "i8", (len(observation.fields) + 1,)), ("text", f"S{TEXT_BYTES}")]
     return np.dtype(fields, align=True)
+
+
+def _available_bytes() -> int:
+    """Return the memory that can be taken from the system without it taking any from others."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = [line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")]
+        if lines:
+            return int(lines[0].split()[1]) << 10
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _unnamed_file() -> int:

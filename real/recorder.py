@@ -216,7 +216,7 @@ class Recorder:
 
     def _hand_over(self, reading: Observation) -> None:
         """Write a reading into the memory; images that were handed over before are not written again."""
-        self._tick, self._read_ns = reading.tick, self._clock_ns()
+        self._tick, self._episode, self._read_ns = reading.tick, reading.episode, self._clock_ns()
         if self._tells_success:
             self._success = bool(self._success or reading.success)
         slot = self._slot(Kind.READING)

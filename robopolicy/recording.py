@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
@@ -83,8 +83,9 @@ def recorded_spec(config: RecordConfig, robot: Spec) -> tuple[Spec, float]:
 
 
 def open_recorder(
-    config: RecordConfig, robot: DriveHandle, stack: ExitStack, say: Callable[[str], None] = print, manual: bool = False, policy: str = ""
-) -> Recorder:
+    config: RecordConfig, robot: DriveHandle, stack: ExitStack, say: Callable[[str], None] = print, manual: bool = False, policy: str = "",
+    prefix: Sequence[str] = (),
+) -> Recorder:  # fmt: skip
     """Start the recorder of a run; ``stack`` ends it, which waits until everything is on the disk.
 
     Args:
@@ -94,6 +95,7 @@ def open_recorder(
         say: Told what a person should know.
         manual: Whether a person begins and ends episodes.
         policy: Name of what acts, kept with the data.
+        prefix: Command that starts the process, e.g. with limits of its own; ends with what it is to execute.
 
     Raises:
         InputError: one line, before anything moves: the folder holds something else, another process writes into it, an
@@ -115,7 +117,7 @@ def open_recorder(
     ring = RecordRing.create(spec, size)
     try:
         recorder = Recorder(
-            ring, [*module_command("robopolicy.data.recording_process"), options.to_json()],
+            ring, [*prefix, *module_command("robopolicy.data.recording_process"), options.to_json()],
             manual=manual, tells_success=drawn, lockstep=info.lockstep, environment=environment(), say=say,
         )  # fmt: skip
     except BaseException:

@@ -258,7 +258,10 @@ class Recording:
         time_ns = self._rows[0].time_ns if self._rows else self._sync.now_ns
         for camera in self.ring.cameras:
             kept = self._sync.histories[camera].forget(time_ns)
-            needed = [n for n in (kept, self._held.samples[camera].value if self._held else None) if n is not None]
+            held = self._held.samples[camera] if self._held else None
+            if self._held and held and isinstance(held.value, int) and self._last_plane[camera] - held.value >= self.ring.size.planes // 4:
+                self._held.samples[camera] = held = Sample(held.stamp_ns, self.ring.image(camera, held.value).copy())  # a long pause
+            needed = [n for n in (kept, held.value if held else None) if isinstance(n, int)]
             self.ring.release(camera, min(needed) if self._open and needed else self._last_plane[camera] + 1)
         for name in self.ring.states:
             self._sync.histories[name].forget(time_ns)
@@ -268,7 +271,7 @@ class Recording:
         row, self._held = self._held, None
         if row is None:
             return
-        observation = {n: s.value if n not in self.ring.cameras else self.ring.image(n, s.value) for n, s in row.samples.items()}
+        observation = {n: self.ring.image(n, s.value) if isinstance(s.value, int) else s.value for n, s in row.samples.items()}
         capture = {name: sample.stamp_ns for name, sample in row.samples.items()} | {ACTION: row.time_ns}
         self.writer.add_frame(observation, row.action, capture, {"takeover": row.taken, "next.success": success, "next.done": done})
         self._row_times.append(row.time_ns)
