@@ -246,7 +246,7 @@ def load_local(path: str | Path, threads: int = 1, method: str | None = None, de
 
 
 def run(
-    config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: Callable[[Runtime], Any] | None = None,
+    config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: Callable[[Any], Any] | None = None,
     say: Callable[[str], None] = lambda line: None, acting: AsyncPolicy | None = None, steps: StepRecorder | None = None,
 ) -> Summary:  # fmt: skip
     """Run the control runtime as ``config`` says; robot and policy are let go of whatever happens.
@@ -254,7 +254,7 @@ def run(
     Args:
         config: The run; its ``policy`` is ``none`` where a person alone moves the robot.
         stopped: Asked before every tick.
-        watch: Called with the runtime before it starts; a context manager that it returns is open while it runs.
+        watch: Called with the runtime (a person's session, if there is one) before it starts; a context manager that it returns is open while it runs.
         say: Told what the pre-flight found, line by line.
         acting: The policy, in the place of the one that ``config`` names.
         steps: Given every reading and executed step, where nothing is recorded.
@@ -292,7 +292,7 @@ def run(
                 say(f"pre-flight: {finding.what}: {finding.line}")
             require_passed(findings)
         if watch is not None:
-            stack.enter_context(watch(runtime))
+            stack.enter_context(watch(session or runtime))
         gc.freeze()  # what exists now lives on: collections during the run need not walk it
         stack.callback(gc.unfreeze)
 

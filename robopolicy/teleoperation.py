@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +16,7 @@ from real.drive_handle import DriveHandle
 from real.operator import OperatorChannel
 from real.recorder import Recorder
 from real.telemetry import Telemetry
-from real.teleop import device_class
+from real.teleop import DEVICES, device_class
 from real.teleop.episodes import Episodes
 from real.teleop.jog import JogConfig, make_jog
 from real.teleop.source import Source
@@ -38,6 +40,7 @@ class TeleopConfig(Config):
         start: What begins an episode: the first ``motion`` or the ``event`` start; None: motion in a twin, the event at a robot.
         resets: Whether the robot's world begins anew after an episode; None: if it is a twin.
         task: What is done, in words; also of what is recorded.
+        keys: Whether keys of the terminal, where there is one, end episodes beside another device.
     """
 
     type: str
@@ -46,6 +49,7 @@ class TeleopConfig(Config):
     start: Literal["motion", "event"] | None = None
     resets: bool | None = None
     task: str = ""
+    keys: bool = True
 
     @staticmethod
     def long_form(argument: str) -> str:
@@ -72,8 +76,13 @@ def open_source(config: TeleopConfig, robot: DriveHandle) -> Source:
         InputError: one line: no such device or option, nothing is connected, it cannot move this robot.
     """
     device: Any = device_class(config.type)
-    source = device(validate(device.Config, config.options, f"device {config.type!r}", "teleop."))
+    source: Source = device(validate(device.Config, config.options, f"device {config.type!r}", "teleop."))
     try:
+        if config.keys and config.type not in ("keyboard", "scripted") and sys.stdin.isatty():
+            from real.teleop.keyboard import KeyboardSource
+            from real.teleop.together import Together
+
+            source = Together(source, KeyboardSource())
         source.attach(robot.spec, robot.info)
     except BaseException:
         source.close()
@@ -130,3 +139,31 @@ def check(config: RunConfig) -> None:
         raise InputError("policy=none: nobody moves the robot; name a policy, or a device with teleop=keyboard")
     if config.teleop is not None and config.shadow:
         raise InputError("teleop: a shadow run sends nothing, so nobody can move the robot; leave one of the two out")
+
+
+def session_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of ``robopolicy run`` for those of ``robopolicy teleop``: words are the task, ``device`` and ``jog`` are keys of ``teleop``.
+
+    Raises:
+        InputError: if no device is named, or it is named twice.
+    """
+    words = [a for a in arguments if "=" not in a]
+    out, devices = [], []
+    for argument in (a for a in arguments if "=" in a):
+        key, _, value = argument.partition("=")
+        first, dot, rest = key.partition(".")
+        if key in ("device", "teleop", "teleop.type"):
+            devices.append(value)
+        elif first == "device" and dot:
+            out.append(f"teleop.{rest}={value}")
+        elif first == "jog" and dot:
+            out.append(f"teleop.jog.{rest}={value}")
+        else:
+            out.append(argument)
+    if len(devices) != 1:
+        found = "none" if not devices else " and ".join(devices)
+        raise InputError(f"teleop: expected one device, e.g. device=keyboard ({', '.join(DEVICES)}), found {found}")
+    if not any(a.startswith("policy=") for a in out):
+        out.insert(0, f"policy={NOBODY}")
+    task = [f"teleop.task={json.dumps(' '.join(words))}"] if words else []
+    return [f"teleop.type={devices[0]}", *task, *out]

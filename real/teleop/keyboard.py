@@ -31,7 +31,7 @@ _ARROWS = {b"\x1b[A": "w", b"\x1b[B": "s", b"\x1b[D": "a", b"\x1b[C": "d", b"\x1
 _GRIPS = {"e": 1.0, "q": -1.0}
 _EVENTS = {"\r": "start", "\n": "start", "y": "success", "n": "failure", "\x7f": "discard", "\b": "discard", "t": "takeover", "g": "release",
            " ": "grip", "h": "home", "c": "frame", "z": "hold", "v": "resume", "\x1b": "stop", "x": "quit"}  # fmt: skip
-_TURN = 0.15  # s that one press turns or moves
+_ESCAPE_S = 0.03  # an escape that nothing follows within that time is the key
 
 
 class KeyboardConfig(Config):
@@ -45,7 +45,7 @@ class KeyboardConfig(Config):
         file: Terminal to read; None: standard input.
     """
 
-    tap_s: Annotated[float, pydantic.Field(gt=0, le=0.5)] = _TURN
+    tap_s: Annotated[float, pydantic.Field(gt=0, le=0.5)] = 0.15
     repeat_s: Annotated[float, pydantic.Field(gt=0, le=0.5)] = 0.15
     delay_s: pydantic.PositiveFloat = 0.8
     dial: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.5
@@ -187,6 +187,8 @@ class KeyboardSource:
                 out.append(self._buffer[:1].decode("ascii", "replace").lower())
                 self._buffer = self._buffer[1:]
                 continue
+            if self._buffer == b"\x1b" and self._escape_at is not None and now - self._escape_at < _ESCAPE_S:
+                break  # perhaps the first character of an arrow
             found = next((code for code in _ARROWS if self._buffer.startswith(code)), None)
             if found is not None:
                 out.append(_ARROWS[found])
