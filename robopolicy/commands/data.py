@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     data.command("edit")(edit_command)
     data.command("convert")(convert_command)
     data.command("view")(view_command)
+    data.command("replay")(replay_command)
 
 
 def _console() -> Any:
@@ -217,3 +218,34 @@ def view_command(
             viewer.run(stopped)
         finally:
             viewer.close()
+
+
+def replay_command(
+    path: _Path,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of the run: robot=twin, robot.address=..., speed=0.5, ...")] = None,
+    episode: Annotated[int, typer.Option(min=0, help="Which episode.")] = 0,
+    speed: Annotated[float | None, typer.Option(min=0.01, max=1.0, help="Of the motion of a robot of joints, e.g. 0.2 for the first time.")] = None,
+    real_time: Annotated[bool, typer.Option("--real-time", help="Of a twin that is started here: by the clock, not in lock-step.")] = False,
+    fields: Annotated[str | None, typer.Option(help="State fields to compare, by commas; default all recorded ones.")] = None,
+    json_file: _Json = None,
+) -> None:
+    """Play an episode's actions on the twin or the robot, through the safety filter, and compare what is observed with the recording.
+
+    The way to the first pose is driven slowly. A twin without an address is started here, with the episode's task and seed.
+
+    Example: robopolicy data replay data/arm-reach --episode 3 robot=twin
+    """
+    from robopolicy.commands.run import status
+    from robopolicy.processes import stop_signals
+    from robopolicy.replay import replay
+
+    given = [*(arguments or []), *([] if speed is None else [f"speed={speed}"])]
+    chosen = [name.strip() for name in fields.split(",")] if fields else None
+    with stop_signals() as stopped:
+        report = replay(path, episode, given, real_time=real_time, fields=chosen, stopped=stopped, watch=status, say=typer.echo)
+    for line in report.lines():
+        typer.echo(line)
+    _write_json(json_file, report.to_dict())
+    if report.summary["failed"]:
+        typer.echo(f"error: {report.summary['ended']}", err=True)
+        raise typer.Exit(1)
