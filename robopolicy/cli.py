@@ -47,6 +47,7 @@ COMMANDS = (
     "view",
     "data",
     "identify",
+    "calibrate",
     "bench",
     "list",
     "doctor",

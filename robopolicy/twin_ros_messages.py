@@ -45,13 +45,13 @@ def camera_of(field: str) -> str:
 
 
 def state(field: Field, values: np.ndarray, stamp_ns: int) -> Any:
-    """Return a field's values (flattened) as sensor_msgs/JointState: stamped and named, in ``position``."""
+    """Return a field's ``values`` (*shape) as sensor_msgs/JointState: stamped and named, flattened, in ``position``."""
     names = field.names or tuple(str(i) for i in range(field.size))
     return message("sensor_msgs/msg/JointState")(header=header(stamp_ns), name=list(names), position=_doubles(values.ravel()))
 
 
 def joint_state(names: Sequence[str], position: np.ndarray, velocity: np.ndarray | None, stamp_ns: int) -> Any:
-    """Return sensor_msgs/JointState of n joints; ``velocity`` (n,) may be unknown."""
+    """Return sensor_msgs/JointState of ``position`` (n,) and ``velocity`` (n,), which may be unknown."""
     given = {} if velocity is None else {"velocity": _doubles(velocity)}
     return message("sensor_msgs/msg/JointState")(header=header(stamp_ns), name=list(names), position=_doubles(position), **given)
 
