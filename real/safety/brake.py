@@ -70,6 +70,11 @@ class Brake:
         return self._phases[6] + self._phases[7] + self._phases[8]
 
     @property
+    def phase_ends(self) -> np.ndarray:
+        """Times (3, ...), s, at which the first ramp, the peak and the last ramp end: in between the jerk is constant."""
+        return np.cumsum(np.stack(np.broadcast_arrays(*self._phases[6:9])), axis=0)
+
+    @property
     def travel(self) -> np.ndarray:
         """Length of the way (...), both directions added; at least ``abs(displacement)``."""
         return self._end - 2 * self._back

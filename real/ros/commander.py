@@ -1,0 +1,196 @@
+"""Who sends commands to a controller: a trajectory that ends at rest, positions, or rates."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from policies.motion import MotionLimits, Reference
+from real.ros.commands import INTERFACES, StampGrid, TrajectoryBytes, array_message, stopping_path, twist_message
+from real.ros.connection import Connection, reliable
+from real.ros.description import lead_s
+from real.ros.fields import Mapped
+from real.ros.options import Ros2Config
+from real.ros.stamps import StampClock
+
+
+class Commander(Protocol):
+    """Sends the commands of one robot.
+
+    Attributes:
+        topic: Absolute name.
+        counts: What was sent.
+    """
+
+    topic: str
+    counts: Counter[str]
+
+    def heard(self) -> bool:
+        """Whether somebody takes commands."""
+        ...
+
+    def write(self, values: np.ndarray) -> None:
+        """Send a command (Da,), in its own units."""
+        ...
+
+    def write_motion(self, before: Reference, after: Reference) -> None:
+        """Send the motion (n,) of a tick."""
+        ...
+
+    def hold(self) -> None:
+        """See to it that the robot stands."""
+        ...
+
+    def restart(self) -> None:
+        """Forget what was sent: a new episode, or a stop was taken back."""
+        ...
+
+
+class _Sender:
+    """What all have: a publisher."""
+
+    def __init__(self, publisher: Any) -> None:
+        self._publisher, self.topic = publisher, str(publisher.topic_name)
+        self.counts: Counter[str] = Counter()
+
+    def heard(self) -> bool:
+        """Whether somebody takes commands."""
+        return self._publisher.get_subscription_count() > 0
+
+    def _send(self, message: Any) -> None:
+        self._publisher.publish(message)
+        self.counts["commands"] += 1
+
+
+class TrajectoryCommander(_Sender):
+    """Sends trajectories: the motion of a tick, then the stop from its end.
+
+    Args:
+        publisher: Of JointTrajectory.
+        mapped: Joints and units.
+        limits: Of the joints, in the units of the command.
+        tick_s, lead: Length of a tick, and how long before it is due its command is sent, s of our time.
+        clock: Of the controller; None: trajectories begin when they arrive.
+        steps: Returns a time of the controller's clock at which it has done a step.
+        speed: Seconds of the controller in one of ours.
+    """
+
+    def __init__(
+        self, publisher: Any, mapped: Mapped, limits: MotionLimits, tick_s: float, lead: float,
+        clock: StampClock | None, steps: Callable[[], int], speed: float,
+    ) -> None:  # fmt: skip
+        super().__init__(publisher)
+        self._bytes, self._factors, self._limits, self._tick_s, self._speed = TrajectoryBytes(mapped.joints), mapped.factors, limits, tick_s, speed
+        self._clock, self._steps = clock, steps
+        self._grid = StampGrid(tick_s * speed, lead * speed)
+        self._end: np.ndarray | None = None  # where the last trajectory comes to rest
+
+    def write(self, values: np.ndarray) -> None:
+        """Refuse positions (n,) without their motion: nobody could say how to stop from there. Raises ValueError."""
+        raise ValueError("a trajectory is made of the motion behind a command, not of positions alone")
+
+    def write_motion(self, before: Reference, after: Reference) -> None:
+        """Send the motion from ``before`` to ``after`` (n,), one tick apart, and the stop from there."""
+        stamp_ns, continues = self._due()
+        known: Reference | None = before
+        if not continues and not self._rests_at(before):
+            known = None  # the controller is somewhere on a stop: it goes on from there by itself
+            self.counts["gaps"] += 1
+        path = stopping_path(known, after, self._limits, self._tick_s)
+        self._end = path.position[-1]
+        for part in (path.position, path.velocity, path.acceleration):
+            part *= self._factors
+        self._send(self._bytes.encode(path, stamp_ns, self._speed))
+
+    def hold(self) -> None:
+        """Nothing is to be said: what was sent last ends at rest. The next motion begins a new grid of times."""
+        self._grid.restart()
+
+    def restart(self) -> None:
+        """Forget where the last trajectory ended."""
+        self._grid.restart()
+        self._end = None
+
+    def _rests_at(self, before: Reference) -> bool:
+        still = not (before.velocity.any() or before.acceleration.any())
+        return still and self._end is not None and bool(np.allclose(before.position, self._end, rtol=0, atol=1e-6))
+
+    def _due(self) -> tuple[int, bool]:
+        """Return the stamp of the next trajectory (0: on arrival) and whether it continues the last."""
+        now = time.monotonic_ns()
+        there = None if self._clock is None or self._clock.doubt(now) else self._clock.there_ns(now)
+        if there is None:
+            self._grid.restart()
+            self.counts["unstamped"] += 1
+            return 0, True
+        return self._grid.next(there, self._steps())
+
+
+class PositionCommander(_Sender):
+    """Sends joint positions as they are; the controller keeps the last."""
+
+    def __init__(self, publisher: Any, mapped: Mapped) -> None:
+        super().__init__(publisher)
+        self._factors, self._last = mapped.factors, None
+
+    def write(self, values: np.ndarray) -> None:
+        """Send positions (n,)."""
+        self._last = array_message(values * self._factors)
+        self._send(self._last)
+
+    def write_motion(self, before: Reference, after: Reference) -> None:
+        """Send where the motion leads (n,)."""
+        self.write(after.position)
+
+    def hold(self) -> None:
+        """Say the last positions again."""
+        if self._last is not None:
+            self._send(self._last)
+
+    def restart(self) -> None:
+        """Forget the last positions."""
+        self._last = None
+
+
+class RateCommander(_Sender):
+    """Sends rates: of joints, or of a base (``axes``; ``clock``: stamped, None: not)."""
+
+    def __init__(self, publisher: Any, mapped: Mapped, axes: bool, stamped: bool, clock: StampClock) -> None:
+        super().__init__(publisher)
+        self._names, self._factors, self._axes, self._stamped, self._clock = mapped.joints, mapped.factors, axes, stamped, clock
+
+    def write(self, values: np.ndarray) -> None:
+        """Send rates (Da,)."""
+        rates = np.asarray(values, np.float64) * self._factors
+        stamp = (self._clock.there_ns(time.monotonic_ns()) or 0) if self._stamped else None
+        self._send(twist_message(self._names, rates, stamp) if self._axes else array_message(rates))
+
+    def write_motion(self, before: Reference, after: Reference) -> None:
+        """Refuse: rates have no motion of joint positions (n,) behind them. Raises ValueError."""
+        raise ValueError("rates are sent as they are")
+
+    def hold(self) -> None:
+        """Say zero."""
+        self.write(np.zeros(len(self._names)))
+
+    def restart(self) -> None:
+        """Nothing is remembered."""
+
+
+def open_commander(
+    config: Ros2Config, connection: Connection, clock: StampClock, mapped: Mapped, motion: MotionLimits | None, tick_s: float, steps: Callable[[], int]
+) -> Commander:
+    """Return who sends the commands of ``config.command``; see :class:`TrajectoryCommander` for the arguments."""
+    kind, topic, _ = INTERFACES[config.command]
+    publisher = connection.publisher(kind, config.command_topic or topic, reliable())
+    if config.command == "trajectory":
+        assert motion is not None
+        own = clock if config.stamps == "robot" else None
+        return TrajectoryCommander(publisher, mapped, motion, tick_s, lead_s(config), own, steps, config.speed)
+    if config.command == "position":
+        return PositionCommander(publisher, mapped)
+    return RateCommander(publisher, mapped, config.command.startswith("twist"), config.command == "twist_stamped", clock)
