@@ -90,13 +90,14 @@ def waypoints(joints: Sequence[str], names: Sequence[str], points: Sequence[tupl
         raise CommandRefused("times", "time_from_start must rise from point to point, from 0 on")
     columns: list[np.ndarray | None] = []
     for place, kind in enumerate(("positions", "velocities", "accelerations"), start=1):
-        lengths = {len(point[place]) for point in points}
+        lists: list[Sequence[float]] = [point[place] for point in points]  # type: ignore[misc]
+        lengths = {len(numbers) for numbers in lists}
         if lengths == {0} and place > 1:
             columns.append(None)
             continue
         if lengths != {len(joints)}:
             raise CommandRefused("size", f"{kind}: expected {len(joints)} numbers in every point, found {sorted(lengths)}")
-        values = np.array([point[place] for point in points], np.float64)[:, order]
+        values = np.array(lists, np.float64)[:, order]
         if not np.isfinite(values).all():
             raise CommandRefused("not finite", f"{kind}: expected finite numbers")
         columns.append(values)

@@ -1,5 +1,7 @@
 """Launch the policy node: ``ros2 launch robopolicy_ros policy.launch.py policy:=/path/to/checkpoint autostart:=true``."""
 
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
+# (launch is a part of ROS 2 and comes with it)
 from __future__ import annotations
 
 from launch import LaunchDescription

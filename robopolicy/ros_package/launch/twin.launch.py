@@ -1,5 +1,7 @@
 """Launch a simulated robot and the policy node that drives it: ``ros2 launch robopolicy_ros twin.launch.py policy:=CHECKPOINT``."""
 
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
+# (launch is a part of ROS 2 and comes with it)
 from __future__ import annotations
 
 from launch import LaunchDescription
