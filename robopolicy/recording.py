@@ -46,10 +46,10 @@ class RecordConfig(Config):
     codec: dict[str, str | int] = pydantic.Field(default_factory=dict)
     fields: list[str] | None = None
     lead: str | None = None
-    sync: str = pydantic.Field("before", pattern=f"^({'|'.join(SYNCHRONISATIONS)})$")
-    wait_s: float = pydantic.Field(0.1, ge=0, le=5)
+    sync: str = pydantic.Field(default="before", pattern=f"^({'|'.join(SYNCHRONISATIONS)})$")
+    wait_s: float = pydantic.Field(default=0.1, ge=0, le=5)
     buffer_mb: pydantic.PositiveFloat = 256.0
-    nice: int = pydantic.Field(5, ge=0, le=19)
+    nice: int = pydantic.Field(default=5, ge=0, le=19)
 
     @staticmethod
     def long_form(argument: str) -> str:

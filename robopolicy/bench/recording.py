@@ -57,8 +57,8 @@ def draw(count: int = DRAWN) -> np.ndarray:
 class RenderedRobot:
     """Joints that are where they were sent, and cameras whose images were drawn beforehand; see ``real.robot.Robot``.
 
-    Attributes:
-        shown: Camera -> images that it has captured.
+    Args:
+        images: (N, H, W, 3) uint8, shown one after the other.
     """
 
     def __init__(self, images: np.ndarray) -> None:

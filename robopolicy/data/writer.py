@@ -262,7 +262,7 @@ class DatasetWriter:
 
     def _features(self) -> dict[str, Any]:
         if self._user_features is None:
-            said = {c: video.describe(self._encoder, *self.spec.observation.fields[c].shape[:2], self._options) for c in self._cameras}
+            said = {c: video.describe(self._encoder, *self.spec.observation.fields[c].shape[:2], options=self._options) for c in self._cameras}
             out = layout.spec_features(self.spec, self.fps, said)
             out |= {name: layout.feature(dtype, (1,)) for name, dtype in self._extras.items()}
             out |= {layout.CAPTURE + stream: layout.feature("int64", (1,)) for stream in self._streams}
