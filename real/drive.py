@@ -22,6 +22,7 @@ from policies.motion import Reference
 from policies.spec import InputError
 from real.drive_motion import commanded_motion
 from real.latch import Latch, robot_folder
+from real.latency import Latency
 from real.robot import Observation, Robot, RobotGone
 from real.safety.redundancy import Redundancy
 
@@ -117,7 +118,7 @@ class Drive:
 
     Attributes:
         reading: Of the last tick.
-        counts: So far.
+        counts: So far; ``reaction``: from the newest value of a reading until the command that answers it was written.
 
     Raises:
         InputError: for a robot that does not say what it does in silence or whose declarations do not fit together, or
@@ -131,7 +132,7 @@ class Drive:
             raise InputError(f"robot {info.name!r}: {told}; its driver must declare 'brakes' or 'holds'")
         self.spec, self.info, self.options = driver.spec, info, options
         self.latch = latch or Latch(robot_folder(info.name, options.state_dir))
-        self.counts = DriveCounts()
+        self.counts, self.reaction = DriveCounts(), Latency()
         self.motion = commanded_motion(driver.spec, info)
         self.redundancy = Redundancy(info.redundant, driver.spec.observation) if info.redundant else None
         self.reading = DriveReading(-1, "holding", "starting", None, None)
@@ -232,8 +233,8 @@ class Drive:
         """Return the counts, JSON-ready; ``cameras`` are those beside the robot (``real.camera_robot``), where there are any."""
         disagreed = dict(self.redundancy.disagreed) if self.redundancy else {}
         cameras: Any = getattr(self._driver, "camera_counts", None)
-        beside = {} if cameras is None else {"cameras": cameras()}
-        return {**asdict(self.counts), "refused": dict(self.counts.refused), "sensors_disagreed": disagreed, **beside}
+        beside: dict[str, Any] = {"sensors_disagreed": disagreed, "reaction_ms": self.reaction.to_dict(), **({} if cameras is None else {"cameras": cameras()})}
+        return {**asdict(self.counts), "refused": dict(self.counts.refused), **beside}
 
     def report(self) -> dict[str, Any]:
         """Return the counts, and under ``robot`` the driver's own report (None where it has none)."""
@@ -348,11 +349,13 @@ class Drive:
 
     def _write(self, command: np.ndarray, before: Reference | None) -> None:
         """Send a command (Da,), to a driver that takes it the motion from ``before`` that it stands for."""
-        write_motion, after = getattr(self._driver, "write_motion", None), self.motion.reference
-        if write_motion is not None and before is not None and after is not None:
-            write_motion(before, after)
+        write_motion: Any = getattr(self._driver, "write_motion", None)
+        if write_motion is not None and before is not None and self.motion.reference is not None:
+            write_motion(before, self.motion.reference)
         else:
             self._driver.write(np.ascontiguousarray(command))
+        seen = self.reading.observation
+        self.reaction.add(self._clock() - 1e-9 * max(seen.capture_ns.values()) if seen and seen.capture_ns else 0.0)
 
     def _rest(self, now: float) -> str:
         """Hold, or request the drive's own stop once it is due. Returns what is to be said of that; empty: nothing."""
@@ -380,7 +383,8 @@ class Drive:
         if not self._gone:
             observation = self._driver.read()
             doubt = (self.redundancy.apply(observation) if self.redundancy else "") or observation.doubt
-            new = anew or before.observation is None or observation.episode != before.observation.episode
+            last = before.observation  # after a doubt the robot stands where it is found
+            new = anew or last is None or observation.episode != last.episode or bool(last.doubt and self.motion.at_rest)
             if doubt:
                 self._unsure = doubt
             elif new or observation.ended or self._drive_stopped or self.options.watch:
