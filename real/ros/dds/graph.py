@@ -173,6 +173,8 @@ class Graph:
                 if not self._ending:
                     get_logger("ros.graph").error(f"the ROS graph is not followed any more: {error}")
                 return
+            except Exception as error:  # what a stranger announces must not end the picture of all others
+                get_logger("ros.graph").warning(f"an announcement was passed over: {type(error).__name__}: {error}", throttle_duration_sec=5.0)
             for listener in list(self._listeners):
                 listener()
 
@@ -180,11 +182,11 @@ class Graph:
         for found in self._drain("participants"):
             guid = found.key.bytes
             with self._lock:
-                if found.sample_info.valid_data:
-                    self._participants.add(guid)
-                elif _gone(found):
+                if _gone(found):
                     self._participants.discard(guid)
                     self._remote.pop(guid, None)
+                elif found.sample_info.valid_data:
+                    self._participants.add(guid)
         for name in ("publications", "subscriptions"):
             for found in self._drain(name):
                 self._endpoint(found, name == "publications")
@@ -201,10 +203,11 @@ class Graph:
 
     def _endpoint(self, found: Any, writes: bool) -> None:
         guid = found.key.bytes
+        if _gone(found):  # it may still bring data, when it went before it was looked at
+            with self._lock:
+                self._endpoints.pop(guid, None)
+            return
         if not found.sample_info.valid_data:
-            if _gone(found):
-                with self._lock:
-                    self._endpoints.pop(guid, None)
             return
         text = bytes(found.qos[Policy.Userdata].data).decode(errors="replace") if Policy.Userdata in found.qos else ""
         hashes = [part[len("typehash=") :] for part in text.split(";") if part.startswith("typehash=")]

@@ -1,0 +1,50 @@
+"""Nodes of a test in a domain of their own, spun until something holds."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from real.ros import api as ros
+from tests.real.ros.domains import free_domain
+
+LONG_S = 30.0
+
+
+class Place:
+    """A context in a domain that nobody else uses, its nodes and the executor that spins them."""
+
+    def __init__(self, domain: int, **options: Any) -> None:
+        self.domain = domain
+        self.context = ros.Context()
+        self.context.init(args=[], domain_id=domain, **options)
+        self.executor = ros.SingleThreadedExecutor(context=self.context)
+
+    def node(self, name: str, **options: Any) -> Any:
+        """Return a new node that is spun; without parameter services and rosout unless asked."""
+        made = ros.Node(name, context=self.context, **({"start_parameter_services": False, "enable_rosout": False} | options))
+        self.executor.add_node(made)
+        return made
+
+    def until(self, condition: Callable[[], Any], seconds: float = LONG_S) -> bool:
+        """Spin until the condition holds, at most so long; returns whether it does."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            self.executor.spin_once(0.02)
+        return True
+
+
+@contextlib.contextmanager
+def place(**options: Any) -> Iterator[Place]:
+    """A place that is gone at the end."""
+    with free_domain() as domain:
+        here = Place(domain, **options)
+        try:
+            yield here
+        finally:
+            here.executor.shutdown()
+            here.context.try_shutdown()
