@@ -213,7 +213,7 @@ class Ros2Robot:
         old_s = (now_ns - int(joints.capture_ns.min())) * 1e-9
         if old_s > config.stale_s:
             return f"joint states: those on {self._joints_topic} were measured more than {config.stale_s:g} s ago"
-        return self._graph_doubt
+        return self._graph_doubt or self._commander.doubt()
 
     @property
     def _own_clocks(self) -> list[StampClock]:

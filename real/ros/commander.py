@@ -33,6 +33,10 @@ class Commander(Protocol):
         """Whether somebody takes commands."""
         ...
 
+    def doubt(self) -> str:
+        """Return why the robot does not do what was sent; empty: it does."""
+        ...
+
     def write(self, values: np.ndarray) -> None:
         """Send a command (Da,), in its own units."""
         ...
@@ -61,6 +65,10 @@ class _Sender:
         """Whether somebody takes commands."""
         return self._publisher.get_subscription_count() > 0
 
+    def doubt(self) -> str:
+        """Nothing is known that would keep the robot from doing what was sent."""
+        return ""
+
     def _send(self, message: Any) -> None:
         self._publisher.publish(message)
         self.counts["commands"] += 1
@@ -88,46 +96,64 @@ class TrajectoryCommander(_Sender):
         self._clock, self._steps = clock, steps
         self._grid = StampGrid(tick_s * speed, lead * speed)
         self._end: np.ndarray | None = None  # where the last trajectory comes to rest
+        self._gap, self._sent_ns, self._stands_ns = False, 0, 0  # the last was sent then, and the robot stands at its end then, monotonic
+        self._patience_ns = int(1e9 * (tick_s + lead))
 
     def write(self, values: np.ndarray) -> None:
         """Refuse positions (n,) without their motion: nobody could say how to stop from there. Raises ValueError."""
         raise ValueError("a trajectory is made of the motion behind a command, not of positions alone")
 
     def write_motion(self, before: Reference, after: Reference) -> None:
-        """Send the motion from ``before`` to ``after`` (n,), one tick apart, and the stop from there."""
-        stamp_ns, continues = self._due()
+        """Send the motion from ``before`` to ``after`` (n,), one tick apart, and the stop from there.
+
+        After a gap, in which the controller has begun the stop that it had, nothing is sent until it stands: the robot is
+        already past ``before``, and no motion within limits leads back. :meth:`doubt` says so meanwhile.
+        """
+        now = time.monotonic_ns()
+        stamp_ns, there, continues = self._due(now)
         known: Reference | None = before
         if not continues and not self._rests_at(before):
-            known = None  # the controller is somewhere on a stop: it goes on from there by itself
-            self.counts["gaps"] += 1
+            known = None  # it stands elsewhere, or nobody knows where it was sent: it finds its own way
+            moving = bool(before.velocity.any() or before.acceleration.any())
+            self._gap = self._gap or (moving and self._end is not None)
+        if self._gap:
+            self.counts["not_sent"] += 1
+            return
         path = stopping_path(known, after, self._limits, self._tick_s)
-        self._end = path.position[-1]
+        self._end, self._sent_ns = path.position[-1].copy(), now
+        self._stands_ns = now + int((stamp_ns - there) / self._speed if stamp_ns else 0) + int(path.times_ns[-1])
         for part in (path.position, path.velocity, path.acceleration):
             part *= self._factors
         self._send(self._bytes.encode(path, stamp_ns, self._speed))
 
+    def doubt(self) -> str:
+        """Return that a gap was so long that the controller has begun to brake; empty: there was none, or it stands again."""
+        return "late: a command came when the controller had begun to brake by itself; it is left to that until it stands" if self._gap else ""
+
     def hold(self) -> None:
         """Nothing is to be said: what was sent last ends at rest. The next motion begins a new grid of times."""
         self._grid.restart()
+        if self._gap and time.monotonic_ns() > self._stands_ns:
+            self.counts["gaps"] += 1
+            self._gap, self._end = False, None
 
     def restart(self) -> None:
         """Forget where the last trajectory ended."""
         self._grid.restart()
-        self._end = None
+        self._gap, self._end = False, None
 
     def _rests_at(self, before: Reference) -> bool:
         still = not (before.velocity.any() or before.acceleration.any())
         return still and self._end is not None and bool(np.allclose(before.position, self._end, rtol=0, atol=1e-6))
 
-    def _due(self) -> tuple[int, bool]:
-        """Return the stamp of the next trajectory (0: on arrival) and whether it continues the last."""
-        now = time.monotonic_ns()
+    def _due(self, now: int) -> tuple[int, int, bool]:
+        """Return the stamp of the next trajectory (0: on arrival), the controller's time now, and whether it continues the last."""
         there = None if self._clock is None or self._clock.doubt(now) else self._clock.there_ns(now)
         if there is None:
             self._grid.restart()
-            self.counts["unstamped"] += 1
-            return 0, True
-        return self._grid.next(there, self._steps())
+            return 0, 0, now - self._sent_ns < self._patience_ns
+        due, continues = self._grid.next(there, self._steps())
+        return due, there, continues
 
 
 class PositionCommander(_Sender):

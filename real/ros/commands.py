@@ -20,6 +20,7 @@ from real.safety.brake import Brake
 
 _NS = 1_000_000_000
 _CLOSEST_NS = 100_000  # of two points: nearer ones make the controller's polynomials of high degree ill-conditioned
+_GAIN = 2000
 _STANDING_NS = 100_000_000  # at the end: a trajectory that is over when it arrives is rejected, however slow the way there
 
 #: interface -> (message type, topic, kind of the action's fields)
@@ -117,10 +118,11 @@ class StampGrid:
             due = self._due + self.tick_ns
             ahead = due - wanted
             if -self.lead_ns <= ahead <= self.lead_ns + 3 * self.tick_ns:
-                if ahead < -self.lead_ns // 2:  # the clocks drift: half a percent a tick is nothing to any limit
-                    due += self.tick_ns // 200
+                # Clocks drift, and ticks are missed. What is gained a tick is so little that no limit of jerk notices.
+                if ahead < -self.lead_ns // 2:
+                    due += self.tick_ns // _GAIN
                 elif ahead > self.lead_ns // 2 + self.tick_ns:
-                    due -= self.tick_ns // 200
+                    due -= self.tick_ns // _GAIN
                 self._due = due
                 return due, True
         self.anchored += 1

@@ -58,7 +58,7 @@ def describe(config: Ros2Config, urdf: Urdf, mapped: Mapped) -> tuple[MotionLimi
 
 def lead_s(config: Ros2Config) -> float:
     """Return how long before it is due a command is sent, s."""
-    return 2 / (config.rate_hz * config.speed) if config.lead_s is None else config.lead_s
+    return 3 / (config.rate_hz * config.speed) if config.lead_s is None else config.lead_s
 
 
 def _rate_silence(config: Ros2Config) -> tuple[str, float]:

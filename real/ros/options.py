@@ -38,7 +38,7 @@ class Ros2Config(Config):
         home: Joint positions that the robot can always be brought to slowly; empty: none is known.
         barriers: What ``real.safety.barriers.BarrierConfig`` takes; None: none.
         stamps: ``robot``: trajectories begin at a time of the robot's clock; ``arrival``: when they arrive.
-        lead_s: How long before it is due a command is sent; None: two ticks.
+        lead_s: How long before it is due a command is sent; None: three ticks.
         deadline_s: Every command must have come to rest by itself within this; None: what the limits make of it.
         speed: Seconds of the robot in one of ours: above 1 for a simulation that is faster.
         connect_s: Patience at the start, for each thing that must be there.

@@ -94,7 +94,7 @@ class VectorReader:
 
     Args:
         names: Elements that are read, in this order.
-        numbers: Returns the names and the values of a message; names None: those of ``names``.
+        numbers: Returns the names and the values (k,) of a message; names None: those of ``names``.
         clock: Of the stamps.
 
     Attributes:

@@ -56,13 +56,12 @@ class Stack:
     def __enter__(self) -> Stack:
         with ExitStack() as stack:
             self._ended = stack
-            at = {name: f"ipc://{self.folder}/{name}" for name in ("twin", "control", "drive")}
-            world = ["-m", "robopolicy", "twin", TASK, "--bind", at["twin"], "--log", self.log, "--max-steps", 10**6]
-            self.twin = self.start("twin", world, announces=True)
+            at = {name: f"ipc://{self.folder}/{name}" for name in ("control", "drive")}
+            world = ["-m", "robopolicy", "twin", TASK, "--log", self.log, "--max-steps", 10**6]
+            self.twin = self.start("twin", [*world, *self.twin_words()], announces=True)
             serve = [HERE / "policies.py", TASK, "--bind", self._server_bind, "--control", at["control"], *self._server]
             self.server = self.start("server", serve, announces=True)
-            robot = ["robot=twin", f"robot.address={self._robot_address(self.twin.ready())}"]
-            self.drive = self.start("drive", ["-m", "robopolicy", "drive", *robot, *self._drive, "--bind", at["drive"]], announces=True)
+            self.drive = self.start("drive", ["-m", "robopolicy", "drive", *self.robot_words(), *self._drive, "--bind", at["drive"]], announces=True)
             self.policy = PolicyControl(at["control"])
             stack.callback(self.policy.close)
             self._served = self._policy_address(self.server.ready())
@@ -75,6 +74,14 @@ class Stack:
 
     def __exit__(self, *exception: object) -> None:
         self._ended.close()
+
+    def twin_words(self) -> list[object]:
+        """How the twin is reached, as words of its command line."""
+        return ["--bind", f"ipc://{self.folder}/twin"]
+
+    def robot_words(self) -> list[str]:
+        """The robot of the drive, once the twin is there."""
+        return ["robot=twin", f"robot.address={self._robot_address(self.twin.ready())}"]
 
     def start(self, name: str, command: Sequence[object], announces: bool = False) -> Process:
         """Start a process that ends with the stack."""

@@ -173,11 +173,8 @@ def test_degrees_are_converted_when_asked_for_and_said(controller, opened):
     assert robot.info.motion.velocity[1] == pytest.approx(np.degrees(0.8)) and robot.info.motion.acceleration[0] == pytest.approx(np.degrees(6.0))
     start = np.degrees(controller.desired()[-1, 1:])
     move(robot, start, ticks=30)
-    until(lambda: np.abs(np.degrees(controller.desired()[-1, 1:]) - robot_end(robot)).max() < 1e-6)
-
-
-def robot_end(robot):
-    return robot._commander._end / robot._commander._factors if robot._commander._end is not None else None
+    until(lambda: np.abs(np.degrees(controller.desired()[-1, 1:]) - robot._commander._end).max() < 1e-6)
+    assert np.abs(np.degrees(controller.desired()[-1, 1:]) - start).max() > 0.1
 
 
 def move(robot, start, ticks):
