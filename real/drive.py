@@ -331,8 +331,7 @@ class Drive:
             cause = self._wake()
             offered = None if cause else offered
         cause = cause or self._refused or "silent"
-        self._refused, command, state = "", None, "holding"
-        before = self.motion.reference
+        self._refused, command, state, before = "", None, "holding", self.motion.reference
         if offered is not None:
             state, cause, command = "active", "", self.motion.accept(*offered)
             self.counts.commands += 1
