@@ -18,9 +18,9 @@ from policies.spec import ActionSpec, Field, ObservationSpec, Spec
 from real.latch import Latch, robot_folder
 from real.operator import OperatorChannel
 from real.robot import RobotInfo
+from real.telemetry import Telemetry
 from real.teleop.page import PageConfig, PageSource
 from real.teleop.source import Input, Status
-from real.telemetry import Telemetry
 from tests.require import require
 
 CHROMIUM = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
