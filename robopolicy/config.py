@@ -213,12 +213,15 @@ def _found(value: Any) -> str:
 
 
 def _models(annotation: Any) -> Iterator[Any]:
-    """Yield the plain types in ``annotation``, looking through ``X | None`` and ``Annotated``."""
+    """Yield the plain types in ``annotation``, looking through ``X | None``, ``Annotated`` and lists."""
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
         for part in typing.get_args(annotation):
             yield from _models(part)
     elif origin is typing.Annotated:
+        yield from _models(typing.get_args(annotation)[0])
+    elif origin is list:
+        yield annotation
         yield from _models(typing.get_args(annotation)[0])
     else:
         yield annotation

@@ -41,14 +41,43 @@ def _check_places(text: str) -> str:
 PathPattern = Annotated[str, pydantic.AfterValidator(_check_places)]
 
 
+class SetConfig(Config):
+    """One of several data sets."""
+
+    path: PathPattern
+    weight: pydantic.PositiveFloat = 1.0  # how often its windows come in an epoch
+    only_takeovers: bool = False  # imitate only what a person did who took over (HG-DAgger), not what the policy did before
+    only_success: bool = False  # leave out episodes that are not known to have succeeded
+    episodes: PositiveInt | None = None  # the first N episodes; None: all
+
+
 class DataConfig(Config):
-    """Where the demonstrations are, and how to make them when they are not there yet."""
+    """Where the demonstrations are, and how to make them when they are not there yet. A list in its place is ``sets``, a path is ``path``."""
 
     path: PathPattern = "data/{task}"  # {task} is the task's name with / as -
     episodes: PositiveInt | None = None  # use the first N episodes; None: all
     collect: PositiveInt | None = None  # collect this many with the scripted expert when the path does not exist
     workers: PositiveInt = 2  # processes that collect
     cache: str | None = None  # folder for the memory-mapped arrays; None: inside the data set, or the user's cache folder if read-only
+    sets: list[SetConfig] | None = None  # several data sets in the place of path, e.g. data=[demos,{path: takeovers, only_takeovers: true}]
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"path": value}
+        if isinstance(value, dict) and isinstance(value.get("sets"), list):
+            value = {**value, "sets": [{"path": one} if isinstance(one, str) else one for one in value["sets"]]}
+        return {"sets": [{"path": one} if isinstance(one, str) else one for one in value]} if isinstance(value, list) else value
+
+    @pydantic.model_validator(mode="after")
+    def _one_or_several(self) -> DataConfig:
+        if self.sets is not None and not self.sets:
+            raise ValueError("expected at least one data set, found an empty list")
+        asked = [key for key in ("path", "episodes", "collect") if getattr(self, key) != type(self).model_fields[key].default]
+        if self.sets is not None and asked:
+            raise ValueError(f"{asked[0]} is of one data set; of several each has its own path and episodes")
+        return self
 
 
 class EnvConfig(Config):

@@ -246,7 +246,7 @@ def collect_first(recipes: Sequence[Any], progress: bool) -> None:
 
     seen = set()
     for recipe in recipes:
-        if isinstance(recipe, Recipe) and (path := recipe.filled(recipe.data.path)) not in seen:
+        if isinstance(recipe, Recipe) and recipe.data.sets is None and (path := recipe.filled(recipe.data.path)) not in seen:
             seen.add(path)
             open_demonstrations(recipe, progress, lambda text: None)
 

@@ -2,8 +2,10 @@
 
 A window at time t sees observations t-To+1 .. t and predicts actions t-To+1 .. t-To+Tp. Windows reach over the ends of
 an episode by at most To-1 steps before and Ta-1 after; there the edge frame is repeated (Chi et al. 2023, "Diffusion
-Policy", and its released sampler). Epoch e visits all windows in the order of a hash of (seed, e, window), so batch n is
-a pure function of (data, seed, n): a resumed run, or any number of processes, draws the same samples.
+Policy", and its released sampler). Where only marked frames are imitated (what a person did who took over), a run of them counts
+as an episode of its own, whose first observations reach back into what came before. Epoch e visits all windows in the order of
+a hash of (seed, e, window), so batch n is a pure function of (data, seed, n): a resumed run, or any number of processes,
+draws the same samples.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ class WindowSampler:
         seed: Of the order and of the row keys.
         episodes: Use only these, or the first N; None: all.
         buffers: A batch stays valid until this many more have been drawn: its arrays are used again.
+        marked: (F,) bool: imitate only the actions of these frames; None: of all.
 
     Attributes:
         num_windows: Windows in an epoch.
 
     Raises:
-        InputError: for an unknown field or episode, bad sizes, or episodes that are all too short for one window.
+        InputError: for an unknown field or episode, bad sizes, or episodes (runs of marked frames) that are all too short for one window.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class WindowSampler:
         seed: int,
         episodes: Sequence[int] | int | None = None,
         buffers: int = 4,
+        marked: np.ndarray | None = None,
     ) -> None:
         """Lay out the windows of an epoch."""
         if not (n_obs_steps >= 1 and n_action_steps >= 1 and n_obs_steps - 1 + n_action_steps <= horizon):
@@ -63,6 +67,11 @@ class WindowSampler:
         self._arrays = {name: dataset.field(name) for name in fields}
         self._actions = dataset.field("action")
         self._starts, self._lengths = self._episodes(episodes)
+        self._before = np.zeros_like(self._starts)  # frames of the episode before a run of marked ones, which observations may reach back to
+        if marked is not None:
+            self._starts, self._lengths, self._before = _runs(np.asarray(marked, bool), self._starts, self._lengths)
+            if not len(self._starts):
+                raise InputError(f"data set {dataset.path}: no frame of the chosen episodes is marked, so nothing can be imitated")
         # windows of an episode of length L: t = 0 .. L - Tp + (Ta - 1) + (To - 1)
         counts = np.maximum(0, self._lengths - horizon + n_action_steps + n_obs_steps - 1)
         self._first = np.concatenate([[0], np.cumsum(counts)])  # (K + 1,): first window of every episode
@@ -90,17 +99,32 @@ class WindowSampler:
             raise InputError(f"batch size {self.batch_size} cannot be shared by {world} processes (rank {rank}): choose a multiple of {world}")
         share = self.batch_size // world
         positions = np.arange(step * self.batch_size + rank * share, step * self.batch_size + (rank + 1) * share, dtype=np.int64)
-        start, length, time = self.locate(self._windows(positions))
         out = self._buffers(share)
+        self.fill(self._windows(positions), out)
+        return {name: torch.from_numpy(array) for name, array in out.items()}, row_keys(self.seed, positions)
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """Return the windows (B,) int64 that positions (B,) of the endless order name, in any order."""
+        order = np.argsort(positions, kind="stable")
+        out = np.empty(len(positions), np.int64)
+        out[order] = self._windows(positions[order])
+        return out
+
+    def fill(self, windows: np.ndarray, out: dict[str, np.ndarray]) -> None:
+        """Write ``windows`` (B,) into arrays of the shapes that :meth:`batch` returns."""
+        episode = np.searchsorted(self._first, windows, side="right") - 1
+        start, length, time = self._starts[episode], self._lengths[episode], windows - self._first[episode]
         begin = time - self.n_obs_steps + 1
         wanted = begin[:, None] + np.arange(self.horizon)
         frames = self._frames(start, length, wanted)
         np.take(self._actions, frames, axis=0, out=out["action"], mode="clip")
         np.logical_or(wanted < 0, wanted >= length[:, None], out=out["action_is_pad"])
         seen = np.ascontiguousarray(frames[:, : self.n_obs_steps])  # n_obs_steps <= horizon
+        if (before := self._before[episode]).any():
+            seen = np.maximum(wanted[:, : self.n_obs_steps], -before[:, None])
+            seen = np.minimum(seen, length[:, None] - 1) + start[:, None]
         for name, array in self._arrays.items():
             np.take(array, seen, axis=0, out=out[name], mode="clip")
-        return {name: torch.from_numpy(array) for name, array in out.items()}, row_keys(self.seed, positions)
 
     def locate(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (first frame of the episode, its length, t) of ``windows`` (B,), each (B,) int64."""
@@ -126,7 +150,7 @@ class WindowSampler:
 
     def _windows(self, positions: np.ndarray) -> np.ndarray:
         epochs, offsets = np.divmod(positions, self.num_windows)
-        if epochs[0] == epochs[-1]:  # positions are consecutive
+        if epochs[0] == epochs[-1]:  # positions rise
             return self._permutation(int(epochs[0]))[offsets]
         out = np.empty_like(positions)
         for epoch in np.unique(epochs):
@@ -147,7 +171,22 @@ class WindowSampler:
         ring = self._ring[self._turn]
         if not ring or len(ring["action"]) != rows:
             ring.clear()
-            ring.update({n: np.empty((rows, self.n_obs_steps, *a.shape[1:]), a.dtype) for n, a in self._arrays.items()})
-            ring["action"] = np.empty((rows, self.horizon, *self._actions.shape[1:]), self._actions.dtype)
-            ring["action_is_pad"] = np.empty((rows, self.horizon), np.bool_)
+            ring.update(self.empty(rows))
         return ring
+
+    def empty(self, rows: int) -> dict[str, np.ndarray]:
+        """Return arrays for :meth:`fill`: fields (rows, To, *shape), ``action`` (rows, Tp, Da), ``action_is_pad`` (rows, Tp)."""
+        out = {n: np.empty((rows, self.n_obs_steps, *a.shape[1:]), a.dtype) for n, a in self._arrays.items()}
+        out["action"] = np.empty((rows, self.horizon, *self._actions.shape[1:]), self._actions.dtype)
+        out["action_is_pad"] = np.empty((rows, self.horizon), np.bool_)
+        return out
+
+
+def _runs(marked: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the runs of ``marked`` (F,) frames inside episodes (K,): first frame, length, frames of the episode before it; (R,) int64 each."""
+    out: list[tuple[int, int, int]] = []
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], marked[start : start + length].astype(np.int8), [0]])))
+        out += [(start + int(a), int(b - a), int(a)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    first, size, before = np.array(out, np.int64).reshape(-1, 3).T
+    return first, size, before

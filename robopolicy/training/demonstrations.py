@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +18,11 @@ from policies.spec import InputError, Spec
 from policies.statistics import RunningStats, Stats
 from robopolicy.data import layout
 from robopolicy.data.dataset import Dataset
+from robopolicy.data.mixture import MixtureSampler
 from robopolicy.data.windows import WindowSampler
-from robopolicy.recipe import Note, Recipe
+from robopolicy.recipe import Note, Recipe, SetConfig
+
+TAKEOVER = "takeover"  # field of a recording: a person chose this action
 
 
 @dataclass
@@ -27,12 +32,21 @@ class Demonstrations:
     Attributes:
         dataset: All of it.
         spec: What a policy for the recipe's task observes and commands.
-        episodes: How many episodes are used, the first of the set.
+        episodes: How many episodes are used.
+        chosen: Which, (episodes,) int64; None: the first of the set.
+        only_takeovers: Whether only what a person did who took over is imitated.
     """
 
     dataset: Dataset
     spec: Spec
     episodes: int
+    chosen: np.ndarray | None = None
+    only_takeovers: bool = False
+
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        return str(self.dataset.path)
 
     @property
     def fingerprint(self) -> str:
@@ -42,45 +56,139 @@ class Demonstrations:
     @property
     def frames(self) -> int:
         """Frames of the episodes in use."""
-        return int(self.dataset.episode_starts[self.episodes])
+        lengths = np.diff(self.dataset.episode_starts)
+        return int((lengths[: self.episodes] if self.chosen is None else lengths[self.chosen]).sum())
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of it, JSON-ready."""
+        return {"dataset": self.name, "dataset_fingerprint": self.fingerprint, "episodes": self.episodes}
+
+    def require(self, spec: Spec, by: str) -> None:
+        """Refuse the data for ``spec``, which ``by`` expects. Raises SpecMismatch."""
+        spec.require(self.dataset.spec, by, f"data set {self.name}")
 
     def stats(self) -> Mapping[str, Stats]:
         """Return field -> statistics over the episodes in use: those that are not used must not shape the normaliser."""
         if self.episodes == self.dataset.num_episodes:
             return self.dataset.stats
-        out = {}
-        for name in (*self.spec.observation.state_names, "action"):
-            array = self.dataset.field(name)
-            running = RunningStats(array.shape[1:])
-            running.update(np.asarray(array[: self.frames]))
-            out[name] = running.result()
-        return out
+        return stats_of([self])
 
     def sampler(self, recipe: Recipe, spec: Spec) -> WindowSampler:
         """Return the sampler of training batches with the observation fields of ``spec``."""
         observed, horizon, executed = policy_class(recipe.policy_type).window(recipe.policy)
-        fields = list(spec.observation.fields)
-        return WindowSampler(self.dataset, fields, observed, horizon, executed, recipe.training.batch_size, recipe.seed, self.episodes)
+        fields, marked = list(spec.observation.fields), None
+        if self.only_takeovers:
+            if TAKEOVER not in self.dataset.arrays:
+                raise InputError(f"data set {self.name} has no field {TAKEOVER!r}: nobody took over in it; leave only_takeovers out")
+            marked = np.asarray(self.dataset.field(TAKEOVER), bool).reshape(-1)
+        used = self.episodes if self.chosen is None else self.chosen.tolist()
+        return WindowSampler(self.dataset, fields, observed, horizon, executed, recipe.training.batch_size, recipe.seed, used, marked=marked)
 
     def windows(self, recipe: Recipe, spec: Spec) -> Iterator[dict[str, torch.Tensor]]:
         """Yield every training window once, in batches, without images."""
-        sampler = self.sampler(recipe, spec.subset(spec.observation.state_names))
-        for first in range(0, sampler.num_windows, sampler.batch_size):
-            batch, _ = sampler.batch(first // sampler.batch_size)
-            yield {name: rows[: sampler.num_windows - first] for name, rows in batch.items()}  # the rest is of the next epoch
+        return every_window(self.sampler(recipe, spec.subset(spec.observation.state_names)))
 
     def fit_normalizer(self, recipe: Recipe, spec: Spec) -> Normalizer:
         """Return the normaliser that the recipe's policy needs, fitted to the episodes in use."""
         return policy_class(recipe.policy_type).fit_normalizer(recipe.policy, spec, self.stats(), self.windows(recipe, spec))
 
 
-def open_demonstrations(recipe: Recipe, progress: bool, note: Note) -> Demonstrations:
-    """Open the recipe's data set; collect it first if it does not exist and the recipe says how many episodes.
+@dataclass
+class DemonstrationSets:
+    """Several data sets as one recipe uses them; see :class:`Demonstrations`.
+
+    Attributes:
+        sets: Each of them.
+        weights: How often its windows come in an epoch.
+    """
+
+    sets: Sequence[Demonstrations]
+    weights: Sequence[float]
+
+    @property
+    def spec(self) -> Spec:
+        """What a policy for the recipe's task observes and commands."""
+        return self.sets[0].spec
+
+    @property
+    def episodes(self) -> int:
+        """Episodes in use, of all sets."""
+        return sum(one.episodes for one in self.sets)
+
+    @property
+    def name(self) -> str:
+        """What a message calls them."""
+        return ", ".join(one.name for one in self.sets)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of all data sets, in their order."""
+        return hashlib.sha256(" ".join(one.fingerprint for one in self.sets).encode()).hexdigest()[:16]
+
+    @property
+    def frames(self) -> int:
+        """Frames of the episodes in use."""
+        return sum(one.frames for one in self.sets)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of them, JSON-ready."""
+        whole = {"dataset": self.name, "dataset_fingerprint": self.fingerprint, "episodes": self.episodes}
+        return {**whole, "datasets": [one.facts() for one in self.sets]}
+
+    def require(self, spec: Spec, by: str) -> None:
+        """Refuse data for ``spec``, which ``by`` expects. Raises SpecMismatch."""
+        for one in self.sets:
+            one.require(spec, by)
+
+    def sampler(self, recipe: Recipe, spec: Spec) -> MixtureSampler:
+        """Return the sampler of training batches with the observation fields of ``spec``."""
+        return MixtureSampler([one.sampler(recipe, spec) for one in self.sets], self.weights, recipe.seed)
+
+    def windows(self, recipe: Recipe, spec: Spec) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield every training window of every set once, in batches, without images."""
+        for one in self.sets:
+            yield from one.windows(recipe, spec)
+
+    def fit_normalizer(self, recipe: Recipe, spec: Spec) -> Normalizer:
+        """Return the normaliser that the recipe's policy needs, fitted to the episodes in use of all sets."""
+        return policy_class(recipe.policy_type).fit_normalizer(recipe.policy, spec, stats_of(self.sets), self.windows(recipe, spec))
+
+
+def every_window(sampler: WindowSampler) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield every window of ``sampler`` once, in batches."""
+    for first in range(0, sampler.num_windows, sampler.batch_size):
+        batch, _ = sampler.batch(first // sampler.batch_size)
+        yield {name: rows[: sampler.num_windows - first] for name, rows in batch.items()}  # the rest is of the next epoch
+
+
+def stats_of(sets: Sequence[Demonstrations]) -> Mapping[str, Stats]:
+    """Return field -> statistics over the episodes in use of all ``sets``, of states and action."""
+    out = {}
+    for name in (*sets[0].spec.observation.state_names, "action"):
+        running = RunningStats(sets[0].dataset.field(name).shape[1:])
+        for one in sets:
+            array, starts = one.dataset.field(name), one.dataset.episode_starts
+            if one.chosen is None:
+                running.update(np.asarray(array[: starts[one.episodes]]))
+            else:
+                for e in one.chosen.tolist():
+                    running.update(np.asarray(array[starts[e] : starts[e + 1]]))
+        out[name] = running.result()
+    return out
+
+
+def open_demonstrations(recipe: Recipe, progress: bool, note: Note) -> Demonstrations | DemonstrationSets:
+    """Open the recipe's data set, or several; collect it first if it does not exist and the recipe says how many episodes.
 
     Raises:
         InputError: if there is no data set and none can be collected, or it has fewer episodes than the recipe asks for.
-        SpecMismatch: if the data set and the task's world do not fit each other.
+        SpecMismatch: if the data sets and the task's world do not fit each other.
     """
+    if recipe.data.sets is not None:
+        sets = [_open_set(recipe, one, k, progress, note) for k, one in enumerate(recipe.data.sets)]
+        for other in sets[1:]:
+            other.require(sets[0].spec, f"data set {sets[0].name}")
+        return sets[0] if len(sets) == 1 else DemonstrationSets(sets, [one.weight for one in recipe.data.sets])
     path = Path(recipe.filled(recipe.data.path))
     if not path.exists() or _begun_collection(path, recipe.data.collect):
         _collect(recipe, path, progress, note)
@@ -89,6 +197,23 @@ def open_demonstrations(recipe: Recipe, progress: bool, note: Note) -> Demonstra
     if episodes > dataset.num_episodes:
         raise InputError(f"data.episodes={episodes}: data set {path} has {dataset.num_episodes} episodes; collect more with: robopolicy collect")
     return Demonstrations(dataset, _task_spec(recipe, dataset, note), episodes)
+
+
+def _open_set(recipe: Recipe, config: SetConfig, number: int, progress: bool, note: Note) -> Demonstrations:
+    """Open one of several data sets. Raises InputError."""
+    path, key = Path(recipe.filled(config.path)), f"data.sets[{number}]"
+    dataset = Dataset.open(path, recipe.data.cache, progress)
+    episodes = config.episodes or dataset.num_episodes
+    if episodes > dataset.num_episodes:
+        raise InputError(f"{key}.episodes={episodes}: data set {path} has {dataset.num_episodes} episodes")
+    chosen = None
+    if config.only_success:
+        chosen = np.flatnonzero(dataset.success[:episodes] == 1)
+        if not chosen.size:
+            raise InputError(f"{key}.only_success: no episode of data set {path} is known to have succeeded")
+        episodes = len(chosen)
+    spec = _task_spec(recipe, dataset, note if number == 0 else lambda text: None)
+    return Demonstrations(dataset, spec, episodes, chosen, config.only_takeovers)
 
 
 def _begun_collection(path: Path, wanted: int | None) -> bool:

@@ -13,9 +13,11 @@ from policies.learnt import LearntPolicy
 from policies.noise import Noise
 from policies.normalize import Normalizer
 from policies.spec import InputError, Spec
+from real.calibration import fingerprint_of
+from robopolicy.data.mixture import MixtureSampler
 from robopolicy.data.windows import WindowSampler
 from robopolicy.recipe import Note, Recipe
-from robopolicy.training.demonstrations import Demonstrations, open_demonstrations
+from robopolicy.training.demonstrations import Demonstrations, DemonstrationSets, open_demonstrations
 from robopolicy.training.ema import Ema
 from robopolicy.training.fine_tune import load_initial
 from robopolicy.training.log import ProgressBar, TrainingLog
@@ -68,8 +70,8 @@ class Session:
 
     recipe: Recipe
     accelerator: Accelerator
-    demonstrations: Demonstrations
-    sampler: WindowSampler
+    demonstrations: Demonstrations | DemonstrationSets
+    sampler: WindowSampler | MixtureSampler
     policy: LearntPolicy
     loss: Any
     optimizer: Any
@@ -97,9 +99,10 @@ class Session:
         if not all(bool(torch.isfinite(p).all()) for p in self.policy.parameters()):
             raise TrainingDiverged(f"step {self.step}: weights are not finite; {self.folder.last_good()}; a lower training.optimizer.lr may help")
         d = self.demonstrations
-        data = {"dataset": str(d.dataset.path), "dataset_fingerprint": d.fingerprint, "episodes": d.episodes}
+        data = d.facts()
         target = self.folder.checkpoint(self.step)
-        checkpoint.save(target, self.ema.policy, recipe=self.recipe.to_dict(), extra={"step": self.step, **data})
+        about = {"step": self.step, **data, "calibration": fingerprint_of(self.policy.spec)}
+        checkpoint.save(target, self.ema.policy, recipe=self.recipe.to_dict(), extra=about)
         self.folder.point_to(self.step)
         self.log.write("checkpoint", self.step, path=f"checkpoints/{target.name}")
         self.log.sync()
@@ -159,7 +162,12 @@ def begin(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, fresh: bo
 
 
 def _check_state(
-    found: tuple[Path, dict[str, Any]] | None, recipe: Recipe, demonstrations: Demonstrations, accelerator: Accelerator, folder: RunFolder, note: Note
+    found: tuple[Path, dict[str, Any]] | None,
+    recipe: Recipe,
+    demonstrations: Demonstrations | DemonstrationSets,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    note: Note,
 ) -> None:
     if found is None:
         return
@@ -171,7 +179,7 @@ def _check_state(
         )
     if facts["dataset_fingerprint"] != demonstrations.fingerprint:
         raise InputError(
-            f"{folder.path}: data set {demonstrations.dataset.path} has changed since this run began (fingerprint {demonstrations.fingerprint}, "
+            f"{folder.path}: data set {demonstrations.name} has changed since this run began (fingerprint {demonstrations.fingerprint}, "
             f"was {facts['dataset_fingerprint']}); take another folder with output=..., or begin anew with --fresh"
         )
     for name, now in (("processes", accelerator.num_processes), ("torch", torch.__version__)):
@@ -180,17 +188,16 @@ def _check_state(
 
 
 def _policy(
-    recipe: Recipe, demonstrations: Demonstrations, initial: LearntPolicy | None, found: tuple[Path, dict[str, Any]] | None, note: Note
-) -> tuple[LearntPolicy, WindowSampler]:
+    recipe: Recipe, demonstrations: Demonstrations | DemonstrationSets, initial: LearntPolicy | None, found: tuple[Path, dict[str, Any]] | None, note: Note
+) -> tuple[LearntPolicy, WindowSampler | MixtureSampler]:
     """Return the policy with its first weights (the training state's come later) and the sampler that feeds it."""
-    dataset = demonstrations.dataset
     normalizer: Normalizer | None = None
     if found:
         spec, normalizer = Spec.from_dict(found[1]["spec"]), read_normalizer(found[0])
-        spec.require(dataset.spec, f"training state {found[0]}", f"data set {dataset.path}")
+        demonstrations.require(spec, f"training state {found[0]}")
     elif initial is not None:
         spec, normalizer = initial.spec, initial.normalizer
-        spec.require(dataset.spec, f"init {recipe.init}", f"data set {dataset.path}")
+        demonstrations.require(spec, f"init {recipe.init}")
         note(f"begins with the weights of {recipe.init}, and keeps its normaliser: it is not fitted to the new data")
     else:
         spec = registry.policy_class(recipe.policy_type).observed(recipe.policy, demonstrations.spec)

@@ -73,7 +73,7 @@ def test_tensorboard_has_the_same_numbers(run):
 def test_the_checkpoint_says_where_it_comes_from(run):
     manifest = checkpoint.read_manifest(find_checkpoint(run))
     dataset = Dataset.open(demonstrations())
-    assert manifest["extra"] == {"step": 300, "dataset": str(demonstrations()), "dataset_fingerprint": dataset.fingerprint, "episodes": 10}
+    assert manifest["extra"] == {"step": 300, "dataset": str(demonstrations()), "dataset_fingerprint": dataset.fingerprint, "episodes": 10, "calibration": None}
     assert manifest["recipe"]["training"]["steps"] == 300 and manifest["recipe"]["policy"]["type"] == "flow"
 
 

@@ -1,0 +1,92 @@
+"""Training batches from several data sets: demonstrations, and what people did who took over, each with its weight.
+
+An epoch holds ``weight`` times the windows of every set, in an order that is a function of (seed, epoch); each set's own windows are
+visited evenly, in its own order. So batch n is a pure function of (data, weights, seed, n), as it is of one set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from policies.noise import row_keys
+from policies.spec import InputError
+from robopolicy.data.windows import WindowSampler
+
+_ORDER = 0x0313A  # keeps the keys of the order apart from those of the noise and of a set's own order
+
+
+class MixtureSampler:
+    """Draws batches of windows from several samplers; see :class:`robopolicy.data.windows.WindowSampler`.
+
+    Args:
+        samplers: One a set, with the same fields and sizes.
+        weights: How often each set's windows come in an epoch, above 0.
+        seed: Of the order and of the row keys.
+        buffers: A batch stays valid until this many more have been drawn.
+
+    Attributes:
+        num_windows: Windows in an epoch.
+
+    Raises:
+        InputError: if weights leave nothing of a set.
+    """
+
+    def __init__(self, samplers: Sequence[WindowSampler], weights: Sequence[float], seed: int, buffers: int = 4) -> None:
+        self.samplers, self.seed, self.batch_size = list(samplers), int(seed), samplers[0].batch_size
+        self.horizon, self.n_obs_steps = samplers[0].horizon, samplers[0].n_obs_steps
+        self._counts = np.array([round(weight * sampler.num_windows) for sampler, weight in zip(samplers, weights, strict=True)], np.int64)
+        for sampler, count, weight in zip(samplers, self._counts, weights, strict=True):
+            if count < 1:
+                raise InputError(f"data set {sampler.dataset.path}: weight {weight:g} leaves nothing of its {sampler.num_windows} windows")
+        self._first = np.concatenate([[0], np.cumsum(self._counts)])
+        self.num_windows = int(self._first[-1])
+        self._order: dict[int, np.ndarray] = {}
+        self._ring: list[dict[str, np.ndarray]] = [{} for _ in range(max(1, buffers))]
+        self._turn = 0
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+        """Return what :meth:`robopolicy.data.windows.WindowSampler.batch` does: arrays (b, ...) by field, and row keys (b,)."""
+        if self.batch_size % world or not 0 <= rank < world:
+            raise InputError(f"batch size {self.batch_size} cannot be shared by {world} processes (rank {rank}): choose a multiple of {world}")
+        share = self.batch_size // world
+        positions = np.arange(step * self.batch_size + rank * share, step * self.batch_size + (rank + 1) * share, dtype=np.int64)
+        which, own = self.locate(positions)
+        out = self._buffers(share)
+        for k, sampler in enumerate(self.samplers):
+            rows = np.flatnonzero(which == k)
+            if not rows.size:
+                continue
+            part = {name: np.empty((len(rows), *array.shape[1:]), array.dtype) for name, array in out.items()}
+            sampler.fill(sampler.at(own[rows]), part)
+            for name, array in part.items():
+                out[name][rows] = array
+        return {name: torch.from_numpy(array) for name, array in out.items()}, row_keys(self.seed, positions)
+
+    def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the set of each of the positions (B,), and the position in that set's own endless order, (B,) int64 each."""
+        epochs, offsets = np.divmod(positions, self.num_windows)
+        mixed = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            mine = epochs == epoch
+            mixed[mine] = self._permutation(int(epoch))[offsets[mine]]
+        which = np.searchsorted(self._first, mixed, side="right") - 1
+        return which, epochs * self._counts[which] + mixed - self._first[which]
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._order:
+            for old in [e for e in self._order if e < epoch - 1 or e > epoch]:
+                del self._order[old]
+            keys = row_keys(self.seed ^ _ORDER, epoch, np.arange(self.num_windows))
+            self._order[epoch] = np.argsort(keys, kind="stable")
+        return self._order[epoch]
+
+    def _buffers(self, rows: int) -> dict[str, np.ndarray]:
+        self._turn = (self._turn + 1) % len(self._ring)
+        ring = self._ring[self._turn]
+        if not ring or len(ring["action"]) != rows:
+            ring.clear()
+            ring.update(self.samplers[0].empty(rows))
+        return ring
