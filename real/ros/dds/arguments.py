@@ -110,7 +110,7 @@ def _split(rule: str, flag: str) -> tuple[str | None, str, str]:
     left, sign, right = rule.partition(":=")
     if not sign or not left or not right:
         raise InvalidROSArgsError(f"{flag} {rule}: expected [NODE:]NAME:=VALUE")
-    head = re.fullmatch(r"(?:([A-Za-z_]\w*):)?([^:]+|rostopic://.+|rosservice://.+)", left)
+    head = re.fullmatch(r"(?:(?!rostopic://|rosservice://)([A-Za-z_]\w*):)?((?:rostopic://|rosservice://)?[^:]+)", left)
     if head is None:
         raise InvalidROSArgsError(f"{flag} {rule}: {left!r} is neither NAME nor NODE:NAME")
     return head[1], head[2], right

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from real.ros.dds.exceptions import ParameterNotDeclaredException
+from real.ros.dds.exceptions import ParameterNotDeclaredException, ParameterUninitializedException
 from real.ros.dds.parameter import Parameter, ParameterType, result
 from real.ros.messages import message
 
@@ -26,22 +27,26 @@ def start(node: Any) -> None:
 
 
 def _describe(node: Any, request: Any, response: Any) -> Any:
-    kind = message("rcl_interfaces/msg/ParameterDescriptor")
-    response.descriptors = [node.describe_parameter(name) if node.has_parameter(name) else kind(name=name) for name in request.names]
+    response.descriptors = _all_or_none(node.describe_parameter, request.names)
     return response
 
 
 def _get(node: Any, request: Any, response: Any) -> Any:
-    if not all(node.has_parameter(name) for name in request.names) and not node._allow_undeclared:
-        return response  # as rclpy: one unknown name, and the answer is empty
-    response.values = [node.get_parameter_or(name).get_parameter_value() for name in request.names]
+    response.values = _all_or_none(lambda name: node.get_parameter(name).get_parameter_value(), request.names)
     return response
 
 
 def _types(node: Any, request: Any, response: Any) -> Any:
-    if all(node.has_parameter(name) for name in request.names) or node._allow_undeclared:
-        response.types = [int(node.get_parameter_type(name)) for name in request.names]
+    response.types = _all_or_none(lambda name: int(node.get_parameter_type(name)), request.names)
     return response
+
+
+def _all_or_none(answer: Callable[[str], Any], names: Sequence[str]) -> list[Any]:
+    """Return what is asked of every name; as in rclpy, one unknown name and the answer is empty."""
+    try:
+        return [answer(name) for name in names]
+    except (ParameterNotDeclaredException, ParameterUninitializedException):
+        return []
 
 
 def _list(node: Any, request: Any, response: Any) -> Any:
