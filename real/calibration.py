@@ -121,6 +121,31 @@ def differences(trained: Calibration, present: Calibration) -> list[str]:
     return out
 
 
+def fingerprint_of(spec: Spec) -> str | None:
+    """Return the fingerprint of the calibration that ``spec`` carries, None if it carries none."""
+    text = spec.meta.get(META)
+    return None if text is None else Calibration.from_text(text, "the calibration of a spec").fingerprint
+
+
+def require_one(before: Spec, now: Spec, where: str) -> None:
+    """Refuse to add data of a robot that has been changed to data from before.
+
+    Args:
+        before: Of the data that are there.
+        now: Of the data to come.
+        where: What is named in the message.
+
+    Raises:
+        InputError: one line, if both carry calibrations and these differ.
+    """
+    texts = before.meta.get(META), now.meta.get(META)
+    if texts[0] is None or texts[1] is None:
+        return
+    wrong = differences(Calibration.from_text(texts[0], where), Calibration.from_text(texts[1], "the robot's calibration"))
+    if wrong:
+        raise InputError(f"{where} was recorded with another calibration: {'; '.join(wrong)}; record into a data set of its own")
+
+
 def require_same(policy: Spec, robot: Spec, warn: bool = False, say: Callable[[str], None] = lambda line: None) -> None:
     """Compare what a policy's data were calibrated with to the robot's present calibration; both ride on the specs.
 

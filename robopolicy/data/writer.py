@@ -16,6 +16,7 @@ import numpy as np
 
 from policies.spec import InputError, Spec, SpecMismatch
 from policies.statistics import Stats, aggregate, stats_to_json
+from real.calibration import require_one
 from robopolicy.data import layout, video
 from robopolicy.data.atomic import no_space, publish, temporary, write_json
 from robopolicy.data.episodes import episode_row, read_episodes, read_tasks, with_stats, write_episodes, write_tasks
@@ -209,6 +210,7 @@ class DatasetWriter:
         there = Spec.from_dict(own["spec"])
         there.require(self.spec, f"data set {self.root}", "the recording")
         self.spec.require(there, "the recording", f"data set {self.root}")
+        require_one(there, self.spec, f"data set {self.root}")
         if float(info["fps"]) != self.fps:
             raise SpecMismatch(f"data set {self.root} has {info['fps']:g} frames a second, the recording {self.fps:g}")
         if own.get("encoder"):
