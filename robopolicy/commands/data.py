@@ -173,18 +173,27 @@ def _told(result: Any, what: str) -> None:
 def convert_command(
     source: Annotated[str, typer.Argument(help="What is converted: a file, a folder, or the name of an installed Minari set.")],
     dest: Annotated[Path, typer.Argument(help="New folder.")],
-    from_format: Annotated[str | None, typer.Option("--from", help="robomimic, dp-zarr, minari or lerobot; recognised from the files if not given.")] = None,
-    to_format: Annotated[str, typer.Option("--to", help="robopolicy (units, limits, capture times) or lerobot (the format alone).")] = "robopolicy",
+    from_format: Annotated[
+        str | None, typer.Option("--from", help="robomimic, dp-zarr, minari, lerobot or rosbag2; recognised from the files if not given.")
+    ] = None,
+    to_format: Annotated[
+        str, typer.Option("--to", help="robopolicy (units, limits, capture times), lerobot (the format alone), rosbag2 or mcap.")
+    ] = "robopolicy",
     fps: Annotated[float | None, typer.Option(help="Frames a second, where the source does not say.")] = None,
     task: Annotated[str | None, typer.Option(help="The task in words, where the source does not say.")] = None,
     keys: Annotated[str | None, typer.Option(help="Observations to take, by commas; default all that can be stored.")] = None,
     subset: Annotated[str | None, typer.Option(help="Name of a list of episodes in the source (robomimic's mask).")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="Bags: YAML file that says which topic is which field; default mapping.yaml beside them.")] = None,
+    images: Annotated[str, typer.Option(help="To bags: jpeg, png or raw.")] = "jpeg",
 ) -> None:
-    """Convert robomimic HDF5, Diffusion Policy zarr, Minari and LeRobot sets into ours, and any of them into plain LeRobot v3."""
+    """Convert robomimic HDF5, Diffusion Policy zarr, Minari, LeRobot and ROS 2 bags into ours, any of them into plain LeRobot v3, ours into bags.
+
+    Examples: robopolicy data convert runs/set bags --to mcap; robopolicy data convert bags again --mapping mapping.yaml
+    """
     from robopolicy.data.convert.conversion import SourceOptions, convert
 
-    options = SourceOptions(fps, task, keys.split(",") if keys else None, subset)
-    done = convert(source, dest, from_format, to_format, options, True)
+    options = SourceOptions(fps, task, keys.split(",") if keys else None, subset, mapping)
+    done = convert(source, dest, from_format, to_format, options, True, images)
     console = _console()
     for note in done.notes:
         console.print(f"note: {note}", markup=False)

@@ -22,13 +22,12 @@ from real.record_ring import Kind, RecordRing
 from real.recorder import ACTION
 from robopolicy.data import layout
 from robopolicy.data.atomic import read_json, write_json
-from robopolicy.data.recording_streams import Sample, Skew, Synchroniser, missing_samples
+from robopolicy.data.recording_streams import RowClock, Sample, Skew, Synchroniser, missing_samples
 from robopolicy.data.writer import DatasetWriter
 
 REPORT = "meta/recording.json"  # what was counted in every episode, beside what the format itself keeps
 _POLL_MS = 50
-_EARLY = 0.25  # of a row's interval: a step, or the leading stream's sample, that comes so much early is that row's
-_LATE = 1.75  # of it: so long the leading stream is waited for
+_LATE = 1.75  # of a row's interval: so long the leading stream is waited for
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,8 @@ class Recording:
         self._row_times: list[int] = []
         self._unencoded: deque[int] = deque()  # times of rows that wait for an encoder
         self._taken_out = 0  # rows that were taken off ``_unencoded``
-        self._due_ns: int | None = None
+        self._clock = RowClock(round(1e9 * self.options.interval_s))
+        self._due_ns: int | None = None  # time by which a row is made even if the leading stream has nothing new
         self._led_ns: int | None = None  # stamp of the leading stream that the last row was due with
         self._success = False
         self._seed: int | None = None
@@ -226,19 +226,13 @@ class Recording:
 
     def _is_due(self, time_ns: int) -> bool:
         """Whether a step of this time makes a row."""
-        interval = round(1e9 * self.options.interval_s)
-        if not interval:
-            return True
-        if self.options.lead:
-            newest, led = self._sync.histories[self.options.lead].newest_ns, self._led_ns
-            if led is not None and (newest or 0) - led < (1 - _EARLY) * interval and time_ns < (self._due_ns or 0):
-                return False
-            self._led_ns, self._due_ns = newest, time_ns + round(_LATE * interval)
-            return True
-        if self._due_ns is not None and time_ns < self._due_ns - _EARLY * interval:
+        interval = self._clock.interval_ns
+        if not interval or not self.options.lead:
+            return self._clock.due(time_ns)
+        newest, led = self._sync.histories[self.options.lead].newest_ns, self._led_ns
+        if led is not None and (newest or 0) - led < (1 - RowClock.EARLY) * interval and time_ns < (self._due_ns or 0):
             return False
-        late = self._due_ns is None or time_ns > self._due_ns + interval  # the first, or the first after a pause
-        self._due_ns = (time_ns if late or self._due_ns is None else self._due_ns) + interval
+        self._led_ns, self._due_ns = newest, time_ns + round(_LATE * interval)
         return True
 
     def _bring_together(self, all_of_them: bool = False) -> None:

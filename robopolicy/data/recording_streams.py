@@ -124,7 +124,8 @@ class Synchroniser:
     Args:
         streams: Names.
         how: ``before`` or ``nearest``.
-        wait_ns: Nearest: how much later than a row's time samples are still waited for.
+        wait_ns: How much later than a row's time samples are still waited for.
+        patient: Whether ``before`` waits, too: samples may come later than others that were captured after them, as in a bag.
         capacity: Of every history, by name; streams that are not named keep 1024.
 
     Attributes:
@@ -135,10 +136,12 @@ class Synchroniser:
         InputError: for an unknown ``how``.
     """
 
-    def __init__(self, streams: Iterable[str], how: str = "before", wait_ns: int = 100_000_000, capacity: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, streams: Iterable[str], how: str = "before", wait_ns: int = 100_000_000, capacity: Mapping[str, int] | None = None, patient: bool = False
+    ) -> None:
         if how not in SYNCHRONISATIONS:
             raise InputError(f"sync: {how!r} is unknown{suggest(how, SYNCHRONISATIONS)}")
-        self.how, self.wait_ns, self.now_ns = how, wait_ns, 0
+        self.how, self.wait_ns, self.now_ns, self._waits = how, wait_ns, 0, patient or how == "nearest"
         self.histories = {name: StreamHistory((capacity or {}).get(name, 1024)) for name in streams}
 
     def restart(self) -> None:
@@ -149,7 +152,7 @@ class Synchroniser:
 
     def settled(self, time_ns: int) -> bool:
         """Whether no later sample could be a better one for a row of ``time_ns``, or none is waited for any more."""
-        if self.how == "before" or self.now_ns >= time_ns + self.wait_ns:
+        if not self._waits or self.now_ns >= time_ns + self.wait_ns:
             return True
         return all(history.newest_ns is not None and history.newest_ns >= time_ns for history in self.histories.values())
 
@@ -158,6 +161,30 @@ class Synchroniser:
         found = {name: history.before(time_ns) if self.how == "before" else history.nearest(time_ns) for name, history in self.histories.items()}
         chosen = {name: sample for name, sample in found.items() if sample is not None}
         return chosen if len(chosen) == len(found) else None
+
+
+class RowClock:
+    """Says which of many steps make a row, where rows are fewer than steps.
+
+    Args:
+        interval_ns: Between two rows; 0: every step makes one.
+    """
+
+    EARLY = 0.25  # of the interval: a step that comes so much early is that row's
+
+    def __init__(self, interval_ns: int) -> None:
+        self.interval_ns = interval_ns
+        self._due_ns: int | None = None
+
+    def due(self, time_ns: int) -> bool:
+        """Return whether a step of this time makes a row; after a pause rows begin anew, none is made up."""
+        if not self.interval_ns:
+            return True
+        if self._due_ns is not None and time_ns < self._due_ns - self.EARLY * self.interval_ns:
+            return False
+        late = self._due_ns is None or time_ns > self._due_ns + self.interval_ns
+        self._due_ns = (time_ns if late or self._due_ns is None else self._due_ns) + self.interval_ns
+        return True
 
 
 def missing_samples(stamps_ns: np.ndarray) -> int:

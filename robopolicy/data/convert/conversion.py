@@ -11,6 +11,8 @@ from pathlib import Path
 
 from policies.spec import InputError, suggest
 from robopolicy.data import layout
+from robopolicy.data.convert.bag_export import BAGS, export
+from robopolicy.data.convert.bag_import import import_bags, is_bag
 from robopolicy.data.convert.lerobot import rewrite
 from robopolicy.data.convert.lerobot_frames import LeRobotFrames
 from robopolicy.data.convert.lerobot_v21 import is_version_2, upgrade
@@ -24,9 +26,9 @@ SOURCES = {
     "dp-zarr": ("diffusion_policy_zarr", "DiffusionPolicyZarrSource"),
     "minari": ("minari", "MinariSource"),
 }
-FORMATS = (*SOURCES, "lerobot")
-#: robopolicy: with units, limits and capture times, further episodes can be recorded. lerobot: the format alone.
-TARGETS = ("robopolicy", "lerobot")
+FORMATS = (*SOURCES, "lerobot", "rosbag2")
+#: robopolicy: with units, limits and capture times, further episodes can be recorded. lerobot: the format alone. The others: bags.
+TARGETS = ("robopolicy", "lerobot", *BAGS)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class ConversionSummary:
     """What a conversion made.
 
     Attributes:
-        path: The new data set.
+        path: The new data set, or folder of bags.
         episodes: Its episodes.
         frames: Its frames.
         fps: Frames a second.
@@ -60,6 +62,8 @@ def detect(path: Path) -> str:
         return "dp-zarr"
     if any((path / part / name).is_file() for part in ("data", ".") for name in ("main_data.hdf5", "metadata.json")):
         return "minari"
+    if is_bag(path):
+        return "rosbag2"
     what = "its format is not recognised; say it with --from" if path.exists() else "does not exist"
     raise InputError(f"{path}: {what} ({', '.join(FORMATS)})")
 
@@ -79,6 +83,7 @@ def convert(
     target: str = "robopolicy",
     options: SourceOptions = SourceOptions(),
     progress: bool = True,
+    images: str = "jpeg",
 ) -> ConversionSummary:
     """Convert the data at ``source`` into a new data set at ``dest``, which appears whole or not at all.
 
@@ -89,6 +94,7 @@ def convert(
         target: One of ``TARGETS``.
         options: What the source leaves open: rate, task, observations to take.
         progress: Whether to show a progress bar.
+        images: Bags: ``jpeg``, ``png`` or ``raw``.
 
     Raises:
         InputError: one line: unknown format, damaged source (naming the episode), rate not known, ``dest`` taken.
@@ -100,7 +106,11 @@ def convert(
     if target not in TARGETS:
         raise InputError(f"target format {target!r} is unknown{suggest(target, TARGETS)}")
     with _new_folder(dest) as fresh, _spare_folder(fresh) as spare:
-        if source_format == "lerobot":
+        if target in BAGS:
+            return _to_bags(source, source_format, fresh, dest, target, options, images, progress)
+        if source_format == "rosbag2":
+            notes = _from_bags(source, fresh, spare, target, options, progress)
+        elif source_format == "lerobot":
             notes = _from_lerobot(source, fresh, spare, target, options, progress)
         elif target == "robopolicy":
             notes = _write(open_source(source, source_format, options), source, fresh, source_format, progress)
@@ -142,6 +152,24 @@ def _spare_folder(fresh: Path) -> Iterator[Path]:
         yield spare
     finally:
         shutil.rmtree(spare, ignore_errors=True)
+
+
+def _to_bags(source: Path, source_format: str, fresh: Path, dest: Path, target: str, options: SourceOptions, images: str, progress: bool) -> ConversionSummary:
+    if source_format != "lerobot":
+        raise InputError(f"{source}: bags are written from a data set of this layout; convert it into one first")
+    if options != SourceOptions():
+        raise InputError(f"{source}: rate, task, keys, subset and mapping are part of a data set and cannot be given")
+    export(source, fresh, target, images, progress)
+    info = layout.read_info(source)
+    fields = tuple(n for n in info["features"] if n not in layout.FRAME_FEATURES)
+    return ConversionSummary(dest, int(info["total_episodes"]), int(info["total_frames"]), float(info["fps"]), fields, ())
+
+
+def _from_bags(source: Path, fresh: Path, spare: Path, target: str, options: SourceOptions, progress: bool) -> list[str]:
+    if options.keys is not None or options.subset is not None:
+        raise InputError(f"{source}: which topics are taken is what the mapping says; leave keys and subset out")
+    notes = import_bags(source, fresh if target == "robopolicy" else spare, options.mapping, options.task, options.fps, progress)
+    return notes if target == "robopolicy" else notes + rewrite(spare, fresh, own=False, progress=progress)
 
 
 def _from_lerobot(path: Path, dest: Path, spare: Path, target: str, options: SourceOptions, progress: bool) -> list[str]:

@@ -23,12 +23,14 @@ class SourceOptions:
         task: Task in words; None: what the source says, or its file name.
         keys: Observations to take, in this order; None: all that can be stored.
         subset: Name of a list of episodes inside the source (robomimic's ``mask``); None: all episodes.
+        mapping: Bags: YAML file that says which topic is which field; None: the one beside them.
     """
 
     fps: float | None = None
     task: str | None = None
     keys: Sequence[str] | None = None
     subset: str | None = None
+    mapping: Path | None = None
 
 
 @dataclass(frozen=True)
