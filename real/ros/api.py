@@ -27,12 +27,16 @@ if TYPE_CHECKING or BACKEND == "dds":
         InvalidHandle,
         InvalidNamespaceException,
         InvalidNodeNameException,
+        InvalidParameterException,
         InvalidParameterTypeException,
+        InvalidParameterValueException,
         InvalidServiceNameException,
         InvalidTopicNameException,
         NotInitializedException,
         ParameterAlreadyDeclaredException,
+        ParameterImmutableException,
         ParameterNotDeclaredException,
+        ParameterUninitializedException,
     )
     from real.ros.dds.executor import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
     from real.ros.dds.future import Future, Task
@@ -91,10 +95,12 @@ def said(context: Any = None) -> str:
 __all__ = [  # noqa: RUF022
     "BACKEND", "CallbackGroup", "Clock", "ClockChange", "ClockType", "Context", "DurabilityPolicy", "Duration", "Executor",
     "ExternalShutdownException", "Future", "HistoryPolicy", "InputError", "InvalidHandle", "InvalidNamespaceException", "InvalidNodeNameException",
-    "InvalidParameterTypeException", "InvalidServiceNameException", "InvalidTopicNameException", "JumpThreshold", "LifecycleNode",
+    "InvalidParameterException", "InvalidParameterTypeException", "InvalidParameterValueException", "InvalidServiceNameException",
+    "InvalidTopicNameException", "JumpThreshold", "LifecycleNode",
     "LifecyclePublisher", "LifecycleState", "LivelinessPolicy", "LoggingSeverity", "ManagedEntity", "MessageError", "MultiThreadedExecutor",
     "MutuallyExclusiveCallbackGroup", "Node", "NotInitializedException", "Parameter", "ParameterAlreadyDeclaredException",
-    "ParameterNotDeclaredException", "Publisher", "QoSPresetProfiles", "QoSProfile", "ROSClock", "ReentrantCallbackGroup", "ReliabilityPolicy",
+    "ParameterImmutableException", "ParameterNotDeclaredException", "ParameterUninitializedException", "Publisher", "QoSPresetProfiles",
+    "QoSProfile", "ROSClock", "ReentrantCallbackGroup", "ReliabilityPolicy",
     "SimpleManagedEntity", "SingleThreadedExecutor", "Subscription", "Task", "Time", "TransitionCallbackReturn", "WHY", "create_node", "define",
     "deserialize", "distro", "get_default_context", "get_global_executor", "get_logger", "init", "message", "ok", "qos_check_compatible",
     "qos_profile_latched", "qos_profile_parameter_events", "qos_profile_parameters", "qos_profile_reliable", "qos_profile_sensor_data",

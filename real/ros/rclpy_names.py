@@ -14,12 +14,16 @@ from rclpy.exceptions import (
     InvalidHandle,
     InvalidNamespaceException,
     InvalidNodeNameException,
+    InvalidParameterException,
     InvalidParameterTypeException,
+    InvalidParameterValueException,
     InvalidServiceNameException,
     InvalidTopicNameException,
     NotInitializedException,
     ParameterAlreadyDeclaredException,
+    ParameterImmutableException,
     ParameterNotDeclaredException,
+    ParameterUninitializedException,
 )
 from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, ManagedEntity, SimpleManagedEntity, TransitionCallbackReturn
@@ -57,10 +61,12 @@ def init(args: Any = None, *, context: Any = None, domain_id: int | None = None,
 
 __all__ = [
     "CallbackGroup", "Clock", "ClockChange", "ClockType", "Context", "DurabilityPolicy", "Duration", "Executor", "ExternalShutdownException",
-    "Future", "HistoryPolicy", "InvalidHandle", "InvalidNamespaceException", "InvalidNodeNameException", "InvalidParameterTypeException",
+    "Future", "HistoryPolicy", "InvalidHandle", "InvalidNamespaceException", "InvalidNodeNameException", "InvalidParameterException",
+    "InvalidParameterTypeException", "InvalidParameterValueException",
     "InvalidServiceNameException", "InvalidTopicNameException", "JumpThreshold", "LifecycleNode", "LifecyclePublisher", "LifecycleState",
     "LivelinessPolicy", "LoggingSeverity", "ManagedEntity", "MultiThreadedExecutor", "MutuallyExclusiveCallbackGroup", "Node",
-    "NotInitializedException", "Parameter", "ParameterAlreadyDeclaredException", "ParameterNotDeclaredException", "Publisher", "QoSPresetProfiles",
+    "NotInitializedException", "Parameter", "ParameterAlreadyDeclaredException", "ParameterImmutableException",
+    "ParameterNotDeclaredException", "ParameterUninitializedException", "Publisher", "QoSPresetProfiles",
     "QoSProfile", "ROSClock", "ReentrantCallbackGroup", "ReliabilityPolicy", "SimpleManagedEntity", "SingleThreadedExecutor", "Subscription", "Task",
     "Time", "TransitionCallbackReturn", "create_node", "get_default_context", "get_global_executor", "get_logger", "init", "ok",
     "qos_check_compatible", "qos_profile_parameter_events", "qos_profile_parameters", "qos_profile_sensor_data", "qos_profile_services_default",
