@@ -14,6 +14,7 @@ from pathlib import Path
 from policies.spec import InputError, suggest
 
 _FOLDER = Path(__file__).with_name("profiles")
+_PLACE = '<NetworkInterface name="INTERFACE"/>'
 _LOOPBACK = ("", "lo", "localhost", "127.0.0.1")
 
 #: What a kernel should grant a socket that receives two cameras over a network, in bytes.
@@ -51,7 +52,7 @@ def settings(interface: str = "") -> Settings:
     if interface in _LOOPBACK:
         return Settings("loopback", (_FOLDER / "loopback.xml").read_text(encoding="utf-8"), "DDS stays on loopback; ros.interface=NAME opens it to a network")
     chosen = _chosen(interface)
-    xml = (_FOLDER / "network.xml").read_text(encoding="utf-8").replace("<NetworkInterface INTERFACE/>", f"<NetworkInterface {chosen}/>")
+    xml = (_FOLDER / "network.xml").read_text(encoding="utf-8").replace(_PLACE, f"<NetworkInterface {chosen}/>")
     return Settings("network", xml, f"DDS is open to the network of {interface}: whoever is on it hears and may publish")
 
 

@@ -101,7 +101,10 @@ class Context:
             if not 0 <= number <= MAX_DOMAIN_ID:
                 raise InputError(f"DDS domain {number}: expected 0 to {MAX_DOMAIN_ID}")
             chosen = settings(os.environ.get("ROBOPOLICY_ROS_INTERFACE", "") if interface is None else interface)
-            _open_domain(number, chosen)
+            try:
+                _open_domain(number, chosen)
+            except DDSException as error:
+                raise InputError(f"DDS does not start in domain {number}: {error}; {chosen.said}") from None
             try:
                 with POLICIES:
                     self._participant = DomainParticipant(number, Qos(Policy.Userdata(b"enclave=/;")))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cyclonedds.core import DDSException
+
 from real.ros.dds.clock import Duration
 from real.ros.dds.endpoints import Writer
 from real.ros.dds.exceptions import InvalidHandle
-from real.ros.messages import serialize
+from real.ros.messages import MessageError, serialize, type_name
 
 if TYPE_CHECKING:
     from real.ros.dds.node import Node
     from real.ros.qos import QoSProfile
+
+#: The first two bytes of what ROS 2 sends: XCDR1, big-endian and little-endian.
+_ENCODINGS = (b"\0\0", b"\0\1")
 
 
 class Publisher:
@@ -45,7 +50,7 @@ class Publisher:
 
         Raises:
             TypeError: if it is a message of another type.
-            MessageError: if a value does not fit its field.
+            MessageError: if a value does not fit its field, or ready bytes are no message of this type.
             InvalidHandle: after it was destroyed.
         """
         writer = self._open()
@@ -55,7 +60,15 @@ class Publisher:
             cdr = serialize(msg)
         else:
             raise TypeError(f"Expected {self.msg_type}, got {type(msg)}")
-        if not writer.write(cdr):
+        try:
+            if cdr[:2] not in _ENCODINGS:
+                raise DDSException(DDSException.DDS_RETCODE_BAD_PARAMETER)
+            sent = writer.write(cdr)
+        except DDSException as error:
+            if error.code != DDSException.DDS_RETCODE_BAD_PARAMETER:
+                raise
+            raise MessageError(f"{self.topic_name}: {len(cdr)} bytes that should be a {type_name(self.msg_type)} are none") from None
+        if not sent:
             self._node.get_logger().warning(
                 f"{self.topic_name}: a reliable subscription does not keep up; {writer.dropped} messages dropped so far", throttle_duration_sec=5.0
             )

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from real.ros import api as ros
@@ -48,3 +53,25 @@ def place(**options: Any) -> Iterator[Place]:
         finally:
             here.executor.shutdown()
             here.context.try_shutdown()
+
+
+@contextlib.contextmanager
+def peers(domain: int) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """What starts other processes (peer.py) in a domain and returns when they are ready; they are gone at the end."""
+    running: list[subprocess.Popen[str]] = []
+    root = Path(__file__).parents[3]
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        env = {key: value for key, value in os.environ.items() if key != "CYCLONEDDS_URI"} | {"PYTHONPATH": str(root)}
+        command = [sys.executable, str(Path(__file__).with_name("peer.py")), str(domain), *words]
+        one = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=root)
+        running.append(one)
+        assert one.stdout is not None and json.loads(one.stdout.readline()) == {"ready": True}
+        return one
+
+    try:
+        yield start
+    finally:
+        for one in running:
+            one.kill()
+            one.communicate()
