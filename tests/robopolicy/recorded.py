@@ -29,7 +29,7 @@ def make_spec(images: bool = True, rate_hz: float = 50.0) -> Spec:
     fields = {STATE: Field((3,), unit="rad", names=("a", "b", "c"))}
     if images:
         fields[CAMERA] = Field((SIDE, SIDE, 3), "uint8", "px", kind="image")
-    return Spec(ObservationSpec(fields, rate_hz), ActionSpec({"action": Field((2,), kind="position")}, rate_hz), {"calibration": "{}"})
+    return Spec(ObservationSpec(fields, rate_hz), ActionSpec({"action": Field((2,), kind="position")}, rate_hz), {"serial": "7"})
 
 
 def robot(spec: Spec | None = None, name: str = "arm", rate_hz: float = 50.0, lockstep: bool = False) -> SimpleNamespace:

@@ -70,7 +70,7 @@ def test_rows_take_of_every_stream_the_newest_sample_of_their_time_and_keep_ever
     assert not any(report["dropped"].values()) and report["seconds"] == pytest.approx(0.1)
     assert check(tmp_path / "set").ok
     assert any("skew" in str(getattr(table, "title", "")) for table in tables(data))
-    assert read_own(tmp_path / "set")["spec"]["meta"] == {"calibration": "{}"}
+    assert read_own(tmp_path / "set")["spec"]["meta"] == {"serial": "7"}
 
 
 def test_nearest_takes_a_later_sample_where_that_is_nearer(tmp_path):
@@ -272,7 +272,7 @@ def test_a_full_disk_costs_the_open_episode_and_is_said(tmp_path):
 def test_rates_that_cannot_be_recorded_are_refused():
     config = RecordConfig(path="x", fps=25)
     spec, interval = recorded_spec(config, make_spec(rate_hz=50))
-    assert interval == 1 / 25 and spec.action.rate_hz == 25 and spec.meta == {"calibration": "{}"}
+    assert interval == 1 / 25 and spec.action.rate_hz == 25 and spec.meta == {"serial": "7"}
     assert recorded_spec(RecordConfig(path="x", fps=50), make_spec(rate_hz=50))[1] == 0
     with pytest.raises(InputError, match="acts 10 times a second"):
         recorded_spec(config, make_spec(rate_hz=10))
