@@ -76,7 +76,7 @@ def open_source(config: TeleopConfig, robot: DriveHandle) -> Source:
         InputError: one line: no such device or option, nothing is connected, it cannot move this robot.
     """
     device: Any = device_class(config.type)
-    source: Source = device(validate(device.Config, config.options, f"device {config.type!r}", "teleop."))
+    source: Source = device(_options(config))
     try:
         if config.keys and config.type not in ("keyboard", "scripted") and sys.stdin.isatty():
             from real.teleop.keyboard import KeyboardSource
@@ -133,8 +133,15 @@ def counted(session: Episodes) -> dict[str, Any]:
     return {**{name: session.counts[name] for name in ("success", "failure", "discard")}, **session.takeover.counts}
 
 
+def _options(config: TeleopConfig) -> Config:
+    """Return the options of the device. Raises InputError for a device or an option that there is not."""
+    return validate(device_class(config.type).Config, config.options, f"device {config.type!r}", "teleop.")  # type: ignore[attr-defined]
+
+
 def check(config: RunConfig) -> None:
-    """Refuse what does not go together. Raises InputError."""
+    """Refuse what does not go together, before anything is opened. Raises InputError."""
+    if config.teleop is not None:
+        _options(config.teleop)
     if config.policy == NOBODY and config.teleop is None:
         raise InputError("policy=none: nobody moves the robot; name a policy, or a device with teleop=keyboard")
     if config.teleop is not None and config.shadow:

@@ -31,6 +31,7 @@ _ARROWS = {b"\x1b[A": "w", b"\x1b[B": "s", b"\x1b[D": "a", b"\x1b[C": "d", b"\x1
 _GRIPS = {"e": 1.0, "q": -1.0}
 _EVENTS = {"\r": "start", "\n": "start", "y": "success", "n": "failure", "\x7f": "discard", "\b": "discard", "t": "takeover", "g": "release",
            " ": "grip", "h": "home", "c": "frame", "z": "hold", "v": "resume", "\x1b": "stop", "x": "quit"}  # fmt: skip
+_NO_TERMINAL = "device keyboard: standard input is no terminal; start it in one, or use another device, e.g. device=page"
 _ESCAPE_S = 0.03  # an escape that nothing follows within that time is the key
 
 
@@ -88,11 +89,13 @@ class KeyboardSource:
         try:
             self._file = sys.stdin.fileno() if config.file is None else os.open(config.file, os.O_RDWR | os.O_NOCTTY)
         except (OSError, ValueError) as error:
-            raise InputError(f"device keyboard: {config.file or 'standard input'} cannot be read: {error}") from error
+            if config.file is None:
+                raise InputError(_NO_TERMINAL) from error
+            raise InputError(f"device keyboard: {config.file} cannot be read: {error}") from error
         if not os.isatty(self._file):
             if self._owned:
                 os.close(self._file)
-            raise InputError("device keyboard: standard input is no terminal; start it in one, or use another device, e.g. device=page")
+            raise InputError(_NO_TERMINAL if config.file is None else f"device keyboard: {config.file} is no terminal")
         self._before: list[Any] | None = termios.tcgetattr(self._file)
         self._signals: dict[int, Any] = {}
         atexit.register(self.close)

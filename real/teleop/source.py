@@ -78,7 +78,7 @@ class Input:
             if part is not None and not (np.isfinite(part).all() and (shape is None or np.shape(part) == shape)):
                 return False
         bounded = [self.twist, np.array([self.grip])] + ([] if self.joints is None else [self.joints])
-        if any(np.abs(part).max(initial=0.0) > 1 + 1e-9 for part in bounded) or not 0 < self.dial <= 1:
+        if not all((np.abs(part) <= 1 + 1e-9).all() for part in bounded) or not 0 < self.dial <= 1:  # nan is in no range
             return False
         if self.opening is not None and not 0 <= self.opening <= 1:
             return False

@@ -50,7 +50,7 @@ class Takeover:
         self._ready = False  # the jog knows where the robot is
         self._last: np.ndarray | None = None  # action executed last
         self._moved_at = -math.inf
-        self._limited = False
+        self._limited = self._spent = False
         self._episode: int | None = None
 
     @property
@@ -63,7 +63,8 @@ class Takeover:
         value = self.source.poll()
         sound = value.sound()
         fresh = value.age <= self.source.stale_s
-        clutch = value.clutch and sound and fresh
+        self._spent &= value.clutch
+        clutch = value.clutch and sound and fresh and not self._spent
         if value.clutch and not sound:
             self.counts["unsound"] += 1
         if self.clutch and value.clutch and not fresh:
@@ -115,6 +116,7 @@ class Takeover:
         """Give the robot back to the policy."""
         if self.taken:
             self.source.feedback("released")
+        self._spent = self.policy and self.value.clutch  # a clutch that is still closed has to be opened before it takes over again
         self.taken = self._ready = self.jog.homing = False
 
     def take(self) -> None:

@@ -36,12 +36,13 @@ def register(app: typer.Typer) -> None:
         """
         from robopolicy.deployment import load_run_config, run
         from robopolicy.processes import stop_signals
-        from robopolicy.teleoperation import session_arguments
+        from robopolicy.teleoperation import check, session_arguments
 
         with ExitStack() as stack:
             given = session_arguments(arguments or [])
             if json_file is not None:
                 given.append(f"json={json_file}")
+            check(load_run_config(given))  # what is wrong is said before a world is made
             if twin is not None:
                 given.append(f"robot.address={stack.enter_context(_twin(twin, max_steps, seed0, images))}")
             config = load_run_config(given)

@@ -66,8 +66,10 @@ def test_who_takes_over_from_a_bad_policy_is_marked_and_saves_the_episode(acting
     assert not marks[0] and marks[-1] and np.diff(marks.astype(int)).tolist().count(1) == 1
     jump = np.abs(np.diff(np.array([action for _, action, _ in episode])[marks], axis=0)).max()
     assert jump <= 2.0 / 20 + 1e-6, "by hand no action is further from the one before than a joint goes in a step"
-    # the next episode begins with the policy, until somebody takes over again
-    for _ in range(40):
+    # the next episode begins with the policy, until somebody takes over again: a clutch that was never opened does not
+    for _ in range(20):
+        a.tick(Input(twist=np.array([0, 1.0, 0, 0, 0, 0]), clutch=True))
+    for _ in range(20):
         a.tick(Input())
     assert not a.hand.taken and a.kept.steps and not any(taken for _, _, taken in a.kept.steps)
     for _ in range(20):
