@@ -10,19 +10,8 @@ from real.child import module_command
 
 
 def run_command(recipe: str, policy: str, overrides: Sequence[str]) -> list[str]:
-    """Return the command line of a run; a robot over ROS 2 is asked for what the checkpoint was trained with.
-
-    Raises:
-        InputError: if ``policy`` is no address, and no checkpoint either.
-    """
-    words = [*module_command("robopolicy"), "run", recipe, f"policy={policy}"]
-    named = any(text.startswith("robot.spec=") for text in overrides)
-    driver = next((text for text in overrides if text.startswith("robot=")), "robot=ros2")
-    if "://" not in policy and not policy.endswith(".onnx") and not named and driver == "robot=ros2":
-        from robopolicy.training.run_folder import find_checkpoint
-
-        words.append(f"robot.spec={find_checkpoint(policy)}")
-    return [*words, *overrides]
+    """Return the command line of a run."""
+    return [*module_command("robopolicy"), "run", recipe, f"policy={policy}", *overrides]
 
 
 def serve_node(

@@ -124,10 +124,11 @@ def test_nothing_that_is_no_package_is_written_over(package: Path, tmp_path: Pat
         write_package(tmp_path)
 
 
-def test_a_run_asks_the_robot_for_what_its_checkpoint_was_trained_with(tmp_path: Path) -> None:
-    server = run_command("runtime/ros2", "tcp://127.0.0.1:5555", ["robot.namespace=/left"])
-    assert server[-4:] == ["run", "runtime/ros2", "policy=tcp://127.0.0.1:5555", "robot.namespace=/left"]
-    with pytest.raises(InputError):
-        run_command("runtime/ros2", str(tmp_path / "none"), [])
-    assert "robot.spec=mine" in run_command("runtime/ros2", str(tmp_path / "none"), ["robot.spec=mine"])
-    assert not [word for word in run_command("runtime/default", str(tmp_path / "none"), ["robot=twin"]) if word.startswith("robot.spec")]
+def test_the_command_line_of_a_run_is_one_that_run_reads() -> None:
+    """Recipe and keys pass the run's own reader; a robot over ROS 2 is asked for the policy's spec by the run itself."""
+    from robopolicy.deployment import load_run_config
+
+    words = run_command("runtime/ros2", "tcp://127.0.0.1:5555", ["robot.namespace=/left", "drive_options.state_dir=/tmp/x"])
+    assert words[-5] == "run"
+    config = load_run_config(words[-4:])
+    assert config.robot["namespace"] == "/left" and config.policy == "tcp://127.0.0.1:5555" and config.drive_options.state_dir == "/tmp/x"
