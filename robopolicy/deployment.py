@@ -245,6 +245,19 @@ def load_local(path: str | Path, threads: int = 1, method: str | None = None, de
     return load_policy(folder, device, method, weights), name
 
 
+def _open_policy(config: RunConfig) -> AsyncPolicy:
+    return open_policy(config.policy, config.threads, config.method, config.keys)
+
+
+def _robot_takes_spec(config: RunConfig) -> bool:
+    """Whether the driver brings its robot together with a spec, and none was named: then it is given the policy's."""
+    kind = config.robot.get("type")
+    if config.drive is not None or config.policy == NOBODY or not isinstance(kind, str) or config.robot.get("spec") is not None:
+        return False
+    driver: Any = robot_class(kind)
+    return "spec" in driver.Config.model_fields
+
+
 def run(
     config: RunConfig, stopped: Callable[[], bool] = lambda: False, watch: Callable[[Any], Any] | None = None,
     say: Callable[[str], None] = lambda line: None, acting: AsyncPolicy | None = None, steps: StepRecorder | None = None,
@@ -266,10 +279,13 @@ def run(
     with ExitStack() as stack:
         if config.shadow and config.drive is not None:
             raise InputError(f"shadow: the drive at {config.drive} sends what it is told; leave drive= out, then one is started that only reads")
-        robot = open_drive(config.robot, stack, config.drive, config.drive_options.model_copy(update={"watch": config.shadow or config.drive_options.watch}))
+        fits = _robot_takes_spec(config)
+        policy = acting or (_open_policy(config) if fits else None)
+        options = config.drive_options.model_copy(update={"watch": config.shadow or config.drive_options.watch})
+        robot = open_drive({**config.robot, **({"spec": policy.spec.to_dict()} if policy and fits else {})}, stack, config.drive, options)
         if config.shadow and robot.info.lockstep:
             raise InputError(f"shadow: robot {robot.info.name!r} is in lock-step, its time passes by commands alone; run it in real time")
-        policy = acting or (IdlePolicy(robot.spec) if config.policy == NOBODY else open_policy(config.policy, config.threads, config.method, config.keys))
+        policy = policy or (IdlePolicy(robot.spec) if config.policy == NOBODY else _open_policy(config))
         stack.callback(policy.close)
         require_same(policy.spec, robot.spec, config.calibration_check == "warn", say)
         if robot.info.lockstep and (config.blackbox is not None or config.drive_options.deadman_s is not None):

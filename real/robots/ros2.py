@@ -222,13 +222,13 @@ class Ros2Robot:
     def write(self, command: np.ndarray) -> None:
         """Send one command (Da,) that is no joint motion; joints come by :meth:`write_motion`."""
         if not self._stopped:
-            self._commander.write(np.asarray(command, np.float64))
+            self._commander.send(np.asarray(command, np.float64))
         self._next_episode()
 
     def write_motion(self, before: Reference, after: Reference) -> None:
         """Send the motion (n,) of one tick, in the units of the command, and the stop from its end."""
         if not self._stopped:
-            self._commander.write_motion(before, after)
+            self._commander.send_motion(before, after)
         self._next_episode()
 
     def hold(self) -> None:

@@ -37,11 +37,11 @@ class Commander(Protocol):
         """Return why the robot does not do what was sent; empty: it does."""
         ...
 
-    def write(self, values: np.ndarray) -> None:
+    def send(self, values: np.ndarray) -> None:
         """Send a command (Da,), in its own units."""
         ...
 
-    def write_motion(self, before: Reference, after: Reference) -> None:
+    def send_motion(self, before: Reference, after: Reference) -> None:
         """Send the motion (n,) of a tick."""
         ...
 
@@ -99,11 +99,11 @@ class TrajectoryCommander(_Sender):
         self._gap, self._sent_ns, self._stands_ns = False, 0, 0  # the last was sent then, and the robot stands at its end then, monotonic
         self._patience_ns = int(1e9 * (tick_s + lead))
 
-    def write(self, values: np.ndarray) -> None:
+    def send(self, values: np.ndarray) -> None:
         """Refuse positions (n,) without their motion: nobody could say how to stop from there. Raises ValueError."""
         raise ValueError("a trajectory is made of the motion behind a command, not of positions alone")
 
-    def write_motion(self, before: Reference, after: Reference) -> None:
+    def send_motion(self, before: Reference, after: Reference) -> None:
         """Send the motion from ``before`` to ``after`` (n,), one tick apart, and the stop from there.
 
         After a gap, in which the controller has begun the stop that it had, nothing is sent until it stands: the robot is
@@ -163,14 +163,14 @@ class PositionCommander(_Sender):
         super().__init__(publisher)
         self._factors, self._last = mapped.factors, None
 
-    def write(self, values: np.ndarray) -> None:
+    def send(self, values: np.ndarray) -> None:
         """Send positions (n,)."""
         self._last = array_message(values * self._factors)
         self._send(self._last)
 
-    def write_motion(self, before: Reference, after: Reference) -> None:
+    def send_motion(self, before: Reference, after: Reference) -> None:
         """Send where the motion leads (n,)."""
-        self.write(after.position)
+        self.send(after.position)
 
     def hold(self) -> None:
         """Say the last positions again."""
@@ -189,19 +189,19 @@ class RateCommander(_Sender):
         super().__init__(publisher)
         self._names, self._factors, self._axes, self._stamped, self._clock = mapped.joints, mapped.factors, axes, stamped, clock
 
-    def write(self, values: np.ndarray) -> None:
+    def send(self, values: np.ndarray) -> None:
         """Send rates (Da,)."""
         rates = np.asarray(values, np.float64) * self._factors
         stamp = (self._clock.there_ns(time.monotonic_ns()) or 0) if self._stamped else None
         self._send(twist_message(self._names, rates, stamp) if self._axes else array_message(rates))
 
-    def write_motion(self, before: Reference, after: Reference) -> None:
+    def send_motion(self, before: Reference, after: Reference) -> None:
         """Refuse: rates have no motion of joint positions (n,) behind them. Raises ValueError."""
         raise ValueError("rates are sent as they are")
 
     def hold(self) -> None:
         """Say zero."""
-        self.write(np.zeros(len(self._names)))
+        self.send(np.zeros(len(self._names)))
 
     def restart(self) -> None:
         """Nothing is remembered."""

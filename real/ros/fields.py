@@ -138,7 +138,7 @@ def map_fields(
         plan, _ = _plan("observation.joint_position", extra, FieldConfig(source="joints"), urdf, convert)
         plans.append(plan)
     observation = ObservationSpec({plan.name: plan.field for plan in plans}, wanted.observation.rate_hz)
-    return Mapped(Spec(observation, action, wanted.meta), tuple(plans), commanded, action_factors, tuple(lines))
+    return Mapped(Spec(observation, action), tuple(plans), commanded, action_factors, tuple(lines))
 
 
 def _plan(name: str, field: Field, config: FieldConfig, urdf: Urdf, convert: bool) -> tuple[FieldPlan, str]:

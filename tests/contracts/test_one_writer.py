@@ -12,7 +12,7 @@ WRITER = ("real/drive.py", "self._driver.write")
 #: Where commands are offered through a handle; what is written to there is annotated as one.
 OFFERS = {("real/runtime.py", "self.robot.write"), ("real/first_motion.py", "robot.write"), ("robopolicy/training/robot_worlds.py", "self.robot.write")}
 #: Last names of receivers that are files, logs or simulated worlds, wherever they are.
-NO_ROBOTS = {"file", "stream", "out", "handle", "log", "os", "stdout", "stderr", "buffer", "wfile", "world", "fields"}
+NO_ROBOTS = {"file", "stream", "out", "handle", "log", "os", "stdout", "stderr", "buffer", "wfile", "world", "fields", "entity"}
 #: Where drivers are made, to be handed to a drive.
 MAKERS = {"real/drive_server.py", "robopolicy/deployment.py", "robopolicy/commands/drive.py"}
 
@@ -40,6 +40,8 @@ def test_only_the_drive_writes_to_a_driver() -> None:
     assert writers - {WRITER} <= OFFERS, f"only {WRITER[0]} writes to a driver: {sorted(writers - {WRITER} - OFFERS)}"
     source = (ROOT / WRITER[0]).read_text(encoding="utf-8")
     assert source.count("_driver.write") == 1, "one call, at one place"
+    motions = {path for path, _ in found("write_motion")}  # the same for a driver that is told the motion behind a command
+    assert motions == {WRITER[0]} and source.count('"write_motion"') == 1
 
 
 def test_who_offers_commands_holds_a_handle() -> None:
