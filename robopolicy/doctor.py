@@ -30,7 +30,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bullet": ("a second physics engine", ("pybullet",)),
     "warp": ("physics on the GPU", ("mujoco", "mujoco_warp", "warp")),
     "ros": ("ROS 2 without a ROS installation, bags", ("cyclonedds", "rosbags")),
-    "teleop": ("the operator's page and devices", ("viser", "pygame")),
+    "teleop": ("the operator's page and devices", ("viser", "pygame", "websockets", "pyspacemouse")),
     "export": ("policies for robots without torch", ("onnx", "onnxruntime", "onnxscript")),
     "convert": ("other data formats", ("h5py", "zarr", "minari", "mcap", "rosbags", "pyarrow")),
     "ray": ("many machines", ("ray",)),
@@ -40,7 +40,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
 SUITE_MODULES = {"metaworld": "metaworld", "gym_aloha": "gym-aloha", "dm_control": "gym-aloha"}
 
 #: Modules with no wheel on 64-bit Arm, or none from Python 3.12 on: their absence there is no lack.
-_NOT_ON_AARCH64 = {"gym_pusht", "pymunk", "pybullet", "cyclonedds"}
+_NOT_ON_AARCH64 = {"gym_pusht", "pymunk", "pybullet", "cyclonedds", "pyspacemouse"}
 
 #: Shared library -> the Debian packages that bring it.
 LIBRARIES = {
@@ -247,20 +247,52 @@ def _suites() -> Iterator[Finding]:
 
 
 def _robot() -> Iterator[Finding]:
-    distro = os.environ.get("ROS_DISTRO")
-    if _has("rclpy"):
-        yield Finding("ROS 2", "ok", f"rclpy{f' ({distro})' if distro else ''}")
-    elif Path("/opt/ros").is_dir() and any(Path("/opt/ros").iterdir()):
-        there = sorted(p.name for p in Path("/opt/ros").iterdir())[0]
-        yield Finding("ROS 2", "note", f"{there} is installed but not sourced", f"source /opt/ros/{there}/setup.bash")
-    elif _has("cyclonedds"):
-        yield Finding("ROS 2", "ok", "over cyclonedds, without rclpy")
-    else:
-        yield Finding("ROS 2", "note", "no rclpy and no cyclonedds", "a ROS 2 installation, or pip install 'robopolicy[ros]'")
+    yield from _ros()
     cameras = sorted(p.name for p in Path("/dev").glob("video*"))
     yield Finding("cameras", "ok" if cameras else "note", ", ".join(cameras) or "none in /dev/video*")
     browser = chromium()
     yield Finding("Chromium", "ok" if browser else "note", browser or "none: only the tests of pages need it", "" if browser else "apt-get install chromium")
+
+
+def _ros() -> Iterator[Finding]:
+    """Yield the back end of ROS 2 and why it is this one, whose messages, how far DDS reaches, and what the kernel grants it."""
+    unsourced = sorted(p.name for p in Path("/opt/ros").iterdir()) if Path("/opt/ros").is_dir() and not os.environ.get("ROS_DISTRO") else []
+    fix = f"source /opt/ros/{unsourced[0]}/setup.bash" if unsourced else ""
+    code = "from real.ros.backend import BACKEND, WHY; from real.ros.messages import distro; print(BACKEND, WHY, distro(), sep='\\t')"
+    try:  # in a process of its own: an rclpy of another Python may do anything while it is imported
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=Path(__file__).resolve().parent.parent)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield Finding("ROS 2", "note", f"rclpy did not answer: {type(error).__name__}", "ROBOPOLICY_ROS=dds")
+        return
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"importing rclpy ended with signal {-done.returncode}"])[-1]
+        yield Finding("ROS 2", "note", last.rpartition("InputError: ")[2], "ROBOPOLICY_ROS=dds")
+        return
+    backend, why, distro = done.stdout.strip().split("\t")
+    if backend == "rclpy":
+        yield Finding("ROS 2", "ok", why)
+        return
+    missing = [module for module in ("cyclonedds", "rosbags") if not _has(module)]
+    if missing:
+        yield Finding("ROS 2", "note", f"{why}; {', '.join(missing)} missing", fix or "a ROS 2 installation, or pip install 'robopolicy[ros]'")
+        return
+    yield Finding("ROS 2", "ok", f"over Cyclone DDS {installed_version('cyclonedds')}, messages of {distro} ({why})", fix)
+    yield from _dds()
+
+
+def _dds() -> Iterator[Finding]:
+    from policies.spec import InputError
+    from real.ros.settings import receive_buffer, receive_buffer_advice, settings
+
+    try:
+        chosen = settings(os.environ.get("ROBOPOLICY_ROS_INTERFACE", ""))
+        yield Finding("DDS", "ok", f"{chosen.profile}: {chosen.said}")
+    except InputError as error:
+        yield Finding("DDS", "note", str(error))
+    granted, advice = receive_buffer(), receive_buffer_advice()
+    if granted is not None:
+        found = f"net.core.rmem_max is {granted}" + (": cameras over a network may lose images (loopback does not)" if advice else "")
+        yield Finding("DDS buffer", "note" if advice else "ok", found, advice)
 
 
 def chromium() -> str | None:
