@@ -50,11 +50,13 @@ class RewardConfig(Config):
 class TakeoverConfig(Config):
     """Who may take over from the policy while it learns; see ``robopolicy.training.takeover``."""
 
-    source: Literal["none", "expert", "operator"] = "none"  # expert: the task's script, in place of a person; operator: who has the run's token
+    source: Literal["none", "expert", "operator", "device"] = "none"  # expert: the task's script; operator: who has the run's token; device: a person
     share: Share = 0.5  # expert: of the episodes that it looks after
     after: pydantic.NonNegativeInt = 50  # expert: control steps without success until it steps in
     hold: pydantic.PositiveInt = 20  # expert: control steps that it then acts, before it looks on again for `after` steps
     address: str = "tcp://127.0.0.1:0"  # operator: loopback address where commands arrive; it is left with the token in the run's operator.json
+    device: dict[str, Any] = Field(default_factory=dict)  # device: its type (keyboard, gamepad, spacemouse, page, leader) and its options
+    jog: dict[str, Any] = Field(default_factory=dict)  # device: how it moves the robot, see real/teleop/jog.py
 
 
 class ResetsConfig(Config):

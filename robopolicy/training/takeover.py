@@ -1,9 +1,9 @@
 """Human takeover: a person acts instead of the policy that is learning, and what they do is learnt from like a demonstration.
 
 A source says in which worlds it takes over and what is done there. People do it through the operator's channel (``real.operator``),
-which needs the run's token and forgets a command within 0.2 s; in tests and in simulation the task's scripted expert stands in. The
-action that was executed is what is stored; taken-over transitions also go to the demonstrations' side of every batch, as HIL-SERL has
-it (Luo et al. 2024), since they show the way out of where the policy gets stuck.
+which needs the run's token and forgets a command within 0.2 s, or with a device (``takeover_device``); in tests and in simulation the
+task's scripted expert stands in. The action that was executed is what is stored; taken-over transitions also go to the
+demonstrations' side of every batch, as HIL-SERL has it (Luo et al. 2024), since they show the way out of where the policy gets stuck.
 """
 
 from __future__ import annotations
@@ -197,6 +197,13 @@ def open_takeover(recipe: TrialRecipe, worlds: BatchEnv, normalizer: Normalizer 
         if attend is not None:
             attend(person.listen)  # a robot hears its operator in every tick
         return Takeover(person, worlds.spec, normalizer)
+    if config.source == "device":
+        from robopolicy.training.takeover_device import open_device
+
+        somebody, attend = open_device(config, worlds, getattr(worlds, "obey", None)), getattr(worlds, "attend", None)
+        if attend is not None:
+            attend(somebody.listen)
+        return Takeover(somebody, worlds.spec, normalizer)
     from sim.registry import entry
 
     if not entry(recipe.task).has_expert:
