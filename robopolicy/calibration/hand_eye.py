@@ -123,7 +123,7 @@ def solve_hand_eye(
     require_turns(hands)
     sight = Sight(board, camera, seen, eye)
     mount, place = begin(sight, hands, method)
-    mount, place, _, misses, errors = refine(sight, mount, place, lambda _: hands, 0)
+    mount, place, _, misses, _ = refine(sight, mount, place, lambda _: hands, 0, robust=True)  # a wrong picture must not bend the others
     each = sight.by_view(misses)
     wrong = np.flatnonzero(each > _OUTLIER * np.median(each))
     if 0 < wrong.size <= len(seen) - FEWEST:
@@ -131,7 +131,8 @@ def solve_hand_eye(
         again = solve_hand_eye(board, camera, [seen[k] for k in kept], [hands[k] for k in kept], eye, method)
         numbers = sorted([*wrong.tolist(), *(kept[k] for k in again.left_out)])
         return HandEye(eye, again.mount, again.board, again.rms_px, again.view_rms_px, again.spread, again.errors, tuple(int(k) for k in numbers))
-    rms = float(np.sqrt((misses**2).sum(axis=1).mean()))
+    mount, place, _, misses, errors = refine(sight, mount, place, lambda _: hands, 0)
+    rms, each = float(np.sqrt((misses**2).sum(axis=1).mean())), sight.by_view(misses)
     return HandEye(eye, mount, place, rms, each, _spread(sight, mount, place, hands), errors[:6])
 
 
@@ -166,7 +167,7 @@ def begin(sight: Sight, hands: Sequence[np.ndarray], method: str = "park") -> tu
 
 
 def refine(
-    sight: Sight, mount: np.ndarray, board: np.ndarray, hands: Callable[[np.ndarray], Sequence[np.ndarray]], more: int
+    sight: Sight, mount: np.ndarray, board: np.ndarray, hands: Callable[[np.ndarray], Sequence[np.ndarray]], more: int, robust: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Move mounting, board and ``more`` further numbers until the corners lie where they are seen.
 
@@ -176,6 +177,7 @@ def refine(
         board: (4, 4) to begin with.
         hands: Takes the further numbers (more,) and returns the hands, (V, 4, 4).
         more: How many further numbers; they begin at zero.
+        robust: Whether large misses count less than their squares.
 
     Returns:
         mount (4, 4), board (4, 4), numbers (more,), misses (corners, 2) px, standard errors (12 + more,).
@@ -185,7 +187,7 @@ def refine(
     def misses(x: np.ndarray) -> np.ndarray:
         return sight.misses(changed(mount, x[:6]), changed(board, x[6:12]), hands(x[12:])).ravel()
 
-    found = least_squares(misses, np.zeros(12 + more), jac="3-point", method="trf", x_scale="jac", loss="linear", max_nfev=60)
+    found = least_squares(misses, np.zeros(12 + more), jac="3-point", method="trf", x_scale="jac", loss="cauchy" if robust else "linear", max_nfev=60)
     left = max(found.fun.size - found.x.size, 1)
     inverted = np.linalg.pinv(found.jac.T @ found.jac)
     errors = np.sqrt(np.maximum(np.diag(inverted), 0) * float(found.fun @ found.fun) / left)

@@ -179,7 +179,7 @@ def test_a_checkpoint_carries_the_calibration_of_its_data(tmp_path):
     (tmp_path / "data/meta/robopolicy.json").write_text(json.dumps(own))
     train(recipe(tmp_path / "run", steps=2, checkpoint_every=2, batch_size=4, data={"path": str(tmp_path / "data")}), progress=False)
     folder = find_checkpoint(tmp_path / "run")
-    assert checkpoint.read_manifest(folder)["calibration"] == calibration.fingerprint
+    assert checkpoint.read_manifest(folder)["extra"]["calibration"] == calibration.fingerprint
     assert checkpoint.read_spec(folder).meta["calibration"] == calibration.text
 
 
