@@ -104,7 +104,7 @@ def test_the_round_of_states(world: World) -> None:
 
 def test_a_transition_that_is_not_there_is_refused(world: World) -> None:
     node = made(world)
-    with pytest.raises(Exception, match="activate|[Tt]ransition"):
+    with pytest.raises(Exception, match=r"activate|[Tt]ransition"):
         node.trigger_activate()
     assert node.said == []
 

@@ -46,7 +46,7 @@ def test_times_add_and_subtract_within_one_clock() -> None:
         at(1) - at(1, ros.ClockType.STEADY_TIME)
     with pytest.raises(TypeError):
         at(1) + at(1)
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         ros.Time(nanoseconds=-1)
     with pytest.raises(OverflowError):
         ros.Time(nanoseconds=2**63)
@@ -78,7 +78,7 @@ def test_jump_thresholds_have_signs() -> None:
         {"min_forward": None, "min_backward": ros.Duration(nanoseconds=1)},
         {"min_forward": None, "min_backward": None, "on_clock_change": False},
     ):
-        with pytest.raises(ValueError):  # noqa: PT011
+        with pytest.raises(ValueError):
             ros.JumpThreshold(**wrong)
 
 
