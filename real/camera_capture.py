@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +105,8 @@ class Capture:
             self._video = cv2.VideoCapture(int(text) if text.isdigit() else text, cv2.CAP_V4L2)
         else:
             limits = [] if config.kind == "file" else [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(1e3 * config.stall_s)]
-            self._video = cv2.VideoCapture(str(config.source), cv2.CAP_FFMPEG, limits)
+            with _spoken(config):
+                self._video = cv2.VideoCapture(str(config.source), cv2.CAP_FFMPEG, limits)
         if not self._video.isOpened():
             self.close()
             what = {"device": "it is no camera, or another program has it", "address": "nothing answers there, or it is no video"}
@@ -197,13 +200,26 @@ def _devices() -> str:
     return f"; there is {', '.join('/dev/' + name for name in found)}" if found else "; there is no /dev/video* at all"
 
 
+@contextmanager
+def _spoken(config: CameraConfig) -> Iterator[None]:
+    """Tell FFmpeg what it may speak while it opens an address; a file opened later is not meant."""
+    key = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+    before = os.environ.get(key)
+    if config.kind == "address":
+        os.environ[key] = f"rtsp_transport;tcp|protocol_whitelist;{_PROTOCOLS}"
+    try:
+        yield
+    finally:
+        os.environ.pop(key, None)
+        if before is not None:
+            os.environ[key] = before
+
+
 def _opencv(config: CameraConfig) -> Any:
-    """Return the module, told in time how patient it is with V4L2 and what FFmpeg may open."""
+    """Return the module, told in time how patient it is with V4L2."""
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(max(1, round(config.stall_s))))
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    if config.kind == "address":
-        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"rtsp_transport;tcp|protocol_whitelist;{_PROTOCOLS}"
     try:
         import cv2
     except ImportError as error:

@@ -140,18 +140,21 @@ def test_a_file_in_a_loop_cut_and_scaled(video):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"source": "/dev/video97"}, "camera 'x': /dev/video97: there is no such device"),
+        ({"source": "/dev/video97"}, "/dev/video97: there is no such device"),
         ({"source": "/nowhere/a.mp4"}, "/nowhere/a.mp4: there is no such file"),
         ({"source": __file__}, "cannot be opened: it is no video"),
-        ({"source": "VIDEO", "width": 640, "fps": 25}, "width: 640 asked for, 64 given; fps: 25 asked for, 60 given"),
         ({"source": "VIDEO", "exposure": 12}, "exposure: only V4L2 devices take it"),
     ],
 )
-def test_what_cannot_be_opened_or_was_not_taken_is_one_line(video, options, words):
-    options["source"] = options["source"].replace("VIDEO", str(video))
-    with pytest.raises(InputError) as error:
-        Camera(CameraConfig(**options), "x")
+def test_what_cannot_be_opened_is_one_line(video, options, words):
+    with pytest.raises(SourceError) as error:
+        Capture(CameraConfig(**{**options, "source": options["source"].replace("VIDEO", str(video))}))
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_camera_that_is_not_as_asked_does_not_start(video):
+    with pytest.raises(InputError, match=r"^camera 'x': .*: width: 640 asked for, 64 given; fps: 25 asked for, 60 given$"):
+        Camera(CameraConfig(source=str(video), width=640, fps=25), "x")
 
 
 def test_an_address_where_nothing_answers_is_named_without_its_password():

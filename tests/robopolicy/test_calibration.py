@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.kinematics import Kinematics
@@ -30,6 +30,7 @@ def _opencv():
 # ---- poses and the camera's model, against other implementations
 
 
+@settings(max_examples=20)
 @given(st.lists(st.floats(-3, 3), min_size=6, max_size=6), st.lists(st.floats(-1, 1), min_size=6, max_size=6))
 def test_poses_agree_with_another_implementation(six, other):
     from scipy.spatial.transform import Rotation
@@ -197,6 +198,7 @@ def swing(t: np.ndarray) -> np.ndarray:
     return np.stack([0.3 * np.sin(2 * np.pi * 0.7 * t), 0.2 * np.sin(2 * np.pi * 1.1 * t + 1)], axis=1)
 
 
+@settings(max_examples=20)
 @given(st.floats(-0.05, 0.3), st.integers(0, 2**16))
 def test_a_known_delay_is_found_between_the_samples(delay, seed):
     generator = np.random.default_rng(seed)
