@@ -62,7 +62,9 @@ if TYPE_CHECKING or BACKEND == "dds":
         qos_profile_system_default,
     )
 else:
-    from real.ros.rclpy_names import *  # noqa: F403
+    from real.ros.rclpy_names import names as _names
+
+    globals().update(_names())
 
 #: What comes late gets the last message: robot descriptions, static transforms, the state of an episode.
 qos_profile_latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)

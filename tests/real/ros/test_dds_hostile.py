@@ -77,6 +77,7 @@ def test_broken_samples_reach_no_callback_as_anything_but_messages(here: Place, 
     rng, whole = random.Random(7), ros.serialize(good(kind))
     with peers(here.domain) as start, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
         liar = start("announce", kind)
+        assert liar.stdout is not None
         guid = bytes.fromhex(json.loads(liar.stdout.readline())["guid"])
         assert here.until(lambda: subscription.get_publisher_count() == 1)
         before, sequence = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
