@@ -78,7 +78,7 @@ def import_bags(
         for bag in found:
             try:
                 with _opened(bag) as reader:
-                    notes += _Episode(mapping, spec, reader, writer, bag, task).write()
+                    notes += _Episode(mapping, spec, reader, writer, bag, task).make()
             except SpecMismatch as error:
                 raise InputError(f"{bag}: not as in {found[0].name}: {error}") from error
             advance()
@@ -174,7 +174,7 @@ class _Episode:
         self._about: dict[str, Any] = {}
         self._left_out = 0
 
-    def write(self) -> list[str]:
+    def make(self) -> list[str]:
         """Write the episode; returns notes."""
         streams: dict[str, list[str]] = {}
         for stream, connection in self._sources.items():
