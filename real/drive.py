@@ -300,10 +300,9 @@ class Drive:
 
     def _settle(self) -> None:
         """The robot was without commands for longer than it waits: it stands by itself, where it declares to."""
-        if self.info.on_silence == "holds" or self.reading.observation is None:
-            self.motion.halt()
-        else:
-            self._unsure = self.motion.rest_at(self.reading.observation)
+        self.motion.halt()
+        if self.info.on_silence != "holds" and self.reading.observation is not None:
+            self.reading.observation.doubt = "drive late"  # it was made before: where the robot has come to rest is read anew
 
     def _check(self, command: np.ndarray, reference: Reference | None, tick: int) -> str:
         """Return why a command may not be that of the next tick; empty: it may."""

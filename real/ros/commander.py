@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from policies.motion import MotionLimits, Reference
-from real.ros.commands import INTERFACES, StampGrid, TrajectoryBytes, array_message, stopping_path, twist_message
+from real.ros.commands import INTERFACES, Shift, StampGrid, TrajectoryBytes, array_message, stopping_path, twist_message
 from real.ros.connection import Connection, reliable
 from real.ros.description import lead_s
 from real.ros.fields import Mapped
@@ -97,6 +97,7 @@ class TrajectoryCommander(_Sender):
         self._grid = StampGrid(tick_s * speed, lead * speed)
         self._end: np.ndarray | None = None  # where the last trajectory comes to rest
         self._gap, self._sent_ns, self._stands_ns = False, 0, 0  # the last was sent then, and the robot stands at its end then, monotonic
+        self._shift = Shift(np.zeros(limits.n), limits)
         self._patience_ns = int(1e9 * (tick_s + lead))
 
     def send(self, values: np.ndarray) -> None:
@@ -111,11 +112,14 @@ class TrajectoryCommander(_Sender):
         """
         now = time.monotonic_ns()
         stamp_ns, there, continues = self._due(now)
+        resting = not (before.velocity.any() or before.acceleration.any())
+        if resting and self._end is not None and (self._shift.over or not continues):
+            self._shift = Shift(self._end - before.position, self._limits)  # of length zero as long as nobody has moved it
+        before, after = self._shift.applied(before), self._shift.advance(self._tick_s).applied(after)
         known: Reference | None = before
-        if not continues and not self._rests_at(before):
-            known = None  # it stands elsewhere, or nobody knows where it was sent: it finds its own way
-            moving = bool(before.velocity.any() or before.acceleration.any())
-            self._gap = self._gap or (moving and self._end is not None)
+        if not continues and not (resting and self._end is not None):
+            known = None  # nobody knows where it was sent: it finds its own way
+            self._gap = self._gap or (not resting and self._end is not None)
         if self._gap:
             self.counts["not_sent"] += 1
             return
@@ -131,20 +135,16 @@ class TrajectoryCommander(_Sender):
         return "late: a command came when the controller had begun to brake by itself; it is left to that until it stands" if self._gap else ""
 
     def hold(self) -> None:
-        """Nothing is to be said: what was sent last ends at rest. The next motion begins a new grid of times."""
-        self._grid.restart()
+        """Nothing is to be said: what was sent last ends at rest."""
         if self._gap and time.monotonic_ns() > self._stands_ns:
             self.counts["gaps"] += 1
-            self._gap, self._end = False, None
+            self._gap = False
+            self._grid.restart()
 
     def restart(self) -> None:
         """Forget where the last trajectory ended."""
         self._grid.restart()
-        self._gap, self._end = False, None
-
-    def _rests_at(self, before: Reference) -> bool:
-        still = not (before.velocity.any() or before.acceleration.any())
-        return still and self._end is not None and bool(np.allclose(before.position, self._end, rtol=0, atol=1e-6))
+        self._gap, self._end, self._shift = False, None, Shift(np.zeros(self._limits.n), self._limits)
 
     def _due(self, now: int) -> tuple[int, int, bool]:
         """Return the stamp of the next trajectory (0: on arrival), the controller's time now, and whether it continues the last."""

@@ -80,6 +80,42 @@ def stopping_path(before: Reference | None, after: Reference, limits: MotionLimi
     )
 
 
+class Shift:
+    """A distance between where the controller stands and where motion begins, taken back smoothly while that goes on.
+
+    Motion begins where the robot is measured; its controller stands where it was sent, some milliradians away or, after a
+    pause, more. The distance shrinks as a polynomial of degree five, with a tenth of what the limits allow.
+
+    Args:
+        distance: (n,) where the controller stands minus where motion begins.
+        limits: Of the joints.
+    """
+
+    def __init__(self, distance: np.ndarray, limits: MotionLimits) -> None:
+        far = 10 * np.abs(distance)
+        needed = (1.875 * far / limits.velocity, np.sqrt(5.78 * far / limits.acceleration), np.cbrt(60 * far / limits.jerk))
+        self._distance, self._lasts_s, self._t = distance, float(np.max(needed)), 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left of the distance."""
+        return self._t >= self._lasts_s
+
+    def advance(self, tick_s: float) -> Shift:
+        """Go on a tick; returns itself."""
+        self._t += tick_s
+        return self
+
+    def applied(self, reference: Reference) -> Reference:
+        """Return ``reference`` (n,) with what is left of the distance."""
+        if self.over:
+            return reference
+        s, d, rate = self._t / self._lasts_s, self._distance, 1 / self._lasts_s
+        left = 1 - s**3 * (10 - 15 * s + 6 * s**2)
+        slope, bend = -30 * s**2 * (1 - s) ** 2, -60 * s * (1 - s) * (1 - 2 * s)
+        return Reference(reference.position + left * d, reference.velocity + slope * rate * d, reference.acceleration + bend * rate**2 * d)
+
+
 def longest_stop_s(limits: MotionLimits) -> float:
     """Return a bound on how long a stop takes from any state inside ``limits``, s: two ramps, the peak, and a ramp back before."""
     ramp = limits.stop_acceleration / limits.stop_jerk

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from policies.motion import MotionLimits, Reference
 from real.ros import api
-from real.ros.commands import StampGrid, TrajectoryBytes, longest_stop_s, stopping_path, twist_message
+from real.ros.commands import Shift, StampGrid, TrajectoryBytes, longest_stop_s, stopping_path, twist_message
 from real.safety.brake import Brake
 from tests.real.ros.controller import quintic
 
@@ -109,3 +109,18 @@ def test_twist():
     assert (message.twist.linear.x, message.twist.angular.z, message.twist.linear.y) == (0.25, -1.5, 0.0)
     assert (message.header.stamp.sec, message.header.stamp.nanosec, message.header.frame_id) == (3, 4, "base")
     assert twist_message(("linear.y",), np.array([2.0])).linear.y == 2.0
+
+
+@given(st.lists(st.floats(-0.3, 0.3, allow_nan=False), min_size=3, max_size=3))
+def test_a_shift_goes_from_its_distance_to_nothing_with_a_tenth_of_the_limits(distance):
+    shift, at = Shift(np.array(distance), LIMITS), Reference.at_rest(np.zeros(3))
+    states = [shift.applied(at)]
+    while not shift.over:
+        states.append(shift.advance(0.001).applied(at))
+        assert len(states) < 20_000
+    assert np.allclose(states[0].position, distance) and not states[-1].position.any()
+    q, v, a = (np.array([getattr(state, part) for state in states]) for part in ("position", "velocity", "acceleration"))
+    assert (np.abs(v) <= 0.1001 * LIMITS.velocity + 1e-9).all() and (np.abs(a) <= 0.1001 * LIMITS.acceleration + 1e-9).all()
+    if len(states) > 3:
+        assert (np.abs(np.diff(a, axis=0)[:-1]) <= 0.1001 * LIMITS.jerk * 0.001 + 1e-9).all()
+        assert np.abs(np.diff(q, axis=0) / 0.001 - (v[1:] + v[:-1]) / 2)[:-1].max() < 1e-3
