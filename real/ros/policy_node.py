@@ -94,10 +94,10 @@ class PolicyNode:
         self.link = RunLink(self._text("state_dir"), f"ROS node {self.node.get_fully_qualified_name()}")
         self.node.add_on_set_parameters_callback(self._may_set)
         empty, trigger = message("std_msgs/msg/Empty"), api.service("std_srvs/srv/Trigger")
-        self.node.create_subscription(empty, "~/hold", lambda msg: self._say("hold", self.link.ask("hold")), 10)
-        self.node.create_subscription(empty, "~/stop", lambda msg: self._say("stop", self.link.stop()), 10)
+        self.node.create_subscription(empty, "~/hold", lambda msg: self._say("hold", self._calm("hold")), 10)
+        self.node.create_subscription(empty, "~/stop", lambda msg: self._say("stop", self._calm("stop")), 10)
         self.node.create_service(api.service("std_srvs/srv/SetBool"), "~/hold", self._hold)
-        for what, act in (("stop", self.link.stop), ("start", self._start_for_anyone), ("end", self.end_run)):
+        for what, act in (("stop", lambda: self._calm("stop")), ("start", self._start_for_anyone), ("end", self.end_run)):
             self.node.create_service(trigger, f"~/{what}", lambda request, response, what=what, act=act: self._answer(response, what, act()))
         self._diagnostics = self.node.create_publisher(message("diagnostic_msgs/msg/DiagnosticArray"), "/diagnostics", 10)
         self.node.create_timer(_LOOK_S, self._look)
@@ -142,6 +142,14 @@ class PolicyNode:
             self.node.trigger_deactivate()
         return ""
 
+    def _calm(self, what: str) -> str:
+        """Hold or stop the robot; a run of ours that does not answer, or is not ready to, is ended. Returns what did not work."""
+        refused = self.link.stop() if what == "stop" else self.link.ask("hold")
+        if self._run is not None and (refused or not self.link.connected):
+            self.node.get_logger().warning(f"{what}: {refused or 'the latch is set'}; the run is ended")
+            refused = self.end_run()
+        return refused
+
     def _start_for_anyone(self) -> str:
         if refused := self._needs_control("start"):
             return refused
@@ -152,7 +160,7 @@ class PolicyNode:
 
     def _hold(self, request: Any, response: Any) -> Any:
         if request.data:
-            return self._answer(response, "hold", self.link.ask("hold"))
+            return self._answer(response, "hold", self._calm("hold"))
         return self._answer(response, "resume", self._needs_control("resume") or self.link.ask("resume"))
 
     def _answer(self, response: Any, what: str, refused: str) -> Any:

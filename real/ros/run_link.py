@@ -116,16 +116,21 @@ class RunLink:
         return ""
 
     def stop(self) -> str:
-        """Stop the robot, latched, by the run or else by the latch; returns an empty text, or what did not work."""
+        """Stop the robot, latched, by the run or else by the latch; returns an empty text, or what did not work.
+
+        Without a run that answers, and none whose robot is known, every robot that has been driven from here is stopped.
+        """
         refused = self.ask("stop")
-        latch = str(self._found.get("latch", ""))
-        if not refused or not latch:
-            return refused
+        if not refused:
+            return ""
+        known = self._found.get("latch")
+        folders = [Path(known).parent] if known else [p for p in self._file.parent.glob("*") if p.is_dir()]
         try:
-            Latch(Path(latch).parent).set(f"{self._who} (the run did not answer)", self._who)
+            for folder in folders:
+                Latch(folder).set(f"{self._who} (the run did not answer)", self._who)
         except (OSError, InputError) as error:
             return f"{refused}; the latch cannot be written ({error}): USE THE ROBOT'S OWN STOP"
-        return ""
+        return "" if folders else refused
 
     def close(self) -> None:
         """Let go of the connections; the way to the latch stays known."""

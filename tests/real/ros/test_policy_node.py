@@ -241,6 +241,21 @@ def test_a_stop_reaches_the_latch_when_the_run_does_not_answer(beside) -> None:
     one.channel = channel
 
 
+def test_hold_and_stop_end_a_run_that_is_not_ready_yet(beside) -> None:
+    """It has left no address: there is nobody to ask, and what it would do next is move."""
+    one = beside(control=True)
+    one.node.begin()
+    for ask in (lambda: publish(one, "/robopolicy/hold"), lambda: one.call("std_srvs/srv/SetBool", "hold", data=True)):
+        assert one.trigger("start").success
+        ask()
+        one.until(lambda: one.node._run is None)
+    assert one.latch.read() is None
+    assert one.trigger("start").success
+    publish(one, "/robopolicy/stop")
+    one.until(lambda: one.node._run is None)
+    assert one.latch.read() is not None, "every robot that was ever driven from here is stopped"
+
+
 def test_the_node_of_the_command_line_goes_with_a_signal(tmp_path: Path) -> None:
     import signal
     import subprocess
