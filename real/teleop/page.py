@@ -78,11 +78,12 @@ class PageSource:
         "W S A D": "forward, back, left, right",
         "R F": "up, down",
         "I K J L U O": "turn: pitch, yaw, roll",
-        "E Q": "gripper: open, close",
+        "E Q Space": "gripper: open, close, its other end",
         "+ -": "speed",
         "Enter": "record an episode",
         "Y N Backspace": "success, failure, discard",
         "T G": "take over, give back",
+        "H C Z V": "home, frame, hold, resume",
         "Escape": "STOP",
     }
 

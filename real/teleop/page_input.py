@@ -22,6 +22,7 @@ JOINTS = 16  # at most
 LEASE_S = 2.0  # a browser that is silent for longer no longer has the controls
 _FARTHEST = 100.0  # m
 _SLOWEST = 0.01  # of the dial
+SAME_S = 0.05  # a stop or a hold that follows another so soon is the same: nobody pushes others' events out of the list
 LATE_EVENT_S = 1.0  # an event that was on its way for longer is not carried out, unless it makes the robot safer
 
 
@@ -179,6 +180,7 @@ class Controls:
         self.events: list[tuple[int, str]] = []
         self.refused = 0
         self._joined = self._happened = 0
+        self._safer_ns: dict[str, int] = {}  # when that was pressed last
 
     def join(self, trusted: bool, now_ns: int) -> Browser:
         """Return the record of a browser that has just connected."""
@@ -221,6 +223,10 @@ class Controls:
                 return self._refuse(f"{event.name}: came too late")
             if not self.control(browser, True, now_ns):
                 return self._refuse(f"{event.name}: another browser has the controls")
+        elif now_ns - self._safer_ns.get(event.name, -(1 << 62)) < SAME_S * 1e9:
+            return ""
+        else:
+            self._safer_ns[event.name] = now_ns
         self._happened += 1
         self.events = [*self.events[-31:], (self._happened, event.name)]
         return ""

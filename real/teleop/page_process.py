@@ -47,6 +47,7 @@ class Page:
         self._secure = _certificate(self._config["certificate"], self._config["certificate_key"])
         self._requests: Requests | None = None
         self._latch = ""
+        self._asking: dict[str, asyncio.Future[str]] = {}
         self._workers = ThreadPoolExecutor(4, "page request")  # a stop waits for no hold
         self._context = zmq.Context()
         self._link = self._context.socket(zmq.PAIR)
@@ -137,14 +138,17 @@ class Page:
             self._requests.latch = run["latch"]
 
     def _pressed(self, name: str) -> asyncio.Future[str]:
-        """Ask the run's operator channel for what concerns it, beside telling the process that teleoperates."""
-        loop, requests = asyncio.get_running_loop(), self._requests
+        """Ask the run's operator channel for what concerns it, beside telling the process that teleoperates; the same once at a time."""
+        loop, requests, asking = asyncio.get_running_loop(), self._requests, self._asking.get(name)
+        if asking is not None and not asking.done():
+            return asking
         if name not in ("stop", "hold", "resume") or requests is None:
             nothing: asyncio.Future[str] = loop.create_future()
             nothing.set_result("")
             return nothing
         requests.latch = self._latch or self._view.latch
-        return loop.run_in_executor(self._workers, requests.stop if name == "stop" else lambda: requests.ask(name))
+        self._asking[name] = loop.run_in_executor(self._workers, requests.stop if name == "stop" else lambda: requests.ask(name))
+        return self._asking[name]
 
 
 def _certificate(certificate: str | None, key: str | None) -> ssl.SSLContext | None:

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +29,8 @@ from robopolicy.processes import Background, end
 TASK = "arm/reach"
 _ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE_S = 120.0  # for a process to be ready
-_EPISODE_S = 60.0  # that an episode may take, on a slow machine
-_MAX_STEPS = 400  # 20 s: a person may take longer than the task's expert
+_EPISODE_S = 150.0  # that an episode may take, on a slow machine
+_MAX_STEPS = 2000  # 100 s: a person may take longer than the task's expert, all the more on a busy machine
 _HELP_SEED = 1000  # of the first episode in which a policy is helped
 
 
@@ -82,7 +83,7 @@ def kept(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def session(folder: Path, name: str, episodes: int, policy: Path | None = None) -> dict[str, Any]:
+def session(folder: Path, name: str, episodes: int, policy: Path | None = None, stale_s: float = 0.2) -> dict[str, Any]:
     """Teleoperate until the data set ``name`` holds so many episodes, and return what there is to say of it.
 
     Args:
@@ -90,6 +91,7 @@ def session(folder: Path, name: str, episodes: int, policy: Path | None = None) 
         name: Of the data set.
         episodes: That it shall hold.
         policy: Run whose policy acts until it is taken over; None: the person alone acts.
+        stale_s: Age of the browser's input from which the robot holds.
 
     Raises:
         InputError: if a process fails or an episode does not end.
@@ -98,11 +100,22 @@ def session(folder: Path, name: str, episodes: int, policy: Path | None = None) 
     began, ages, latencies = time.monotonic(), [], []
     if have < episodes:
         seed0 = (0 if policy is None else _HELP_SEED) + have
-        with Background(["twin", TASK, "--seed0", str(seed0), "--max-steps", str(_MAX_STEPS)], folder, f"{name}-twin") as twin:
-            robot = ["robot=twin", f"robot.address={twin.address()}"]
+        world = ["twin", TASK, "--seed0", str(seed0), "--max-steps", str(_MAX_STEPS)]
+        with tempfile.TemporaryDirectory(prefix="robopolicy-") as room, Background(world, Path(room), "twin") as twin:
+            robot = ["robot=twin", f"robot.address={twin.address()}", "robot.connect_s=60", "robot.timeout_s=10"]
             acting = "none" if policy is None else str(policy)
             # The rate of a machine that also draws a browser's page is no reason not to begin: what it costs is in the rows
-            given = [*robot, f"policy={acting}", f"record={folder / name}", f"episodes={episodes - have}", "preflight=false", "device=page", "device.port=0"]
+            given = [
+                *robot,
+                f"policy={acting}",
+                f"record={folder / name}",
+                f"episodes={episodes - have}",
+                f"seconds={_PATIENCE_S + (episodes - have) * _EPISODE_S:g}",
+                "preflight=false",
+                "device=page",
+                f"device.stale_s={stale_s:g}",
+                "device.port=0",
+            ]
             given += ["jog.linear=0.25" if policy is not None else "jog.linear=0.2", "reach the green ball"]
             ages, latencies = _at_the_page(folder, name, given, episodes - have, policy is not None)
     out = about(folder / name)
@@ -179,11 +192,18 @@ def policy(folder: Path, name: str, sets: list[str], steps: int, states: int) ->
     from robopolicy.training.imitation import train
 
     demonstrations, *helped = [folder / one for one in sets]
-    only = "".join(f",{{path: {one}, only_takeovers: true}}" for one in helped)  # what the policy did before it was helped is no example
+    only = "".join(f",{{path: {one}, only_takeovers: true, only_success: true}}" for one in helped)  # what the policy did before it was helped is no example
     given = [f"data=[{demonstrations}{only}]", f"output={folder / name}", f"training.steps={steps}", "policy.mlp.width=128"]
     found = sorted((folder / f"{name}-evaluation").rglob("evaluation.json"))
     if found:
         return Evaluation.load(found[-1])
     recipe = load_recipe("imitation/arm_goal", given, note=lambda text: None)
-    checkpoint = train(recipe).checkpoint
-    return evaluate(str(checkpoint), TASK, episodes=states, seed0=int(REPORT), out=folder / f"{name}-evaluation", label=name, videos=0)
+    train(recipe)
+    return evaluate(str(checkpoint(folder, name)), TASK, episodes=states, seed0=int(REPORT), out=folder / f"{name}-evaluation", label=name, videos=0)
+
+
+def checkpoint(folder: Path, name: str) -> Path:
+    """Return the last checkpoint of the policy ``name``. Raises InputError if there is none."""
+    from robopolicy.training.run_folder import find_checkpoint
+
+    return find_checkpoint(folder / name)

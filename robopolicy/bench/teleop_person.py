@@ -114,7 +114,7 @@ class Person:
 
     def _work(self, ended: Callable[[], bool], episodes: int, wanted: Callable[[int, float], bool], with_keys: Callable[[int], bool]) -> None:
         rest = {"axes": [0.0] * 4, "clutch": False}
-        kept, free_at, pad = 0, 0.0, rest
+        kept, free_at, given_back, pad = 0, 0.0, 0.0, rest
         while not ended():
             seen = self.look(pad)
             pad = rest
@@ -131,6 +131,9 @@ class Person:
             off = np.array(readings["observation.environment_state"][GOAL]) - np.array(readings["observation.state"][HAND])
             if not wanted(kept, float(np.linalg.norm(off))):
                 self._hold(set())
+                if seen["teleop"]["taken"] and now > given_back + _AFTER_S:  # the clutch was closed still when the episode began
+                    given_back = now
+                    self.press("g")
             elif with_keys(kept):
                 self._hold({pair[0] if way > 0 else pair[1] for pair, way in zip(_KEYS, off, strict=True) if abs(way) > _TAP})
             else:

@@ -6,7 +6,7 @@ const MOTION = {
 const GRIPPER = { KeyE: 1, KeyQ: -1 };
 const EVENTS = {
   Escape: "stop", Enter: "start", KeyY: "success", KeyN: "failure", Backspace: "discard", KeyT: "takeover", KeyG: "release",
-  KeyH: "home", KeyB: "frame", KeyX: "grip", KeyP: "hold", KeyC: "resume",
+  KeyH: "home", KeyC: "frame", Space: "grip", KeyZ: "hold", KeyV: "resume",
 };
 const BUTTONS = { 0: "success", 1: "failure", 2: "discard", 8: "stop", 9: "start" };
 const DEAD_ZONE = 0.12;
