@@ -73,14 +73,20 @@ class Jog(Protocol):
         frame: Axes of the hand's motion now.
         limited: Whether the last action wanted more than there is: an end of a range, a barrier that the filter keeps.
         homing: Whether the robot is on its way home.
+        busy: Whether something goes on without the clutch: the way home, a gripper's way to its end.
     """
 
     frame: str
     limited: bool
     homing: bool
 
+    @property
+    def busy(self) -> bool:
+        """Whether something goes on without the clutch: the way home, a gripper's way to its end."""
+        ...
+
     def start(self, reading: Observation, last: np.ndarray | None) -> bool:
-        """Begin where the robot has been sent; False: nobody knows where that is.
+        """Begin where the robot has been sent; False: nobody knows where that is. What is under way goes on from there.
 
         Args:
             reading: The robot now.
@@ -94,6 +100,10 @@ class Jog(Protocol):
 
     def grip(self) -> None:
         """Send the gripper to its other end, if there is one."""
+        ...
+
+    def rest(self) -> None:
+        """Forget the way home and the gripper's."""
         ...
 
     def go_home(self) -> bool:

@@ -60,8 +60,7 @@ class FieldJog:
                 now[part], known[part] = (self._high if self.config.opens == "high" else self._low)[part], True
         if not (known.all() and np.isfinite(now).all()):
             return False
-        self._now, self.homing = np.clip(now, self._low, self._high), False
-        self._gripping[:] = np.nan
+        self._now = np.clip(now, self._low, self._high)
         return True
 
     def step(self, value: Input, reading: Observation) -> np.ndarray:
@@ -93,6 +92,16 @@ class FieldJog:
                 for i in range(part.start, part.stop):
                     now = self._now[i] if np.isnan(self._gripping[i]) else self._gripping[i]
                     self._gripping[i] = self._low[i] if now > 0.5 * (self._low[i] + self._high[i]) else self._high[i]
+
+    @property
+    def busy(self) -> bool:
+        """See :class:`real.teleop.jog.Jog`."""
+        return self.homing or not np.isnan(self._gripping).all()
+
+    def rest(self) -> None:
+        """See :class:`real.teleop.jog.Jog`."""
+        self.homing = False
+        self._gripping[:] = np.nan
 
     def go_home(self) -> bool:
         """See :class:`real.teleop.jog.Jog`."""
@@ -133,7 +142,10 @@ class FieldJog:
             return float(self._now[i] + opens * value.grip * most)
         if np.isnan(self._gripping[i]):
             return float(self._now[i])
-        return float(self._now[i] + np.clip(self._gripping[i] - self._now[i], -most, most))
+        left = self._gripping[i] - self._now[i]
+        if abs(left) <= most:
+            self._gripping[i] = np.nan
+        return float(self._now[i] + np.clip(left, -most, most))
 
     def _full_speeds(self, info: RobotInfo) -> np.ndarray:
         """Return what a full deflection adds or says in a policy step, (Da,) in the units of the action."""

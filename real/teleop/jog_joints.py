@@ -59,8 +59,7 @@ class JointJog:
             q = np.asarray(reading.fields[name], np.float64)[columns]
         if not np.isfinite(q).all():
             return False
-        self._q, self._anchor, self._approaching, self.homing = np.clip(q, self._low, self._high), None, True, False
-        self._gripping[:] = np.nan
+        self._q, self._anchor, self._approaching = np.clip(q, self._low, self._high), None, True
         if self.hand is not None:
             self.hand.start(self._q[self._arm])
         return True
@@ -88,6 +87,16 @@ class JointJog:
         for k, g in enumerate(self._grippers):
             now = self._q[g] if np.isnan(self._gripping[k]) else self._gripping[k]
             self._gripping[k] = self._low[g] if now > 0.5 * (self._low[g] + self._high[g]) else self._high[g]
+
+    @property
+    def busy(self) -> bool:
+        """See :class:`real.teleop.jog.Jog`."""
+        return self.homing or not np.isnan(self._gripping).all()
+
+    def rest(self) -> None:
+        """See :class:`real.teleop.jog.Jog`."""
+        self.homing = False
+        self._gripping[:] = np.nan
 
     def go_home(self) -> bool:
         """See :class:`real.teleop.jog.Jog`."""
@@ -162,7 +171,10 @@ class JointJog:
                 self._gripping[k] = np.nan
                 wanted[g] = q[g] + opens * value.grip * most
             if not np.isnan(self._gripping[k]):
-                wanted[g] = q[g] + np.clip(self._gripping[k] - q[g], -most, most)
+                left = self._gripping[k] - q[g]
+                wanted[g] = q[g] + np.clip(left, -most, most)
+                if abs(left) <= most:
+                    self._gripping[k] = np.nan
 
     def _within_reach(self, q: np.ndarray, reference: Reference | None) -> np.ndarray:
         """Return ``q`` (n,) inside its ranges and no further ahead of the robot than it can follow."""

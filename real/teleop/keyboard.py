@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import termios
+import threading
 import time
 import tty
 from collections.abc import Callable, Mapping
@@ -100,7 +101,8 @@ class KeyboardSource:
         self._signals: dict[int, Any] = {}
         atexit.register(self.close)
         tty.setcbreak(self._file)  # characters at once, unseen; Ctrl-C still interrupts
-        for number in (signal.SIGTSTP, signal.SIGCONT):
+        main = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGTSTP, signal.SIGCONT) if main else ():
             self._signals[number] = signal.signal(number, self._suspended)
         self._pressed: dict[str, tuple[float, float]] = {}  # key -> when last, and until when it counts as held
         self._buffer, self._dial, self._gone = b"", config.dial, False

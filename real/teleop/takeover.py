@@ -50,13 +50,13 @@ class Takeover:
         self._ready = False  # the jog knows where the robot is
         self._last: np.ndarray | None = None  # action executed last
         self._moved_at = -math.inf
-        self._limited = self._spent = False
+        self._limited = self._spent = self._gripped = self._refused = False
         self._episode: int | None = None
 
     @property
     def paused(self) -> bool:
         """Whether the person has had the robot stand still for a while."""
-        return self.taken and not self.jog.homing and self._clock() - self._moved_at > _PAUSE_S
+        return self.taken and not self.jog.busy and self._clock() - self._moved_at > _PAUSE_S
 
     def poll(self) -> tuple[str, ...]:
         """Take in what the person does, every tick; returns the events that are not dealt with here (:data:`OWN`), in order."""
@@ -88,7 +88,7 @@ class Takeover:
 
     def act(self, reading: Observation, policy_action: np.ndarray | None) -> np.ndarray | None:
         """See :class:`real.beside.Teleoperator`."""
-        if not self.taken or (not self.policy and not self.jog.homing and not self.clutch and self.paused):
+        if not self.taken or (not self.policy and not self.clutch and self.paused):
             self._ready = False
             self._last = self._last if policy_action is None else np.array(policy_action, np.float32)
             return None
@@ -96,8 +96,15 @@ class Takeover:
             self._ready, self._episode = False, reading.episode
         if not self._ready or reading.drive_state != "active":
             self._ready = self.jog.start(reading, self._last)
-            if not self._ready:
-                return None if policy_action is None else self._last
+            if not self._ready:  # nobody knows where it is told to be: it does as it was told last
+                if not self._refused:
+                    self.source.feedback("refused")
+                self._refused = True
+                return self._last
+            self._refused = False
+        if self._gripped:
+            self._gripped = False
+            self.jog.grip()
         value = self.value if self.clutch else Input(dial=self.value.dial)
         action = self.jog.step(value, reading)
         if self.jog.limited and not self._limited and self.clutch:
@@ -117,7 +124,8 @@ class Takeover:
         if self.taken:
             self.source.feedback("released")
         self._spent = self.policy and self.value.clutch  # a clutch that is still closed has to be opened before it takes over again
-        self.taken = self._ready = self.jog.homing = False
+        self.taken = self._ready = self._gripped = False
+        self.jog.rest()
 
     def take(self) -> None:
         """Give the robot to the person: it holds until they move it."""
@@ -134,7 +142,7 @@ class Takeover:
             self.release()
         elif event == "grip":
             self.take()
-            self.jog.grip()
+            self._gripped = not self._gripped  # once the jog knows where the gripper is
         elif event == "home":
             if self.jog.go_home():
                 self.take()

@@ -174,3 +174,15 @@ def test_two_route_is_driven_by_its_velocities(acting):
         a.tick(Input())
     assert np.abs(a.seen["observation.state"] - stood).max() < 0.02
     assert all(taken for _, _, taken in a.kept.steps)
+
+
+def test_a_gripper_that_is_asked_for_before_anything_else_closes_all_the_way(acting):
+    a = acting("arm/pick-place", max_episode_steps=200)
+    a.tick(Input(events=("grip",)))
+    for _ in range(25):
+        a.tick(Input())
+    assert a.driver.sent[-1][7] == 0.0 and a.driver.sent[0][7] == pytest.approx(0.95) and not a.jog.busy
+    sent = len(a.driver.sent)
+    for _ in range(20):
+        a.tick(Input())
+    assert len(a.driver.sent) - sent < 12, "then nothing is done: the robot holds"

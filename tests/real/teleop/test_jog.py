@@ -218,6 +218,34 @@ def test_home_is_approached_at_its_own_speed_and_left_for_any_motion():
     assert not jog.homing
 
 
+def test_home_and_gripper_go_on_after_the_robot_was_held_in_between():
+    fields = {"arm": Field((2,), unit="rad", kind="position", names=("a", "b")), "grip": Field((1,), low=(0.0,), high=(1.0,), kind="gripper", names=("g",))}
+    seen = Field((3,), unit="rad", names=("a", "b", "g"))
+    spec = Spec(ObservationSpec({"observation.state": seen}, 20.0), ActionSpec(fields, 20.0))
+    motion = MotionLimits(("a", "b", "g"), np.array([-2, -2, 0.0]), np.array([2, 2, 1.0]), np.full(3, 2.0), np.full(3, 8.0), np.full(3, 150.0))
+    info = RobotInfo("pair", 100.0, "holds", 0.25, substeps=5, motion=motion, home=(0.5, -0.5, 1.0))
+    jog, q = make_jog(spec, info, JogConfig(gripper=0.5)), np.array([0.0, 0.0, 0.9])
+    at = lambda: Observation({}, {}, reference=Reference.at_rest(q))  # noqa: E731
+    assert jog.start(at(), None) and not jog.busy
+    jog.grip()
+    for _ in range(10):
+        q = jog.step(Input(), at()).astype(np.float64)
+    assert jog.busy and q[2] == pytest.approx(0.9 - 10 * 0.5 / 20, abs=1e-5)
+    jog.start(at(), None)  # somebody held the robot, or a command came late
+    for _ in range(40):
+        q = jog.step(Input(), at()).astype(np.float64)
+    assert not jog.busy and q.tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+    assert jog.go_home()
+    for k in range(60):
+        if k == 20:
+            jog.start(at(), None)
+        q = jog.step(Input(), at()).astype(np.float64)
+    assert q.tolist() == pytest.approx([0.5, -0.5, 1.0], abs=1e-4) and not jog.busy
+    jog.grip()
+    jog.rest()
+    assert not jog.busy and jog.step(Input(), at())[2] == pytest.approx(1.0, abs=1e-4)
+
+
 def test_the_target_does_not_run_away_from_a_robot_that_cannot_follow():
     jog, stuck = begun(), reading(HOME)
     for _ in range(100):
