@@ -32,24 +32,26 @@ def image(number: int) -> bytes:
 
 
 def cameras(domain: int, reliable: str, frames: str, rate: str) -> None:
-    """Publish two cameras and joint states at a rate, once both are heard."""
+    """Publish a round of pictures of two cameras, and joint states, for every line that comes; a joint at -1 ends a round."""
     context, node = open_node(domain, "cameras")
-    profile = ros.qos_profile_reliable if reliable == "reliable" else ros.qos_profile_sensor_data
+    kind = ros.ReliabilityPolicy.RELIABLE if reliable == "reliable" else ros.ReliabilityPolicy.BEST_EFFORT
+    profile = ros.QoSProfile(depth=int(frames), reliability=kind)
     publishers = [node.create_publisher(Image, f"/camera/{side}/image_raw", profile) for side in ("left", "right")]
-    joints = node.create_publisher(JointState, "/joint_states", 10)
+    joints = node.create_publisher(JointState, "/joint_states", int(frames) + 1)
     pictures = [image(n) for n in range(int(frames))]
     say(ready=True)
-    until = time.monotonic() + WAIT_S
-    while not all(p.get_subscription_count() for p in [*publishers, joints]) and time.monotonic() < until:
-        time.sleep(0.01)
-    period, begin = 1 / float(rate), time.monotonic()
-    for number, picture in enumerate(pictures):
-        for publisher in publishers:
-            publisher.publish(picture)
-        joints.publish(JointState(name=["a"], position=[float(number)]))
-        time.sleep(max(0.0, begin + (number + 1) * period - time.monotonic()))
-    say(sent=len(pictures), dropped=sum(p.dropped for p in publishers))
-    sys.stdin.readline()
+    for _ in sys.stdin:
+        until = time.monotonic() + WAIT_S
+        while not all(p.get_subscription_count() for p in [*publishers, joints]) and time.monotonic() < until:
+            time.sleep(0.01)
+        period, begin = 1 / float(rate), time.monotonic()
+        for number, picture in enumerate(pictures):
+            for publisher in publishers:
+                publisher.publish(picture)
+            joints.publish(JointState(name=["a"], position=[float(number)]))
+            time.sleep(max(0.0, begin + (number + 1) * period - time.monotonic()))
+        joints.publish(JointState(name=["a"], position=[-1.0]))
+        say(sent=len(pictures), dropped=sum(p.dropped for p in publishers))
     context.shutdown()
 
 
