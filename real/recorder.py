@@ -123,6 +123,7 @@ class Recorder:
     def step(self, reading: Observation, action: np.ndarray, taken: bool) -> None:
         """Take a policy step: the action (Da,) begun from ``reading``."""
         if self._state == "recording" and not self._same_episode(reading):  # its end came while nobody read
+            self._break_off()
             self._over()
         if self._state == "idle" and not self._manual:
             self.begin()
@@ -152,8 +153,8 @@ class Recorder:
         """Begin an episode; one that is open is saved first. ``task`` are its words, None: those of the recording."""
         if self._state == "ended":
             return
-        if self._state != "idle":
-            self.save()
+        self._break_off()
+        self.save()
         self._tick, self._episode, self._success, self._seen = None, None, None, {}
         self._begun_ns, self._dropped_before = self._clock_ns(), dict(self._dropped)
         if self._word(Kind.BEGIN, text=task or ""):
@@ -185,6 +186,7 @@ class Recorder:
         """End the recording and wait until everything is on the disk; an open episode is saved. May be called twice."""
         if self._pipe < 0:
             return
+        self._break_off()
         self.save()
         if self._state != "ended":
             self._word(Kind.END)
@@ -206,6 +208,11 @@ class Recorder:
         if self._episode is None:
             self._episode = reading.episode
         return reading.episode == self._episode
+
+    def _break_off(self) -> None:
+        """Whoever is stopped on the way has not failed: of an episode whose end nobody saw only a success is known."""
+        if self._state == "recording":
+            self._success = self._success or None
 
     def _over(self) -> None:
         """The robot's episode is over: automatically it is saved, else somebody has to decide."""

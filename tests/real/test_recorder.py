@@ -67,6 +67,19 @@ def test_an_end_that_nobody_read_ends_the_episode_all_the_same(tmp_path):
         assert kinds(both.ring) == [Kind.BEGIN, Kind.READING, Kind.STEP, Kind.SAVE, Kind.BEGIN, Kind.READING, Kind.STEP]
 
 
+def test_an_episode_that_is_broken_off_has_not_failed(tmp_path):
+    for reached, marked in ((False, -1), (True, 1)):
+        with pair(tmp_path / str(marked), tells_success=True) as both:
+            both.at(1000, reading(0, 990 * MS, 980 * MS, success=reached), (0, 0))
+            both.recorder.process.kill()
+            both.recorder.close(5)
+            found = []
+            while both.ring.waiting():
+                found.append((Kind(int(both.ring.next()["kind"])), int(both.ring.next()["success"])))
+                both.ring.done()
+            assert (Kind.SAVE, marked) in found and found[-1][0] == Kind.END
+
+
 def test_what_finds_no_room_is_counted_by_stream_and_words_still_pass(tmp_path):
     with pair(tmp_path, size=RingSize(messages=64, planes=4), manual=True) as both:
         both.recorder.begin()
