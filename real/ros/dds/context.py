@@ -130,6 +130,11 @@ class Context:
         with self._lock:
             self._ended.append(callback)
 
+    def _forget(self, callback: Callable[[], None]) -> None:
+        """Do not call ``callback`` when it is shut down."""
+        with self._lock:
+            self._ended = [kept for kept in self._ended if kept is not callback]
+
     def shutdown(self) -> None:
         """Close it: its nodes hear and say nothing any more.
 

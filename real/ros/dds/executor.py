@@ -10,9 +10,11 @@ import inspect
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cyclonedds.core import DDSException, GuardCondition, WaitSet
@@ -63,7 +65,8 @@ class Executor:
         self._waitset.attach(self._guard)
         self._attached: dict[int, Any] = {}
         self._conditions: dict[int, tuple[Any, Any]] = {}
-        self._context.on_shutdown(self.wake)
+        self._end = partial(_wake, weakref.ref(self))
+        self._context.on_shutdown(self._end)
 
     @property
     def context(self) -> Context:
@@ -94,6 +97,8 @@ class Executor:
         """Run this node's callbacks no more."""
         with self._lock:
             self._nodes = [n for n in self._nodes if n is not node]
+            gone = {id(entity) for entity in [*node._all_waitables(), *node.timers]}
+            self._ready = deque(entity for entity in self._ready if id(entity) not in gone)
             if node.executor is self:
                 node._set_executor(None)
         self.wake()
@@ -130,18 +135,24 @@ class Executor:
 
     def spin_until_future_complete(self, future: Future, timeout_sec: float | None = None) -> None:
         """Run callbacks until a future is over, at most so long."""
-        future.add_done_callback(lambda _: self.wake())
         until = None if timeout_sec is None or timeout_sec < 0 else time.monotonic() + timeout_sec
         while self._context.ok() and not self._closed and not (future.done() or future.cancelled()):
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 return
-            self._spin(left, lambda: future.done() or future.cancelled())
+            self.spin_once_until_future_complete(future, left)
 
     def spin_once_until_future_complete(self, future: Future, timeout_sec: float | None = None) -> None:
         """Run one callback unless the future is over before."""
-        future.add_done_callback(lambda _: self.wake())
-        self._spin(timeout_sec, lambda: future.done() or future.cancelled())
+
+        def over(_: Future) -> None:
+            self.wake()
+
+        future.add_done_callback(over)
+        try:
+            self._spin(timeout_sec, lambda: future.done() or future.cancelled())
+        finally:
+            future.remove_done_callback(over)
 
     def _spin(self, timeout_sec: float | None, over: Callable[[], bool] = lambda: False) -> None:
         entity = self._next(timeout_sec, over)
@@ -182,14 +193,17 @@ class Executor:
         """Return something that is ready, or None when the time is over, the executor is closed, or ``over()``."""
         until = None if timeout_sec is None or timeout_sec < 0 else time.monotonic_ns() + int(timeout_sec * 1e9)
         while True:
-            while self._ready:
-                entity = self._ready.popleft()
+            while (entity := self._first()) is not None:
                 if isinstance(entity, Task) or _free(entity):
                     return entity
             if self._closed or not self._context.ok() or over():
                 return None
             if not self._look(until) and until is not None and time.monotonic_ns() >= until and not self._ready:
                 return None
+
+    def _first(self) -> Any:
+        with self._lock:
+            return self._ready.popleft() if self._ready else None
 
     def _look(self, until: int | None) -> bool:
         """Wait for something and put all that is ready in line; returns whether there is anything."""
@@ -206,14 +220,14 @@ class Executor:
             if not self._context.ok() or self._closed:
                 return False
             raise
+        ready = [t for t in timers if t.is_ready()]
+        if fired:
+            ready += [w for w in waitables if _triggered(self._conditions[id(w)][1])]
         with self._lock:
             for task in tasks:
                 self._tasks.remove(task)
-        self._ready += [t for t in timers if t.is_ready()]
-        if fired:
-            self._ready += [w for w in waitables if _triggered(self._conditions[id(w)][1])]
-        self._ready += tasks
-        return bool(self._ready)
+            self._ready += [*ready, *tasks]
+            return bool(self._ready)
 
     def _entities(self) -> tuple[list[Any], list[Timer]]:
         """Return what to wait for: all whose callback may run now."""
@@ -253,6 +267,7 @@ class Executor:
     def shutdown(self, timeout_sec: float | None = None) -> bool:
         """End it: whoever spins returns; its nodes are free. Returns whether all callbacks are over."""
         self._closed = True
+        self._context._forget(self._end)
         self.wake()
         for node in self.get_nodes():
             self.remove_node(node)
@@ -263,6 +278,12 @@ class Executor:
 
     def __exit__(self, *ended: object) -> None:
         self.shutdown()
+
+
+def _wake(executor: weakref.ref[Executor]) -> None:
+    there = executor()
+    if there is not None:
+        there.wake()
 
 
 def _free(entity: Any) -> bool:

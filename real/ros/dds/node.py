@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from cyclonedds.core import DDSException
 
 from real.ros.dds import types
 from real.ros.dds.arguments import Arguments, node_identity, parameters, resolve
@@ -12,7 +15,7 @@ from real.ros.dds.callback_groups import CallbackGroup, MutuallyExclusiveCallbac
 from real.ros.dds.clock import Clock, ROSClock
 from real.ros.dds.context import Context, get_default_context
 from real.ros.dds.endpoints import Reader, Writer, close
-from real.ros.dds.exceptions import NotInitializedException
+from real.ros.dds.exceptions import InvalidHandle, NotInitializedException
 from real.ros.dds.logging import LoggingSeverity, RcutilsLogger, get_logger
 from real.ros.dds.names import fully_qualified
 from real.ros.dds.node_graph import NodeGraph
@@ -21,7 +24,7 @@ from real.ros.dds.publisher import Publisher
 from real.ros.dds.services import NodeServices
 from real.ros.dds.subscription import Subscription
 from real.ros.dds.timer import GuardCondition, Timer
-from real.ros.messages import message, type_name
+from real.ros.messages import MessageError, message, type_name
 from real.ros.qos import DurabilityPolicy, QoSProfile, as_profile
 
 _ROSOUT_DEPTH = 1000
@@ -102,7 +105,7 @@ class Node(NodeServices, NodeParameters, NodeGraph):
         name, clock = self._logger.name, self._clock
 
         def tell(severity: LoggingSeverity, line: str) -> None:
-            if not self._closed and self._context.ok():
+            with contextlib.suppress(DDSException, InvalidHandle, MessageError, NotInitializedException):  # a line that is lost there stops nobody
                 publisher.publish(kind(stamp=clock.now().to_msg(), level=int(severity), name=name, msg=line.replace("\0", " ")))
 
         self._logger.outlet = tell

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from cyclonedds.core import DDSException
 from cyclonedds.core import GuardCondition as DdsGuardCondition
 
 from real.ros.dds.callback_groups import CallbackGroup
@@ -147,7 +148,10 @@ class GuardCondition:
 
     def take(self) -> tuple[()] | None:
         """Return something if it was triggered, and reset it."""
-        return () if self.condition.take() else None
+        try:
+            return () if self.condition.take() else None
+        except DDSException:  # destroyed meanwhile
+            return None
 
     def execute(self, item: tuple[()]) -> Any:
         """Run the callback."""

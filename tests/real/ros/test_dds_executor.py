@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -202,6 +204,26 @@ def test_subscriptions_may_be_destroyed_while_another_thread_spins(here: Place) 
     here.executor.wake()
     thread.join(LONG_S)
     assert not thread.is_alive() and not list(node.subscriptions)
+
+
+def test_what_was_ready_of_a_node_that_is_taken_out_does_not_run(here: Place) -> None:
+    first, second, ran = here.node("first"), here.node("second"), []
+    first.create_timer(0.001, lambda: ran.append("first"))
+    second.create_timer(0.001, lambda: ran.append("second"))
+    assert here.until(lambda: len(set(ran)) == 2)
+    here.executor.remove_node(second)
+    ran.clear()
+    assert here.until(lambda: len(ran) > 20) and set(ran) == {"first"}
+
+
+def test_executors_that_are_over_are_forgotten(here: Place) -> None:
+    for _ in range(20):
+        executor = ros.SingleThreadedExecutor(context=here.context)
+        executor.spin_until_future_complete(ros.Future(), 0.001)
+        executor.shutdown()
+    there, executor = weakref.ref(executor), None
+    gc.collect()
+    assert there() is None and len(here.context._ended) < 5
 
 
 def test_functions_of_the_default_context() -> None:
