@@ -140,6 +140,7 @@ NEEDS = {
     "ray": Need(_module("ray"), "a cluster engine", "pip install 'robopolicy[ray]'"),
     "fastdds": Need(_builds("g++", "fastdds/dds/domain/DomainParticipant.hpp"), "Fast DDS and a compiler", "apt-get install g++ libfastrtps-dev"),
     "cyclonedds-c": Need(_builds("gcc", "idlc", "dds/dds.h"), "Cyclone DDS in C and a compiler", "apt-get install gcc cyclonedds-dev cyclonedds-tools"),
+    "rerun": Need(_module("rerun"), "the library of the Rerun viewer", "pip install 'robopolicy[rerun]'"),
     "gpu": Need(_gpu, "a CUDA GPU", ""),
     "small-disk": Need(_small_disk, "the right to mount a small file system", ""),
     "python3.10": Need(_python("3.10"), "a Python 3.10", "uv python install 3.10, or pyenv"),

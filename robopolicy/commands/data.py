@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from policies.spec import InputError, suggest
+from robopolicy.commands.data_export import export_command
 
 OPERATIONS = ("delete", "split", "merge", "relabel")
 _Path = Annotated[Path, typer.Argument(help="Folder of the data set.")]
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
     data.command("convert")(convert_command)
     data.command("view")(view_command)
     data.command("replay")(replay_command)
+    data.command("export")(export_command)
 
 
 def _console() -> Any:
