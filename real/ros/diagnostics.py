@@ -14,6 +14,8 @@ _SLOW = 0.9  # share of the declared rate
 
 def level_of(view: RunView, connected: bool) -> tuple[str, str]:
     """Return the level (``OK``, ``WARN``, ``ERROR``, ``STALE``) and one line on the state of the run."""
+    if view.latched:
+        return "ERROR", f"stopped: {view.latched}"
     if not connected:
         return "STALE", "no run"
     if view.age_s() > STALE_S:

@@ -33,6 +33,7 @@ class RunView:
         heard_ns: When that was, monotonic; 0: never.
         stamps: Of the ticks of the last seconds, ns.
         event: The newest change of state or intervention.
+        latched: Why the robot is stopped until it is cleared, as the drive's latch says; empty: it is not.
     """
 
     robot: str = ""
@@ -42,6 +43,7 @@ class RunView:
     heard_ns: int = 0
     stamps: deque[int] = field(default_factory=lambda: deque(maxlen=400))
     event: str = ""
+    latched: str = ""
 
     def age_s(self) -> float:
         """Return how long ago the run last said something, s; infinite: never."""
@@ -71,6 +73,7 @@ class RunLink:
         self._found: dict[str, Any] = {}
         self._client: OperatorClient | None = None
         self._telemetry: Subscription | None = None
+        self._latch: Latch | None = None
         self._looked = 0.0
 
     @property
@@ -89,6 +92,7 @@ class RunLink:
         if now - self._looked > _LOOK_S:
             self._looked = now
             self._find()
+            self.view.latched = self._latched()
         if self._telemetry is None:
             return
         for _ in range(_MOST_AT_ONCE):
@@ -156,7 +160,17 @@ class RunLink:
         except InputError:
             self.close()
             return
-        self._found, self.view = found, RunView()
+        self._found, self._latch, self.view = found, None, RunView()
+
+    def _latched(self) -> str:
+        """Return the line of the latch of the robot that ran last; empty: there is none."""
+        try:
+            if self._latch is None and self._found.get("latch"):
+                self._latch = Latch(Path(self._found["latch"]).parent)
+            record = None if self._latch is None else self._latch.read()
+        except (OSError, InputError) as error:
+            return f"its latch cannot be read: {error}"
+        return "" if record is None else record.line()
 
     def _describe(self, values: dict[str, Any]) -> None:
         rate = values.get("rate_hz", 0.0)

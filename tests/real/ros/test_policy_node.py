@@ -239,6 +239,9 @@ def test_a_stop_reaches_the_latch_when_the_run_does_not_answer(beside) -> None:
     record = one.until(one.latch.read)
     assert "did not answer" in record.cause and "/robopolicy" in record.who
     one.channel = channel
+    assert status(one, "ERROR").message.startswith("stopped: ")
+    one.latch.clear()
+    status(one, "OK")
 
 
 def test_hold_and_stop_end_a_run_that_is_not_ready_yet(beside) -> None:
