@@ -111,6 +111,13 @@ class GamepadSource:
         """Whether there is a gamepad."""
         return self._instance is not None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know at the beginning."""
+        if not self.connected:
+            self._open()
+        return () if self.connected else ("no gamepad is connected yet; plug it in at any time",)
+
     def poll(self) -> Input:
         """See :class:`real.teleop.source.Source`."""
         if self._instance is None and self._clock() >= self._look_at:

@@ -101,6 +101,15 @@ class LeaderSource:
         assert self._connection is not None
         self._connection.listen()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know at the beginning."""
+        place = f"/{self.config.namespace}/{self.config.topic}".replace("//", "/")
+        how = (
+            f"hold the pedal {self.config.clutch}" if self.config.clutch else "it follows at once" if self.config.engaged else "press t to follow, g to let go"
+        )
+        return (f"the leader's joint states are heard on {place}; {how}",)
+
     def poll(self) -> Input:
         """See :class:`real.teleop.source.Source`."""
         with self._lock:

@@ -1,4 +1,4 @@
-"""A 3Dconnexion SpaceMouse through ``hidapi``: pushing and turning its cap moves the hand, its buttons grip and give back.
+"""A 3Dconnexion SpaceMouse through ``hidapi`` (on Linux its ``hidraw``): pushing and turning its cap moves the hand, its buttons grip and give back.
 
 Reports are read as they come (1: translation or all six axes, 2: rotation, 3: buttons), without a driver of the maker's. On Linux the
 device file must be readable: ``SUBSYSTEM=="hidraw", ATTRS{idVendor}=="256f", MODE="0660", TAG+="uaccess"`` in a file of
@@ -7,6 +7,8 @@ device file must be readable: ``SUBSYSTEM=="hidraw", ATTRS{idVendor}=="256f", MO
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import struct
 import time
 from collections.abc import Callable, Mapping
@@ -74,11 +76,13 @@ def open_hid(path: str | None) -> HidDevice | None:
     Raises:
         InputError: if hidapi is missing, or the device may not be opened by this user.
     """
-    try:
-        import hid
-    except ImportError as error:
-        raise InputError("device spacemouse needs hidapi: pip install 'robopolicy[teleop]'") from error
-    api: Any = hid
+    api: Any = None
+    for name in ("hidraw", "hid"):  # on Linux the package's ``hid`` goes round the kernel's driver over libusb
+        if importlib.util.find_spec(name) is not None:
+            api = importlib.import_module(name)
+            break
+    if api is None:
+        raise InputError("device spacemouse needs hidapi: pip install 'robopolicy[teleop]'")
     paths = [path.encode()] if path else [d["path"] for d in api.enumerate() if is_spacemouse(d)]
     if not paths:
         return None
@@ -134,6 +138,11 @@ class SpacemouseSource:
     def connected(self) -> bool:
         """Whether there is a device."""
         return self._device is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know at the beginning."""
+        return () if self.connected else ("no SpaceMouse is connected yet; plug it in at any time",)
 
     def poll(self) -> Input:
         """See :class:`real.teleop.source.Source`."""

@@ -21,7 +21,7 @@ from real.teleop.keyboard import KeyboardConfig, KeyboardSource
 from real.teleop.leader import LeaderConfig, LeaderSource
 from real.teleop.scripted import ScriptedSource
 from real.teleop.source import Input
-from real.teleop.spacemouse import SpacemouseConfig, SpacemouseSource, is_spacemouse
+from real.teleop.spacemouse import SpacemouseConfig, SpacemouseSource, is_spacemouse, open_hid
 from real.teleop.together import Together
 from tests.real.ros.domains import free_domain
 
@@ -153,6 +153,7 @@ def test_sticks_move_while_the_shoulder_is_held_and_unplugging_lets_go(pad):
     source, sdl, plug, clock = pad
     value = source.poll()
     assert not value.clutch and value.age == float("inf") and value.dial == 0.4, "there is none"
+    assert source.notes == ("no gamepad is connected yet; plug it in at any time",)
     index, stick = plug()
     clock.now = 2.0
     value = source.poll()
@@ -252,6 +253,14 @@ def test_a_spacemouse_may_be_pulled_out_and_put_back():
     assert second.closed
 
 
+def test_the_library_itself_finds_what_is_there_and_names_what_may_not_be_opened():
+    found = open_hid(None)  # of this machine: usually none
+    if found is not None:
+        found.close()
+    with pytest.raises(InputError, match=r"/dev/no-such-hidraw may not be opened .*udev rule"):
+        SpacemouseSource(SpacemouseConfig(path="/dev/no-such-hidraw"))
+
+
 def test_spacemice_are_told_from_other_devices():
     assert is_spacemouse({"vendor_id": 0x256F, "product_id": 0xC635, "usage_page": 1, "usage": 8})
     assert is_spacemouse({"vendor_id": 0x046D, "product_id": 0xC626, "usage_page": 0, "usage": 0})
@@ -277,6 +286,7 @@ def test_a_leader_arm_is_heard_mapped_and_goes_stale(domain):
     source, speaker = LeaderSource(config, clock), None
     try:
         source.attach(ARM, INFO)
+        assert source.notes == ("the leader's joint states are heard on /leader/joint_states; press t to follow, g to let go",)
         speaker = Connection("leader_arm", "leader", domain, "")
         out = speaker.publisher("sensor_msgs/msg/JointState", "joint_states", best_effort())
         speaker.listen()
