@@ -27,7 +27,7 @@ def typestore() -> Any:
     try:
         from rosbags.typesys import Stores, get_typestore
     except ImportError as error:
-        raise InputError("bags need the package rosbags: pip install 'robopolicy[ros]'") from error
+        raise InputError("bags need the package rosbags: pip install 'robopolicy[convert]'") from error
     return get_typestore(Stores.ROS2_JAZZY)
 
 
