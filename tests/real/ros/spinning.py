@@ -29,7 +29,8 @@ class Place:
 
     def node(self, name: str, **options: Any) -> Any:
         """Return a new node that is spun; without parameter services and rosout unless asked."""
-        made = ros.Node(name, context=self.context, **({"start_parameter_services": False, "enable_rosout": False} | options))
+        chosen: dict[str, Any] = {"start_parameter_services": False, "enable_rosout": False} | options
+        made = ros.Node(name, context=self.context, **chosen)
         self.executor.add_node(made)
         return made
 

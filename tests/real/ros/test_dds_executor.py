@@ -217,13 +217,15 @@ def test_what_was_ready_of_a_node_that_is_taken_out_does_not_run(here: Place) ->
 
 
 def test_executors_that_are_over_are_forgotten(here: Place) -> None:
+    there = []
     for _ in range(20):
         executor = ros.SingleThreadedExecutor(context=here.context)
         executor.spin_until_future_complete(ros.Future(), 0.001)
         executor.shutdown()
-    there, executor = weakref.ref(executor), None
+        there.append(weakref.ref(executor))
+        del executor
     gc.collect()
-    assert there() is None and len(here.context._ended) < 5
+    assert [one() for one in there] == [None] * 20 and len(here.context._ended) < 5
 
 
 def test_functions_of_the_default_context() -> None:
