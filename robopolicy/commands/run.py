@@ -26,7 +26,8 @@ def register(app: typer.Typer) -> None:
 
         Keys: robot (driver, e.g. robot=twin) and its options (robot.address=tcp://127.0.0.1:5556), policy (address of
         `robopolicy serve`, or a checkpoint folder), method (how a checkpoint is executed, e.g. rti:steps=3), drive (address of
-        a running `robopolicy drive`), record (data set of what is done), and all others of configs/runtime/default.yaml. Ctrl-C holds the robot and ends the run.
+        a running `robopolicy drive`), record (data set of what is done), and all others of
+        configs/runtime/default.yaml. Ctrl-C holds the robot and ends the run.
 
         Example: robopolicy run robot=twin policy=tcp://127.0.0.1:5555 episodes=10 json=run.json
         """
