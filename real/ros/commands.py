@@ -21,7 +21,7 @@ from real.safety.brake import Brake
 _NS = 1_000_000_000
 _CLOSEST_NS = 100_000  # of two points: nearer ones make the controller's polynomials of high degree ill-conditioned
 _GAIN = 2000
-_STANDING_NS = 100_000_000  # at the end: a trajectory that is over when it arrives is rejected, however slow the way there
+_STANDING_NS = 50_000_000  # at the end: a trajectory that is over when it arrives is rejected
 
 #: interface -> (message type, topic, kind of the action's fields)
 INTERFACES: Mapping[str, tuple[str, str, str]] = {

@@ -77,7 +77,7 @@ class Ros2Config(Config):
     deadline_s: pydantic.PositiveFloat | None = None
     speed: pydantic.PositiveFloat = 1.0
     connect_s: pydantic.PositiveFloat = 5.0
-    stale_s: pydantic.PositiveFloat = 0.25
+    stale_s: pydantic.PositiveFloat = 0.15
     gone_s: pydantic.PositiveFloat = 5.0
     joint_state_publishers: pydantic.PositiveInt = 1
 

@@ -12,7 +12,7 @@ WRITER = ("real/drive.py", "self._driver.write")
 #: Where commands are offered through a handle; what is written to there is annotated as one.
 OFFERS = {("real/runtime.py", "self.robot.write"), ("real/first_motion.py", "robot.write"), ("robopolicy/training/robot_worlds.py", "self.robot.write")}
 #: Last names of receivers that are files, logs or simulated worlds, wherever they are.
-NO_ROBOTS = {"file", "stream", "out", "handle", "log", "os", "stdout", "stderr", "buffer", "wfile", "world", "fields", "entity"}
+NO_ROBOTS = {"file", "stream", "out", "handle", "log", "os", "stdout", "stderr", "buffer", "wfile", "world", "fields", "entity", "writer"}
 #: Where drivers are made, to be handed to a drive.
 MAKERS = {"real/drive_server.py", "robopolicy/deployment.py", "robopolicy/commands/drive.py"}
 
