@@ -19,6 +19,7 @@ from real.telemetry import Subscription
 
 _MOST_AT_ONCE = 200  # messages taken in one look
 _LOOK_S = 0.5  # between two looks for a run
+ANSWER_S = 1.0  # for the run to answer; a stop goes to the latch then
 
 
 @dataclass
@@ -155,7 +156,7 @@ class RunLink:
             return
         self.close()
         try:
-            self._client = OperatorClient(found["address"], found["token"], timeout_s=1.0)
+            self._client = OperatorClient(found["address"], found["token"], timeout_s=ANSWER_S)
             self._telemetry = Subscription(found["telemetry"], image_rate_hz=0)
         except InputError:
             self.close()
