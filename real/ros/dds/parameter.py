@@ -168,20 +168,21 @@ def refused_by(descriptor: Any, parameter: Parameter, check_read_only: bool = Tr
 
 
 def _outside(value: float, limits: Any, real: bool) -> str:
+    low, high = min(limits.from_value, limits.to_value), max(limits.from_value, limits.to_value)
     near = (lambda a, b: abs(a - b) <= 1e-9 * max(1.0, abs(a), abs(b))) if real else (lambda a, b: a == b)
-    if near(value, limits.from_value) or near(value, limits.to_value):
+    if near(value, low) or near(value, high):
         return ""
-    if not limits.from_value <= value <= limits.to_value:
-        return f"{value} is outside [{limits.from_value}, {limits.to_value}]"
-    if limits.step and not near(round((value - limits.from_value) / limits.step) * limits.step + limits.from_value, value):
-        return f"{value} is not a whole number of steps of {limits.step} from {limits.from_value}"
+    if not low <= value <= high:
+        return f"{value} is outside [{low}, {high}]"
+    if limits.step and not near(round((value - low) / limits.step) * limits.step + low, value):
+        return f"{value} is not a whole number of steps of {limits.step} from {low}"
     return ""
 
 
 def names_below(names: Iterable[str], prefixes: list[str], depth: int) -> tuple[list[str], list[str]]:
     """Return the names that ``list_parameters`` gives (below ``prefixes``, at most ``depth`` levels; 0 for any) and their prefixes."""
     chosen = []
-    for name in sorted(names):
+    for name in names:
         if prefixes:
             under = [p for p in prefixes if name == p or name.startswith(f"{p}.")]
             levels = min((name.count(".") - p.count(".") for p in under), default=None)
@@ -189,4 +190,4 @@ def names_below(names: Iterable[str], prefixes: list[str], depth: int) -> tuple[
             levels = name.count(".") + 1
         if levels is not None and (depth == 0 or levels <= depth):
             chosen.append(name)
-    return chosen, sorted({name.rpartition(".")[0] for name in chosen if "." in name})
+    return chosen, list(dict.fromkeys(name.rpartition(".")[0] for name in chosen if "." in name))

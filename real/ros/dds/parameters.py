@@ -60,8 +60,9 @@ class NodeParameters:
             parameter_services.start(self)
 
     def declare_parameter(self: Any, name: str, value: Any = None, descriptor: Any = None, ignore_override: bool = False) -> Parameter:
-        """Declare one parameter; see declare_parameters."""
-        return self.declare_parameters("", [(name, value, descriptor or message("rcl_interfaces/msg/ParameterDescriptor")())], ignore_override)[0]
+        """Declare one parameter; see declare_parameters. By its name alone it is without a value and of any type."""
+        given = (name,) if value is None and descriptor is None else (name, value, descriptor or message("rcl_interfaces/msg/ParameterDescriptor")())
+        return self.declare_parameters("", [given], ignore_override)[0]
 
     def declare_parameters(self: Any, namespace: str, parameters: Sequence[tuple[Any, ...]], ignore_override: bool = False) -> list[Parameter]:
         """Declare parameters given as (name), (name, default) or (name, default, descriptor).
@@ -95,8 +96,9 @@ class NodeParameters:
 
     def _declared(self: Any, namespace: str, given: Any, ignore_override: bool) -> tuple[Parameter, Any]:
         kind = message("rcl_interfaces/msg/ParameterDescriptor")
-        if not isinstance(given, tuple) or len(given) not in (1, 2, 3) or not isinstance(given[0], str):
-            raise TypeError(f"a parameter is declared by (name), (name, value) or (name, value, descriptor), not {given!r}")
+        given = list(given) if isinstance(given, tuple) else []
+        if len(given) not in (1, 2, 3) or not isinstance(given[0], str):
+            raise TypeError(f"a parameter is declared by (name,), (name, value) or (name, value, descriptor), not {given!r}")
         value = given[1] if len(given) > 1 else None
         descriptor = given[2] if len(given) > 2 else kind()
         if not isinstance(descriptor, kind):
@@ -108,8 +110,12 @@ class NodeParameters:
             if value is ParameterType.NOT_SET or descriptor.dynamic_typing:
                 raise ValueError(f"parameter {name!r}: declared by type, it needs a type that is set and no dynamic typing")
             descriptor.type, value = int(value), None
-        elif value is not None and not descriptor.dynamic_typing:
+        elif len(given) == 1:
+            descriptor.dynamic_typing = True
+        elif not descriptor.dynamic_typing:
             descriptor.type = int(ParameterType.from_parameter_value(value))
+            if value is None:
+                raise ValueError(f"parameter {name!r}: without dynamic typing it needs a default value, or a Parameter.Type in its place")
         if not ignore_override and name in self._parameter_overrides:
             value = self._parameter_overrides[name].value
         if value == [] and not descriptor.dynamic_typing and descriptor.type >= ParameterType.BYTE_ARRAY:
@@ -118,8 +124,6 @@ class NodeParameters:
 
     def _declare(self: Any, parameter: Parameter, descriptor: Any) -> None:
         if parameter.type_ is not ParameterType.NOT_SET:
-            if not descriptor.dynamic_typing and descriptor.type == ParameterType.NOT_SET:
-                descriptor.type = int(parameter.type_)  # without a default: the override says the type
             if not descriptor.dynamic_typing and descriptor.type != parameter.type_:
                 raise InvalidParameterTypeException(parameter, ParameterType(descriptor.type))
             reason = refused_by(descriptor, parameter, check_read_only=False)
@@ -134,7 +138,7 @@ class NodeParameters:
             callback([parameter])
 
     def undeclare_parameter(self: Any, name: str) -> None:
-        """Forget a parameter.
+        """Forget a parameter; as in rclpy this is not told on ``/parameter_events``.
 
         Raises:
             ParameterNotDeclaredException: if it was not declared.
@@ -145,9 +149,7 @@ class NodeParameters:
                 raise ParameterNotDeclaredException(name)
             if self._descriptors[name].read_only:
                 raise ParameterImmutableException(name)
-            gone = self._parameters.pop(name)
-            del self._descriptors[name]
-        self._tell(deleted=[gone])
+            del self._parameters[name], self._descriptors[name]
 
     def has_parameter(self, name: str) -> bool:
         """Whether a parameter is declared."""
@@ -221,13 +223,16 @@ class NodeParameters:
 
         Raises:
             ParameterNotDeclaredException: if one of them is not declared and undeclared ones are not allowed.
+            TypeError: if one is no Parameter.
         """
         wanted = list(parameter_list)
         with self._parameter_lock:
-            for before in list(self._pre_set):
-                wanted = before(wanted)
-            if parameter_list and not wanted:
-                return result("a callback left no parameter to set")
+            if self._pre_set:
+                wanted = [one for before in list(self._pre_set) for one in before(list(parameter_list))]
+                if not wanted:
+                    return result("the callbacks before setting left no parameter to set")
+            if wrong := [one for one in wanted if not isinstance(one, Parameter)]:
+                raise TypeError(f"parameters are Parameter objects, not {type(wrong[0]).__name__}")
             self._must_be_declared([one.name for one in wanted])
             for one in wanted:
                 if one.name in self._descriptors and (reason := refused_by(self._descriptors[one.name], one)):
@@ -281,7 +286,7 @@ class NodeParameters:
         self._parameter_events.publish(event)
 
     def add_pre_set_parameters_callback(self: Any, callback: OnSet) -> None:
-        """Have ``callback(parameters) -> parameters`` change what is to be set, before it is checked."""
+        """Have ``callback(parameters) -> parameters`` say what is set in their place; what several say is set together."""
         self._pre_set.insert(0, callback)
 
     def add_on_set_parameters_callback(self: Any, callback: OnSet) -> None:
@@ -317,38 +322,42 @@ class NodeParameters:
         return [self.describe_parameter(name) for name in names]
 
     def set_descriptor(self: Any, name: str, descriptor: Any, alternative_value: Any = None) -> Any:
-        """Give a parameter another descriptor; returns its value as ``ParameterValue``.
+        """Give a parameter another descriptor, and the alternative where its value does not fit; returns its ``ParameterValue``.
 
         Raises:
             ParameterNotDeclaredException: if it is not declared.
             ParameterImmutableException: if it is read-only.
-            InvalidParameterValueException: if the descriptor refuses its value and there is no alternative.
+            InvalidParameterValueException: if the descriptor refuses its value, and the alternative too.
         """
         with self._parameter_lock:
             self._must_be_declared([name])
             if self._descriptors[name].read_only:
                 raise ParameterImmutableException(name)
-            value = self._parameters[name] if alternative_value is None else Parameter.from_parameter_msg(_named(name, alternative_value))
             descriptor.name = name
-            if not descriptor.dynamic_typing:
-                descriptor.type = int(value.type_)
-            if reason := refused_by(descriptor, value, check_read_only=False):
-                raise InvalidParameterValueException(name, value.value, reason)
-            self._descriptors[name] = descriptor
+            choices = [self._parameters[name]]
             if alternative_value is not None:
-                self._apply([value])
-            return self._parameters[name].get_parameter_value()
+                choices.append(Parameter.from_parameter_msg(message("rcl_interfaces/msg/Parameter")(name=name, value=alternative_value)))
+            reasons = []
+            for one in choices:
+                if not (reason := refused_by(descriptor, one, check_read_only=False)):
+                    self._descriptors[name], self._parameters[name] = descriptor, one
+                    return one.get_parameter_value()
+                reasons.append(reason)
+            raise InvalidParameterValueException(name, choices[-1].value, reasons[-1])
 
     def list_parameters(self, prefixes: list[str], depth: int) -> Any:
-        """Return a ``ListParametersResult`` of the names below ``prefixes``, at most ``depth`` levels down (0: all)."""
-        if not isinstance(depth, int) or depth < 0:
-            raise TypeError(f"depth is a whole number from 0, not {depth!r}")
+        """Return a ``ListParametersResult`` of the names below ``prefixes``, at most ``depth`` levels down (0: all).
+
+        Raises:
+            TypeError: if ``depth`` is no whole number.
+            ValueError: if it is negative.
+        """
+        if not isinstance(depth, int):
+            raise TypeError(f"depth is a whole number, not {depth!r}")
+        if depth < 0:
+            raise ValueError(f"depth is 0 or more, not {depth}")
         names, heads = names_below(self._parameters, list(prefixes), depth)
         return message("rcl_interfaces/msg/ListParametersResult")(names=names, prefixes=heads)
-
-
-def _named(name: str, value: Any) -> Any:
-    return message("rcl_interfaces/msg/Parameter")(name=name, value=value)
 
 
 def _events_qos() -> Any:

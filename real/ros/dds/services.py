@@ -74,6 +74,7 @@ class _Endpoint:
         if not node.context.ok():
             raise NotInitializedException
         self._node, self.srv_type, self.srv_name, self.qos_profile, self.callback_group = weakref.ref(node), srv_type, srv_name, qos_profile, callback_group
+        self._full = node.resolve_service_name(srv_name)
         self._logger = node.get_logger()
         self._warned: set[str] = set()
         participant = node.context.participant
@@ -82,7 +83,7 @@ class _Endpoint:
         topics = {}
         for half, prefix, suffix in (("Request", "rq", "Request"), ("Response", "rr", "Reply")):
             kind = raw_type(getattr(srv_type, half).__msgtype__, header=True)
-            topics[half] = Topic(participant, f"{prefix}{srv_name}{suffix}", kind)
+            topics[half] = Topic(participant, f"{prefix}{self._full}{suffix}", kind)
         with POLICIES:
             self.reader = DataReader(participant, topics[self._read_half], qos)
             self.writer = DataWriter(participant, topics[self._write_half], qos)
@@ -100,12 +101,12 @@ class _Endpoint:
     @property
     def service_name(self) -> str:
         """Return the absolute name of the service."""
-        return self.srv_name
+        return self._full
 
     def _warn_fast_dds(self, text: str) -> None:
         if text not in self._warned:
             self._warned.add(text)
-            self._logger.warning(f"service {self.srv_name}: {text} (RMW_IMPLEMENTATION=rmw_cyclonedds_cpp on the other side, or rclpy on this one)")
+            self._logger.warning(f"service {self._full}: {text} (RMW_IMPLEMENTATION=rmw_cyclonedds_cpp on the other side, or rclpy on this one)")
 
     def destroy(self) -> None:
         """End it and forget its endpoints; a second time does nothing."""
@@ -154,7 +155,7 @@ class Service(_Endpoint):
             try:
                 client, sequence, cdr = unframe(samples[0].cdr)
             except MessageError as error:
-                self._logger.warning(f"service {self.srv_name}: {error}")
+                self._logger.warning(f"service {self._full}: {error}")
                 continue
             return writer, client, sequence, cdr
         return None
@@ -165,7 +166,7 @@ class Service(_Endpoint):
         try:
             request = deserialize(cdr, self.srv_type.Request)
         except MessageError as error:
-            self._logger.warning(f"service {self.srv_name}: {error}")
+            self._logger.warning(f"service {self._full}: {error}")
             return None
         answer = self.callback(request, self.srv_type.Response())
         if inspect.isawaitable(answer):
@@ -178,14 +179,14 @@ class Service(_Endpoint):
 
     def _answer(self, answer: Any, writer: int, client: int, sequence: int) -> None:
         if not isinstance(answer, self.srv_type.Response):
-            raise TypeError(f"the callback of service {self.srv_name} returned {type(answer).__name__}, expected {self.srv_type.Response.__name__}")
+            raise TypeError(f"the callback of service {self._full} returned {type(answer).__name__}, expected {self.srv_type.Response.__name__}")
         if self._destroyed:
             return
         asked_by = self._clients[writer].client if writer in self._clients else ""
         until = time.monotonic() + ANSWER_WAIT_S
         while asked_by and all(peer.client != asked_by for peer in matched_readers(self.writer)):
             if time.monotonic() > until:
-                self._logger.warning(f"service {self.srv_name}: the client that asked cannot be reached; its answer is dropped")
+                self._logger.warning(f"service {self._full}: the client that asked cannot be reached; its answer is dropped")
                 return
             time.sleep(0.001)
         self._write(serialize(answer), client, sequence)
@@ -205,7 +206,7 @@ class Client(_Endpoint):
     def service_is_ready(self) -> bool:
         """Whether a service that can answer has been found, in both directions."""
         if self._destroyed:
-            raise InvalidHandle(f"the client of {self.srv_name} was destroyed")
+            raise InvalidHandle(f"the client of {self._full} was destroyed")
         asked = matched_readers(self.writer)
         if any(not peer.service for peer in asked):
             engine = next(peer.engine for peer in asked if not peer.service)
@@ -237,13 +238,13 @@ class Client(_Endpoint):
             InvalidHandle: if the client was destroyed.
         """
         if not isinstance(request, self.srv_type.Request):
-            raise TypeError(f"{self.srv_name} is asked with a {self.srv_type.Request.__name__}, not {type(request).__name__}")
+            raise TypeError(f"{self._full} is asked with a {self.srv_type.Request.__name__}, not {type(request).__name__}")
         if self._destroyed:
-            raise InvalidHandle(f"the client of {self.srv_name} was destroyed")
+            raise InvalidHandle(f"the client of {self._full} was destroyed")
         future = Future()
         foreign = next((peer for peer in matched_readers(self.writer) if not peer.service), None)
         if foreign is not None:  # it would read our header as the body
-            future.set_exception(RCLError(f"service {self.srv_name} is offered by a node on {foreign.engine}: services reach Cyclone DDS only"))
+            future.set_exception(RCLError(f"service {self._full} is offered by a node on {foreign.engine}: services reach Cyclone DDS only"))
             return future
         with self._lock:
             sequence = next(self._numbers)
@@ -254,13 +255,13 @@ class Client(_Endpoint):
     def call(self, request: Any, timeout_sec: float | None = None) -> Any:
         """Send a request and block until another thread's executor brings the response; never from a callback of one thread.
 
-        Raises:
-            TimeoutError: after ``timeout_sec`` s (None waits for ever).
+        Returns:
+            The response, or None after ``timeout_sec`` s (None waits for ever).
         """
         future = self.call_async(request)
         if not future._wait(timeout_sec):
             self.remove_pending_request(future)
-            raise TimeoutError(f"no answer from service {self.srv_name} in {timeout_sec} s")
+            return None
         return future.result()
 
     def remove_pending_request(self, future: Future) -> None:
@@ -277,7 +278,7 @@ class Client(_Endpoint):
             try:
                 client, sequence, cdr = unframe(samples[0].cdr)
             except MessageError as error:
-                self._logger.warning(f"service {self.srv_name}: {error}")
+                self._logger.warning(f"service {self._full}: {error}")
                 continue
             with self._lock:
                 future = self._pending.pop(sequence, None) if client == self._handle else None
@@ -321,8 +322,7 @@ class NodeServices:
         Raises:
             InvalidServiceNameException: for a name that ROS does not allow.
         """
-        name = self.resolve_service_name(srv_name)
-        made = Service(self, srv_type, name, callback, qos_profile or _default_qos(), callback_group or self.default_callback_group)
+        made = Service(self, srv_type, srv_name, callback, qos_profile or _default_qos(), callback_group or self.default_callback_group)
         self._services.append(made)
         return made
 
@@ -332,8 +332,7 @@ class NodeServices:
         Raises:
             InvalidServiceNameException: for a name that ROS does not allow.
         """
-        name = self.resolve_service_name(srv_name)
-        made = Client(self, srv_type, name, qos_profile or _default_qos(), callback_group or self.default_callback_group)
+        made = Client(self, srv_type, srv_name, qos_profile or _default_qos(), callback_group or self.default_callback_group)
         self._clients.append(made)
         return made
 

@@ -184,5 +184,5 @@ def test_transitions_are_told_and_listed(world: World) -> None:
 def test_the_services_can_be_left_out(world: World) -> None:
     node = made(world, enable_communication_interface=False)
     assert node.trigger_configure() == Return.SUCCESS
-    names = {service.srv_name for service in node.services}
-    assert "/managed/change_state" not in names
+    client = world.node("outside").create_client(GetState, "/managed/get_state")
+    assert not client.wait_for_service(timeout_sec=0.3)

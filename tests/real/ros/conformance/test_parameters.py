@@ -94,6 +94,42 @@ def test_a_parameter_may_be_declared_by_its_type_alone(world: World) -> None:
     assert value(node, "p") == 2
 
 
+def test_a_default_is_needed_unless_the_type_is_free(world: World) -> None:
+    node = world.node()
+    with pytest.raises(ValueError, match="p"):
+        node.declare_parameter("p", None, Descriptor())
+    node.declare_parameter("p", None, Descriptor(dynamic_typing=True))
+    assert node.get_parameter("p").type_ == Kind.NOT_SET
+    assert node.set_parameters([ros.Parameter("p", Kind.STRING, "now")])[0].successful
+
+
+def test_callbacks_before_and_after_setting(world: World) -> None:
+    node = world.node()
+    node.declare_parameters("", [("a", 1), ("b", 1)])
+    told: list[list[tuple[str, int]]] = []
+    node.add_pre_set_parameters_callback(lambda given: [*given, ros.Parameter("b", Kind.INTEGER, given[0].value * 2)])
+    node.add_post_set_parameters_callback(lambda given: told.append([(one.name, one.value) for one in given]))
+    assert node.set_parameters([ros.Parameter("a", Kind.INTEGER, 5)])[0].successful
+    assert (value(node, "a"), value(node, "b"), told) == (5, 10, [[("a", 5), ("b", 10)]])
+
+
+def test_names_are_listed_by_prefix_and_depth(world: World) -> None:
+    node = world.node()
+    node.declare_parameters("", [("x", 1), ("arm.kp", 1), ("arm.wrist.kp", 1), ("armour", 1)])
+
+    def listed(prefixes: list[str], depth: int) -> set[str]:
+        return set(node.list_parameters(prefixes, depth).names) & {"x", "arm.kp", "arm.wrist.kp", "armour"}
+
+    assert listed([], 0) == {"x", "arm.kp", "arm.wrist.kp", "armour"}
+    assert listed([], 1) == {"x", "armour"}
+    assert listed(["arm"], 0) == {"arm.kp", "arm.wrist.kp"}
+    assert listed(["arm"], 1) == {"arm.kp"}
+    assert listed(["x", "arm.wrist"], 1) == {"x", "arm.wrist.kp"}
+    assert set(node.list_parameters(["arm"], 0).prefixes) == {"arm", "arm.wrist"}
+    with pytest.raises(ValueError, match="depth"):
+        node.list_parameters([], -1)
+
+
 def test_a_read_only_parameter_stays(world: World) -> None:
     node = world.node()
     node.declare_parameter("p", 1, Descriptor(read_only=True))
@@ -115,6 +151,17 @@ def test_ranges_hold(world: World) -> None:
     assert node.set_parameters([ros.Parameter("d", Kind.DOUBLE, -1.0)])[0].successful
     with pytest.raises(ros.InvalidParameterValueException):
         node.declare_parameter("out", 11, Descriptor(integer_range=[ros.message("rcl_interfaces/msg/IntegerRange")(from_value=0, to_value=10, step=1)]))
+
+
+def test_a_descriptor_can_be_changed(world: World) -> None:
+    node = world.node()
+    node.declare_parameter("p", 7)
+    tight = Descriptor(type=2, integer_range=[ros.message("rcl_interfaces/msg/IntegerRange")(from_value=0, to_value=5, step=1)])
+    with pytest.raises(ros.InvalidParameterValueException):
+        node.set_descriptor("p", tight)
+    assert node.set_descriptor("p", tight, ros.Parameter("p", Kind.INTEGER, 3).get_parameter_value()).integer_value == 3
+    assert value(node, "p") == 3
+    assert not node.set_parameters([ros.Parameter("p", Kind.INTEGER, 6)])[0].successful
 
 
 def test_overrides_stand_in_place_of_defaults(world: World) -> None:
@@ -251,10 +298,11 @@ def test_changes_are_told_on_parameter_events(world: World) -> None:
     def told(what: str, name: str) -> Callable[[], bool]:
         return lambda: any(one.name == name for event in events if event.node == "/ns/node" for one in getattr(event, what))
 
-    node.declare_parameter("p", 1)
+    node.declare_parameter("p", 1, Descriptor(dynamic_typing=True))
     world.until(told("new_parameters", "p"))
     node.set_parameters([ros.Parameter("p", Kind.INTEGER, 2)])
     world.until(told("changed_parameters", "p"))
     assert [e.changed_parameters[0].value.integer_value for e in events if e.node == "/ns/node" and e.changed_parameters] == [2]
-    node.undeclare_parameter("p")
+    node.set_parameters([ros.Parameter("p", Kind.NOT_SET)])
     world.until(told("deleted_parameters", "p"))
+    assert not node.has_parameter("p")

@@ -31,7 +31,7 @@ def served(world: World, kind: Any = SetBool, name: str = "switch", **kwargs: An
 def test_a_request_is_answered(world: World) -> None:
     service, asked = served(world, namespace="arm")
     client = world.node("client").create_client(SetBool, "/arm/switch")
-    assert service.srv_name == client.srv_name == "/arm/switch"
+    assert service.service_name == client.service_name == "/arm/switch"
     assert client.wait_for_service(timeout_sec=30.0)
     assert client.service_is_ready()
     response = world.result(client.call_async(SetBool.Request(data=True)))

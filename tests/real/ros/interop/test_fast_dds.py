@@ -38,4 +38,5 @@ def test_a_service_of_a_fast_dds_node_is_told_of_and_never_sent_a_request(progra
         here.node.create_service(trigger, "/late", lambda request, response: response)
         assert peer.lines() == []  # it was not asked: our header would be its body
     told = capfd.readouterr().err
+    assert "a Fast DDS node is on this domain; services reach nodes on Cyclone DDS only" in told
     assert "service /go: it is offered by a node on Fast DDS, which this layer cannot call" in told
