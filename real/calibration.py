@@ -127,6 +127,22 @@ def fingerprint_of(spec: Spec) -> str | None:
     return None if text is None else Calibration.from_text(text, "the calibration of a spec").fingerprint
 
 
+def changes(before: Spec, now: Spec) -> list[str]:
+    """Return what differs between the calibrations that two specs carry; nothing, if one of them carries none.
+
+    Args:
+        before: Of data, or of a robot.
+        now: Of others.
+
+    Raises:
+        InputError: if one of them is no calibration.
+    """
+    texts = before.meta.get(META), now.meta.get(META)
+    if texts[0] is None or texts[1] is None:
+        return []
+    return differences(Calibration.from_text(texts[0], "the calibration of a spec"), Calibration.from_text(texts[1], "the calibration of a spec"))
+
+
 def require_one(before: Spec, now: Spec, where: str) -> None:
     """Refuse to add data of a robot that has been changed to data from before.
 
@@ -138,11 +154,7 @@ def require_one(before: Spec, now: Spec, where: str) -> None:
     Raises:
         InputError: one line, if both carry calibrations and these differ.
     """
-    texts = before.meta.get(META), now.meta.get(META)
-    if texts[0] is None or texts[1] is None:
-        return
-    wrong = differences(Calibration.from_text(texts[0], where), Calibration.from_text(texts[1], "the robot's calibration"))
-    if wrong:
+    if wrong := changes(before, now):
         raise InputError(f"{where} was recorded with another calibration: {'; '.join(wrong)}; record into a data set of its own")
 
 

@@ -117,7 +117,7 @@ class Board:
         order = np.argsort(numbers)
         return Corners(numbers[order], found[order])
 
-    def write(self, path: str | Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Draw the board in its true size to be printed at 100 %: ``.pdf``, or ``.png`` with its resolution (300 dpi) noted.
 
         Raises:

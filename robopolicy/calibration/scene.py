@@ -186,7 +186,7 @@ class Scene:
         c, fine = self.camera, self.fine
         across, down = np.meshgrid((np.arange(c.width * fine) + 0.5) / fine - 0.5, (np.arange(c.height * fine) + 0.5) / fine - 0.5)
         pixels = np.stack([across.ravel(), down.ravel()], axis=1)[:, None]
-        criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 20, 1e-8)
+        criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 8, 1e-8)
         rays = cv2.undistortPointsIter(pixels, c.matrix, np.array(c.distortion), np.eye(3), np.eye(3), criteria).reshape(*across.shape, 2)
         half = 1.02 * float(np.abs(rays).max())
         side = round(2 * half * fine * max(c.fx, c.fy))

@@ -54,7 +54,7 @@ def board_command(
     from robopolicy.calibration.board import Board
 
     made = Board.parse(board)
-    made.write(out)
+    made.save(out)
     typer.echo(f"{out}: {made.text}, {1e3 * made.size_m[0]:g} x {1e3 * made.size_m[1]:g} mm; print at 100 % and measure a square")
 
 

@@ -16,6 +16,7 @@ from policies.normalize import Normalizer
 from policies.registry import policy_class
 from policies.spec import InputError, Spec
 from policies.statistics import RunningStats, Stats
+from real.calibration import changes
 from robopolicy.data import layout
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.mixture import MixtureSampler
@@ -188,6 +189,8 @@ def open_demonstrations(recipe: Recipe, progress: bool, note: Note) -> Demonstra
         sets = [_open_set(recipe, one, k, progress, note) for k, one in enumerate(recipe.data.sets)]
         for other in sets[1:]:
             other.require(sets[0].spec, f"data set {sets[0].name}")
+            if changed := changes(sets[0].spec, other.dataset.spec):
+                note(f"data set {other.name} was recorded with another calibration than {sets[0].name}: {'; '.join(changed)}")
         return sets[0] if len(sets) == 1 else DemonstrationSets(sets, [one.weight for one in recipe.data.sets])
     path = Path(recipe.filled(recipe.data.path))
     if not path.exists() or _begun_collection(path, recipe.data.collect):

@@ -167,20 +167,37 @@ def test_a_calibration_goes_into_data_which_are_kept_apart(tmp_path):
         DatasetWriter(tmp_path / "data", recorded(second), 10.0)
 
 
+def calibrated(folder, seconds: float):
+    """A copy of small demonstrations, recorded with a calibration of so long an actuation latency."""
+    from tests.robopolicy.small_runs import demonstrations
+
+    calibration = Calibration({"kind": "robopolicy calibration", "format": 1, "actuation": {"seconds": seconds}})
+    shutil.copytree(demonstrations(), folder)
+    own = json.loads((folder / "meta/robopolicy.json").read_text())
+    own["spec"]["meta"]["calibration"] = calibration.text
+    (folder / "meta/robopolicy.json").write_text(json.dumps(own))
+    return calibration
+
+
 def test_a_checkpoint_carries_the_calibration_of_its_data(tmp_path):
+    from robopolicy.recipe import recipe_from_dict
+    from robopolicy.training.demonstrations import open_demonstrations
     from robopolicy.training.imitation import train
     from robopolicy.training.run_folder import find_checkpoint
-    from tests.robopolicy.small_runs import demonstrations, recipe
+    from tests.robopolicy.small_runs import recipe
 
-    calibration = Calibration({"kind": "robopolicy calibration", "format": 1, "actuation": {"seconds": 0.02}})
-    shutil.copytree(demonstrations(), tmp_path / "data")
-    own = json.loads((tmp_path / "data/meta/robopolicy.json").read_text())
-    own["spec"]["meta"]["calibration"] = calibration.text
-    (tmp_path / "data/meta/robopolicy.json").write_text(json.dumps(own))
-    train(recipe(tmp_path / "run", steps=2, checkpoint_every=2, batch_size=4, data={"path": str(tmp_path / "data")}), progress=False)
+    calibration = calibrated(tmp_path / "data", 0.02)
+    values = recipe(tmp_path / "run", steps=2, checkpoint_every=2, batch_size=4, data={"path": str(tmp_path / "data")})
+    train(values, progress=False)
     folder = find_checkpoint(tmp_path / "run")
     assert checkpoint.read_manifest(folder)["extra"]["calibration"] == calibration.fingerprint
     assert checkpoint.read_spec(folder).meta["calibration"] == calibration.text
+
+    calibrated(tmp_path / "later", 0.09)
+    both = {**values.to_dict(), "data": {"sets": [{"path": str(tmp_path / name)} for name in ("data", "later")]}}
+    said: list[str] = []
+    open_demonstrations(recipe_from_dict(both, "test"), False, said.append)
+    assert any("recorded with another calibration" in line and "actuation latency is 90 ms, was 20 ms" in line for line in said)
 
 
 def test_a_run_compares_the_policys_calibration_with_the_robots(tmp_path):

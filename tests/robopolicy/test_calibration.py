@@ -65,7 +65,7 @@ def test_a_board_in_true_size(tmp_path):
 
     board = Board.parse("6x4:25:18:4x4_50")
     assert Board.parse(board.text) == board and board.size_m == pytest.approx((0.15, 0.1))
-    board.write(tmp_path / "b.png")
+    board.save(tmp_path / "b.png")
     raw = (tmp_path / "b.png").read_bytes()
     at = raw.index(b"pHYs")
     per_metre = int.from_bytes(raw[at + 4 : at + 8], "big")
@@ -76,7 +76,7 @@ def test_a_board_in_true_size(tmp_path):
     found = board.detect(picture)
     np.testing.assert_array_equal(found.ids, np.arange(15))
     np.testing.assert_allclose(found.points, board.corners[:, :2] / 0.025 * side + round(side) // 2 - 0.5, atol=0.3)
-    board.write(tmp_path / "b.pdf")
+    board.save(tmp_path / "b.pdf")
     page = (tmp_path / "b.pdf").read_bytes()
     box = [float(v) for v in re.search(rb"/MediaBox \[([\d. ]+)\]", page).group(1).split()]
     assert [25.4 / 72 * v for v in box] == pytest.approx([0, 0, 170, 120], abs=0.01), "mm, with 10 of margin"
