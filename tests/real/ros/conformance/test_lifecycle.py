@@ -114,7 +114,7 @@ def test_others_change_the_state_by_number_or_label(world: World) -> None:
     assert outside.change(1)
     assert outside.change(0, "activate")
     assert outside.state() == (3, "active")
-    assert not outside.change(1)
+    assert not outside.change(0, "configure")
     assert outside.change(7)
     assert outside.state() == (4, "finalized")
     assert [name for name, _ in node.said] == ["configure", "activate", "shutdown"]
