@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from real.ros.dds.types import plain_type
 from real.ros.messages import MessageError, deserialize, message, names, serialize, store
 
-SETTINGS = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+SETTINGS = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 #: What the driver, the twin, the policy node, recording and the services exchange.
 USED = [
@@ -135,7 +135,7 @@ def drawn_message(rng: np.random.Generator, name: str) -> Any:
     return message(name)(**given_fields)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 def test_the_same_holds_for_every_type_there_is(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for name in names():
