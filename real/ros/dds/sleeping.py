@@ -46,3 +46,4 @@ def sleep_until(clock: Clock, until_ns: int, context: Any = None) -> bool:
     finally:
         handle.unregister()
         clock.remove_listener(wake)
+        context._forget(wake)

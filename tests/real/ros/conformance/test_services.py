@@ -105,7 +105,7 @@ def test_a_call_that_blocks_is_made_beside_the_thread_that_spins(world: World) -
 def test_a_callback_may_be_a_coroutine_that_calls_another_service(world: World) -> None:
     served(world, Trigger, "inner")
     node = world.node("middle")
-    inner = node.create_client(Trigger, "inner")
+    inner = node.create_client(Trigger, "inner", callback_group=ros.ReentrantCallbackGroup())  # the service's own group is taken while it waits
 
     async def ask_on(request: Any, response: Any) -> Any:
         answer = await inner.call_async(Trigger.Request())
