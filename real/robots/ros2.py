@@ -142,8 +142,9 @@ class Ros2Robot:
         return f"field {plan.name}: nothing on {reader.topic} {wait}; {self._connection.seen(reader.kind, reader.topic)}"
 
     def _alone(self, topic: str, most: int, what: str) -> None:
-        if doubt := self._others(topic, most, what):
-            raise InputError(doubt)
+        """Refuse a topic on which others publish; one that was killed a moment ago is seen for some seconds more. Raises InputError."""
+        if not self._connection.wait(lambda: not self._others(topic, most, what), self.config.connect_s):
+            raise InputError(self._others(topic, most, what) or f"too many publishers of {what} on {topic}")
 
     def _others(self, topic: str, most: int, what: str) -> str:
         """Return who else publishes on a topic; empty: nobody."""

@@ -72,7 +72,7 @@ def _rate_silence(config: Ros2Config) -> tuple[str, float]:
 
 
 def motion_limits(config: Ros2Config, urdf: Urdf, mapped: Mapped) -> MotionLimits:
-    """Return the limits of the commanded joints, in the units of the command. Raises InputError for one that nobody says."""
+    """Return the limits of the commanded joints, in the units of the command and seconds of ours. Raises InputError for one that nobody says."""
     joints = urdf.of(mapped.joints)
     action, to_si = mapped.spec.action, mapped.factors
     parts: dict[str, Any] = {}
@@ -82,7 +82,8 @@ def motion_limits(config: Ros2Config, urdf: Urdf, mapped: Mapped) -> MotionLimit
         values = [min((v for v in pair if v is not None), default=None) for pair in zip(given, own, strict=True)]
         lacking = [name for name, value in zip(mapped.joints, values, strict=True) if value is None]
         if not lacking:
-            parts[part] = np.array(values, np.float64) / to_si
+            power = {"velocity": 1, "acceleration": 2, "jerk": 3}.get(part.removeprefix("stop_"), 0)
+            parts[part] = np.array(values, np.float64) / to_si * config.speed**power
         elif part in _PARTS[:3]:
             told = "" if part == "velocity" else " (a URDF has it in <ros2_control> at most)"
             raise InputError(f"{part} of {', '.join(lacking)}: robot_description does not limit it{told}; set robot.{part}")

@@ -159,6 +159,16 @@ def test_what_does_not_fit_is_refused_before_anything_moves(controller, options,
     assert said in refused(controller, **options)
 
 
+def test_limits_of_a_simulation_that_is_faster_are_those_of_its_own_seconds(controller, opened):
+    robot = opened()
+    limits = robot.info.motion
+    robot.close()
+    faster = opened(speed=2.0).info
+    assert faster.rate_hz == 200.0 and faster.substeps == 5
+    for part, power in (("velocity", 1), ("acceleration", 2), ("jerk", 3), ("stop_jerk", 3)):
+        assert getattr(faster.motion, part).tolist() == (getattr(limits, part) * 2**power).tolist()
+
+
 def test_a_spec_that_fits_is_offered_as_it_is(controller, opened):
     wanted = Spec.from_dict(checkpoint())
     robot = opened(spec=checkpoint())
@@ -248,7 +258,8 @@ def test_somebody_else_who_publishes_is_a_hold_by_name_and_refused_at_the_start(
     try:
         until(lambda: said in robot.read().doubt and "/intruder" in robot.read().doubt)
         robot.close()
-        assert said in refused(controller) if what == "states" else True
+        if what == "states":
+            assert said in refused(controller, connect_s=0.5)
     finally:
         controller.tell("second none")
 
