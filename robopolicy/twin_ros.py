@@ -33,6 +33,7 @@ from robopolicy.twin_ros_world import RobotClock, RosWorld
 
 _AXES = {"x": ("linear", "x"), "y": ("linear", "y"), "z": ("linear", "z"), "yaw": ("angular", "z"), "theta": ("angular", "z")}
 _BETWEEN_LINES_S = 1.0  # about refused commands
+_REPEATED_S = 3.0  # so long after an episode has begun a reset is taken for a repetition, unless something has moved
 _REMEMBERED = 64  # readings whose latency to a command may still be measured
 
 
@@ -254,7 +255,11 @@ class TwinNode:
             self.latency.add(now - answered[1])
 
     def _reset(self) -> None:
-        self.world.next_episode()
+        """Begin the next episode; a request that is repeated by somebody who has not heard of it yet changes nothing."""
+        world = self.world
+        fresh = world.record.index and world.command is None and not world.ended
+        if not (fresh and world.clock.at(time.monotonic()) - world.begun_ns < 1e9 * _REPEATED_S * world.speed):
+            world.next_episode()
         self._tell()
 
     def _answer_reset(self, request: Any, response: Any) -> Any:

@@ -253,6 +253,9 @@ def test_the_reset_service_begins_the_next_episode(serve) -> None:
     client.until(future.done)
     assert future.result().success and client.twin.world.record.seed == 4
     client.until(lambda: client.episode()["seed"] == 4)
+    again = asked.call_async(kind.Request())
+    client.until(again.done)
+    assert again.result().success and client.twin.world.record.seed == 4, "who repeats the request has not heard of the episode yet"
 
 
 def test_what_no_controller_takes_is_counted_by_its_cause(serve, tmp_path: Path) -> None:
