@@ -6,9 +6,11 @@ camera that is lost or frozen gives no new picture: its field grows old, and the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -81,8 +83,28 @@ def field_name(camera: str) -> str:
 
 
 def own_options(robot: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a robot's section that are its driver's: neither ``type`` nor what is the same for all."""
-    return {key: value for key, value in robot.items() if key not in ("type", *GENERIC)}
+    """Return the options of a robot's section that are its driver's: neither ``type`` nor what is the same for all.
+
+    A driver that is brought together with a ``spec`` is given it without the fields of the cameras beside it.
+    """
+    out, spec = {key: value for key, value in robot.items() if key not in ("type", *GENERIC)}, _wanted(robot)
+    if robot.get("cameras") and spec is not None:
+        fields = {name: field for name, field in spec["observation"]["fields"].items() if name not in map(field_name, robot["cameras"])}
+        out["spec"] = {**spec, "observation": {**spec["observation"], "fields": fields}}
+    return out
+
+
+def _wanted(robot: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the spec, as a mapping, that the section brings its robot together with; None: none that can be read."""
+    spec = robot.get("spec")
+    if isinstance(spec, str):
+        path = Path(spec)
+        try:
+            spec = json.loads((path / "spec.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # the driver says what is wrong with it
+            return None
+    fits = isinstance(spec, Mapping) and isinstance(spec.get("observation"), Mapping) and isinstance(spec["observation"].get("fields"), Mapping)
+    return dict(spec) if fits and isinstance(spec, Mapping) else None
 
 
 def attach(driver: Any, robot: Mapping[str, Any]) -> Any:
@@ -106,8 +128,12 @@ def attach(driver: Any, robot: Mapping[str, Any]) -> Any:
             raise InputError(f"robot.cameras: robot {driver.info.name!r} is in lock-step, whose time is no camera's; run it in real time")
         calibration = Calibration.load(str(path)) if path else None
         opened: dict[str, Camera] = {}
+        expected = (_wanted(robot) or {"observation": {"fields": {}}})["observation"]["fields"]
         for name, options in wanted.items():
-            opened[name] = stack.enter_context(Camera(camera_config(name, options, calibration), name))
+            config = camera_config(name, options, calibration)
+            if config.size is None and field_name(name) in expected:
+                config.size = tuple(expected[field_name(name)]["shape"][:2])
+            opened[name] = stack.enter_context(Camera(config, name))
         out = CameraRobot(driver, opened, calibration)
         stack.pop_all()
         return out

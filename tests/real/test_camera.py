@@ -1,5 +1,6 @@
 """Cameras beside a robot: stamps, newest wins, sources that stall, drop, freeze and die; as fields of any robot's observation."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from real.camera import Camera
 from real.camera_capture import CameraConfig, Capture, SourceError, differences
 from real.camera_memory import FrameMemory
 from real.camera_process import Grabber
-from real.camera_robot import attach, camera_config
+from real.camera_robot import attach, camera_config, own_options
 from real.drive import Drive
 from real.drive_handle import DriveHandle
 from real.drive_process import DriveProcess
@@ -272,6 +273,24 @@ def test_a_robot_with_a_camera_keeps_its_own_abilities(video, tmp_path):
         attach(Joints(), {"cameras": {"wrist": {"sorce": 0}}})
     plain = Joints()
     assert attach(plain, {"type": "joints"}) is plain
+
+
+def test_a_spec_that_a_robot_is_brought_together_with_is_shared_between_driver_and_cameras(video, tmp_path):
+    camera = {"shape": [12, 16, 3], "dtype": "uint8", "unit": "px", "low": None, "high": None, "kind": "image", "names": []}
+    whole = Joints().spec.to_dict()
+    whole["observation"]["fields"]["observation.images.wrist"] = camera
+    (tmp_path / "spec.json").write_text(json.dumps(whole))
+    for given in (whole, str(tmp_path), str(tmp_path / "spec.json")):
+        section = {"type": "ros2", "spec": given, "cameras": {"wrist": {"source": str(video)}}}
+        assert list(own_options(section)["spec"]["observation"]["fields"]) == ["observation.state"]
+        assert own_options({**section, "cameras": {}})["spec"] == given
+    assert own_options({"type": "x", "spec": "/nowhere", "cameras": {"a": {}}}) == {"spec": "/nowhere"}
+    driver = attach(Joints(), section)
+    try:
+        assert driver.spec.observation.fields["observation.images.wrist"].shape == (12, 16, 3), "as the policy wants it"
+        driver.spec.observation.validate(driver.read().fields)
+    finally:
+        driver.close()
 
 
 def test_a_drive_process_has_the_cameras_of_its_section_and_a_lost_one_is_stale(video, tmp_path):
