@@ -17,6 +17,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from cyclonedds.core import DDSException
+
 from real.ros.dds.binding import POLICIES
 from real.ros.dds.endpoints import anything, close, cyclone_qos
 from real.ros.dds.exceptions import InvalidHandle, NotInitializedException, RCLError
@@ -123,6 +125,15 @@ class _Endpoint:
             for topic in self._topics:
                 close(topic)
 
+    def _taken(self) -> list[Any]:
+        """Return the next sample in a list, an empty one where there is none or another thread has destroyed the reader."""
+        try:
+            return [] if self._destroyed else self.reader.take(N=1)
+        except DDSException:
+            if self._destroyed:
+                return []
+            raise
+
     def _write(self, cdr: bytes, client: int, sequence: int) -> None:
         self.writer.write(self.writer.data_type.of(frame(cdr, client, sequence)))
 
@@ -139,7 +150,7 @@ class Service(_Endpoint):
 
     def take(self) -> tuple[int, int, int, bytes] | None:
         """Return (writer's handle, client's handle, sequence, request's CDR) of the next request that can be answered, None for none."""
-        while not self._destroyed and (samples := self.reader.take(N=1)):
+        while samples := self._taken():
             if not samples[0].sample_info.valid_data:
                 continue
             writer = int(samples[0].sample_info.publication_handle)
@@ -272,7 +283,7 @@ class Client(_Endpoint):
 
     def take(self) -> tuple[Future, bytes] | None:
         """Return (future, response's CDR) of the next answer to a request of this client, None for none."""
-        while not self._destroyed and (samples := self.reader.take(N=1)):
+        while samples := self._taken():
             if not samples[0].sample_info.valid_data:
                 continue
             try:
