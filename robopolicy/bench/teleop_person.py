@@ -17,7 +17,8 @@ import numpy as np
 from policies.spec import InputError
 
 HAND, GOAL = slice(14, 17), slice(0, 3)  # of observation.state and observation.environment_state of arm/reach
-_GAIN = 16.0  # deflection per metre
+_GAIN, _ZONE = 10.0, 0.12  # deflection per metre, and the page's dead zone of sticks
+_LOUDER = 5  # steps of the dial to full speed
 _TAP = 0.012  # m, off along an axis from which its key is down
 _AFTER_S = 0.3  # between two episodes, with open hands
 _STUCK_S, _NEARER_M = 1.2, 0.02  # a policy that comes no nearer than that in that time is helped
@@ -34,6 +35,13 @@ _LOOK = "(pad) => { if (pad) window.pad = pad; return window.robopolicy ? {...wi
 def executable() -> str | None:
     """Return the path of a Chromium; None: there is none."""
     return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+
+def sticks(off: np.ndarray) -> list[float]:
+    """Return the deflections (3,) that move the hand straight along ``off`` (3,), m: full speed far away, less the nearer it is."""
+    far = float(np.linalg.norm(off))
+    wanted = off / max(far, 1e-9) * min(1.0, _GAIN * far)
+    return (np.sign(wanted) * (_ZONE + (1 - _ZONE) * np.abs(wanted)) * (np.abs(wanted) > 0.02)).tolist()
 
 
 class Person:
@@ -92,9 +100,9 @@ class Person:
         """Press a key once."""
         self._page.keyboard.press(key)
 
-    def show(self, ended: Callable[[], bool], episodes: int, by_keys: int = 5) -> None:
-        """Demonstrate reaching until ``ended`` or so many episodes are kept; every ``by_keys``-th with the keyboard, the others with the gamepad."""
-        self._work(ended, episodes, lambda kept, off: True, lambda kept: kept % by_keys == by_keys - 1)
+    def show(self, ended: Callable[[], bool], episodes: int) -> None:
+        """Demonstrate reaching until ``ended`` or so many episodes are kept; the last with the keyboard, the others with the gamepad."""
+        self._work(ended, episodes, lambda kept, off: True, lambda kept: kept == episodes - 1)
 
     def help(self, ended: Callable[[], bool], episodes: int) -> None:
         """Let a policy act, and take over from it with the gamepad for the rest of an episode once it comes no nearer."""
@@ -114,6 +122,8 @@ class Person:
 
     def _work(self, ended: Callable[[], bool], episodes: int, wanted: Callable[[int, float], bool], with_keys: Callable[[int], bool]) -> None:
         rest = {"axes": [0.0] * 4, "clutch": False}
+        for _ in range(_LOUDER):
+            self.press("+")
         kept, free_at, given_back, pad = 0, 0.0, 0.0, rest
         while not ended():
             seen = self.look(pad)
@@ -137,7 +147,7 @@ class Person:
             elif with_keys(kept):
                 self._hold({pair[0] if way > 0 else pair[1] for pair, way in zip(_KEYS, off, strict=True) if abs(way) > _TAP})
             else:
-                x, y, z = np.clip(_GAIN * off, -1, 1).tolist()
+                x, y, z = sticks(off)
                 pad = {"axes": [-y, -x, 0.0, -z], "clutch": True}
             time.sleep(0.02)
         self._hold(set())
