@@ -321,3 +321,13 @@ def test_units_that_are_not_known_are_a_mismatch_and_no_error_of_ours(controller
     with pytest.raises(InputError, match="furlong") as error:
         Ros2Robot(Ros2Config(domain=controller.domain, interface="", spec=checkpoint(unit="furlong")), lambda line: None)
     assert isinstance(error.value.__cause__, SpecMismatch)
+
+
+def test_topics_of_other_names_are_reached_by_remapping(controller, opened):
+    robot = opened(
+        namespace="left", remap={"states": "/joint_states", "robot_description": "/robot_description"}, joint_states="states", command_topic="/" + TOPIC
+    )
+    assert robot.info.name == "ros2 left" and not robot.read().doubt
+
+
+TOPIC = "joint_trajectory_controller/joint_trajectory"
