@@ -133,7 +133,10 @@ def visit(chromium):
             page.on("dialog", lambda dialog: said.append(dialog.message))
             page.goto(url)
             if "key=" in url:
-                until(page, "window.robopolicy && window.robopolicy.status && window.robopolicy.status.run !== undefined")
+                # it has been answered, and the page of the test before has gone
+                until(
+                    page, "window.robopolicy && window.robopolicy.latency > 0 && window.robopolicy.status && window.robopolicy.status.control.holder === null"
+                )
             return page
 
         yield opened
