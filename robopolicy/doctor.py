@@ -30,7 +30,8 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bullet": ("a second physics engine", ("pybullet",)),
     "warp": ("physics on the GPU", ("mujoco", "mujoco_warp", "warp")),
     "ros": ("ROS 2 without a ROS installation, bags", ("cyclonedds", "rosbags")),
-    "teleop": ("the operator's page and devices", ("viser", "pygame", "websockets", "pyspacemouse")),
+    "teleop": ("the operator's page and devices", ("viser", "pygame", "websockets", "hid", "PIL")),
+    "rerun": ("data sets for the Rerun viewer", ("rerun",)),
     "export": ("policies for robots without torch", ("onnx", "onnxruntime", "onnxscript")),
     "convert": ("other data formats", ("h5py", "zarr", "minari", "mcap", "rosbags", "pyarrow")),
     "ray": ("many machines", ("ray",)),
@@ -40,7 +41,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
 SUITE_MODULES = {"metaworld": "metaworld", "gym_aloha": "gym-aloha", "dm_control": "gym-aloha"}
 
 #: Modules with no wheel on 64-bit Arm, or none from Python 3.12 on: their absence there is no lack.
-_NOT_ON_AARCH64 = {"gym_pusht", "pymunk", "pybullet", "cyclonedds", "pyspacemouse"}
+_NOT_ON_AARCH64 = {"gym_pusht", "pymunk", "pybullet", "cyclonedds"}
 
 #: Shared library -> the Debian packages that bring it.
 LIBRARIES = {
