@@ -114,10 +114,11 @@ class PageSource:
             self._process = subprocess.Popen(
                 module_command("real.teleop.page_process"), stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=environment()
             )
-        assert self._process.stdin is not None
+        stream = self._process.stdin
+        assert stream is not None
         try:  # not as an argument: arguments of processes are seen by everyone on the machine
-            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
-            self._process.stdin.flush()  # it stays open: its end is how the page's process learns of ours
+            stream.write(json.dumps(asked).encode() + b"\n")
+            stream.flush()  # it stays open: its end is how the page's process learns of ours
         except BrokenPipeError:
             raise InputError(f"the teleoperation page ended: {log.read_text(errors='replace')[-300:]}") from None
         found = json.loads(announced(file, self._process, log, "the teleoperation page", _START_S))
