@@ -50,7 +50,7 @@ class Ros2Robot:
         self._log = lambda line: log(f"robot=ros2: {line}")
         self._stopped = self._closed = False
         self._seen_doubt = ""
-        self._graph_doubt, self._unheard_since = "", 0.0
+        self._graph_doubt, self._unheard_since, self._shared = "", 0.0, False
         self._clock = StampClock("the robot", config.speed)
         try:
             self._connection = Connection(config.node, config.namespace, config.domain, config.interface, config.remap)
@@ -91,8 +91,9 @@ class Ros2Robot:
             self._log(line)
         self._read_from(urdf, mapped)
         self._commander = open_commander(
-            config, connection, self._clock, mapped, self._motion, 1 / self.info.rate_hz, lambda: int(self._joints.stamps_ns.max())
-        )
+            config, connection, self._clock, mapped, self._motion, 1 / self.info.rate_hz, lambda: int(self._joints.stamps_ns.max()),
+            lambda: self._joints.read()[0]["position"][: len(mapped.joints)],  # the commanded ones come first
+        )  # fmt: skip
         self._await_all(mapped)
         connection.node.create_timer(_WATCH_S, self._look_around)
         silence = f"when commands stop it {self.info.on_silence} within {self.info.silence_s:.3g} s"
@@ -123,8 +124,11 @@ class Ros2Robot:
                 f"nobody takes commands on {commands} within {config.connect_s:g} s: is the controller active? {connection.seen(kind, commands, offered=False)}"
             )
         self._alone(commands, 1, "commands")
+        connection.wait(lambda: connection.publishers_of(self._joints_topic), config.connect_s)  # whoever has come, all it publishes is known
         if connection.node.count_publishers(self._episodes.topic):
             connection.wait(lambda: self._episodes.active, config.connect_s)
+        else:
+            self._episodes.ignore()  # no twin: nobody ends episodes of a robot, or moves it to another one, by a topic
 
     def _absent(self, plan: FieldPlan, reader: Reader) -> str:
         """Return why a field has no value."""
@@ -185,6 +189,9 @@ class Ros2Robot:
         """Return the newest of everything. Raises RobotGone when joint states or controller have been away for ``gone_s``."""
         now_ns = time.monotonic_ns()
         silent_s = (now_ns - self._joints.heard_ns) * 1e-9
+        if self._shared and not self._graph_doubt:
+            self._commander.restart()  # others commanded it meanwhile, or its controller was away: it need not stand where it was sent
+        self._shared = bool(self._graph_doubt)
         doubt = self._doubt(now_ns, silent_s)
         if doubt != self._seen_doubt:
             self._log(doubt or "all is well again")

@@ -17,6 +17,8 @@ from real.ros.fields import Mapped
 from real.ros.options import Ros2Config
 from real.ros.stamps import StampClock
 
+_STRAYED = 0.1  # rad or m: a robot that stands so far from where motion would begin was moved by somebody else
+
 
 class Commander(Protocol):
     """Sends the commands of one robot.
@@ -85,13 +87,15 @@ class TrajectoryCommander(_Sender):
         clock: Of the controller; None: trajectories begin when they arrive.
         steps: Returns a time of the controller's clock at which it has done a step.
         speed: Seconds of the controller in one of ours.
+        measured: Returns where the joints (n,) are, rad or m.
     """
 
     def __init__(
         self, publisher: Any, mapped: Mapped, limits: MotionLimits, tick_s: float, lead: float,
-        clock: StampClock | None, steps: Callable[[], int], speed: float,
+        clock: StampClock | None, steps: Callable[[], int], speed: float, measured: Callable[[], np.ndarray],
     ) -> None:  # fmt: skip
         super().__init__(publisher)
+        self._names, self._measured, self._strayed = mapped.joints, measured, ""
         self._bytes, self._factors, self._limits, self._tick_s, self._speed = TrajectoryBytes(mapped.joints), mapped.factors, limits, tick_s, speed
         self._clock, self._steps = clock, steps
         self._grid = StampGrid(tick_s * speed, lead * speed)
@@ -108,7 +112,8 @@ class TrajectoryCommander(_Sender):
         """Send the motion from ``before`` to ``after`` (n,), one tick apart, and the stop from there.
 
         After a gap, in which the controller has begun the stop that it had, nothing is sent until it stands: the robot is
-        already past ``before``, and no motion within limits leads back. :meth:`doubt` says so meanwhile.
+        already past ``before``, and no motion within limits leads back. :meth:`doubt` says so meanwhile. Nor is anything sent to
+        a robot that somebody else has moved since: a controller goes to the first point at once, however far away it is.
         """
         now = time.monotonic_ns()
         stamp_ns, there, continues = self._due(now)
@@ -116,6 +121,11 @@ class TrajectoryCommander(_Sender):
         if resting and self._end is not None and (self._shift.over or not continues):
             self._shift = Shift(self._end - before.position, self._limits)  # of length zero as long as nobody has moved it
         before, after = self._shift.applied(before), self._shift.advance(self._tick_s).applied(after)
+        if resting and not continues:
+            self._strayed = self._strayed or self._far_from(before)
+        if self._strayed:
+            self.counts["not_sent"] += 1
+            return
         known: Reference | None = before
         if not continues and not (resting and self._end is not None):
             known = None  # nobody knows where it was sent: it finds its own way
@@ -131,11 +141,15 @@ class TrajectoryCommander(_Sender):
         self._send(self._bytes.encode(path, stamp_ns, self._speed))
 
     def doubt(self) -> str:
-        """Return that a gap was so long that the controller has begun to brake; empty: there was none, or it stands again."""
+        """Return that the robot was moved by others, or that a gap was so long that the controller has begun to brake; empty: all is well."""
+        if self._strayed:
+            return self._strayed
         return "late: a command came when the controller had begun to brake by itself; it is left to that until it stands" if self._gap else ""
 
     def hold(self) -> None:
         """Nothing is to be said: what was sent last ends at rest."""
+        if self._strayed:  # the drive has heard of it, and begins anew where the robot is
+            self.restart()
         if self._gap and time.monotonic_ns() > self._stands_ns:
             self.counts["gaps"] += 1
             self._gap = False
@@ -144,7 +158,15 @@ class TrajectoryCommander(_Sender):
     def restart(self) -> None:
         """Forget where the last trajectory ended."""
         self._grid.restart()
-        self._gap, self._end, self._shift = False, None, Shift(np.zeros(self._limits.n), self._limits)
+        self._gap, self._end, self._shift, self._strayed = False, None, Shift(np.zeros(self._limits.n), self._limits), ""
+
+    def _far_from(self, begin: Reference) -> str:
+        """Return that the robot does not stand where motion would begin, (n,) in the units of the command; empty: it does."""
+        off = np.abs(self._measured() - begin.position * self._factors)
+        worst = int(np.argmax(np.nan_to_num(off, nan=np.inf)))
+        if off[worst] <= _STRAYED:
+            return ""
+        return f"moved: {self._names[worst]} is {off[worst]:.3g} rad or m from where it was left; motion begins anew from where it is"
 
     def _due(self, now: int) -> tuple[int, int, bool]:
         """Return the stamp of the next trajectory (0: on arrival), the controller's time now, and whether it continues the last."""
@@ -208,15 +230,16 @@ class RateCommander(_Sender):
 
 
 def open_commander(
-    config: Ros2Config, connection: Connection, clock: StampClock, mapped: Mapped, motion: MotionLimits | None, tick_s: float, steps: Callable[[], int]
-) -> Commander:
-    """Return who sends the commands of ``config.command``; see :class:`TrajectoryCommander` for the arguments."""
+    config: Ros2Config, connection: Connection, clock: StampClock, mapped: Mapped, motion: MotionLimits | None, tick_s: float, steps: Callable[[], int],
+    measured: Callable[[], np.ndarray],
+) -> Commander:  # fmt: skip
+    """Return who sends the commands of ``config.command``; see :class:`TrajectoryCommander` for the arguments (``motion`` of n joints, (n,) each)."""
     kind, topic, _ = INTERFACES[config.command]
     publisher = connection.publisher(kind, config.command_topic or topic, reliable())
     if config.command == "trajectory":
         assert motion is not None
         own = clock if config.stamps == "robot" else None
-        return TrajectoryCommander(publisher, mapped, motion, tick_s, lead_s(config), own, steps, config.speed)
+        return TrajectoryCommander(publisher, mapped, motion, tick_s, lead_s(config), own, steps, config.speed, measured)
     if config.command == "position":
         return PositionCommander(publisher, mapped)
     return RateCommander(publisher, mapped, config.command.startswith("twist"), config.command == "twist_stamped", clock)

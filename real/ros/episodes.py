@@ -39,7 +39,7 @@ class TwinEpisodes:
         self._now: _Episode | None = None
         self._next: _Episode | None = None
         self._reset: Any = None
-        self._delivered, self._asked_at = False, 0.0
+        self._delivered, self._asked_at, self._ignored = False, 0.0, False
         self.begun = False
         self.topic: str = connection.subscribe("std_msgs/msg/String", "twin/episode", lambda m, _: self._take(m.data), reliable(10, latched=True)).topic_name
 
@@ -48,12 +48,21 @@ class TwinEpisodes:
         """Whether a twin has spoken."""
         return self._now is not None
 
+    def ignore(self) -> None:
+        """Listen to nobody from now on: this robot is no twin."""
+        with self._lock:
+            self._ignored, self._now, self._next = True, None, None
+
     def _take(self, text: str) -> None:
+        if self._ignored:
+            return
         try:
             said = json.loads(text)
             episode = _Episode(int(said["episode"]), int(said["seed"]), bool(said["ended"]), bool(said["success"]), int(said.get("stamp_ns", 0)))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return  # no twin of ours says that
+        if not all(0 <= number < 1 << 63 for number in (episode.index, episode.seed, episode.stamp_ns)):
+            return
         if self._reset is None:
             self._reset = self._connection.publisher("std_msgs/msg/Empty", "twin/reset", reliable())
         with self._lock:

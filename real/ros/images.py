@@ -163,7 +163,10 @@ def _decompress(image: RawImage, out: np.ndarray) -> None:
     import cv2
 
     # OpenCV's own files are blue first; the picture is flat or turned as the file says, not as its EXIF data wishes.
-    found = cv2.imdecode(image.data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        found = cv2.imdecode(image.data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        found = None
     if found is None or found.shape != out.shape:
         raise InputError(f"compressed image ({image.encoding[:40]!r}): it does not decode")
     cv2.cvtColor(found, cv2.COLOR_BGR2RGB, dst=out)
@@ -179,6 +182,11 @@ def _file_size(data: np.ndarray) -> tuple[int, int]:
         at, end = 2, len(data) - 9
         while at < end and data[at] == 0xFF:
             kind, size = int(data[at + 1]), int(data[at + 2]) * 256 + int(data[at + 3])
+            if kind == 0x01 or 0xD0 <= kind <= 0xD8:  # markers without a length: what follows them is no part of them
+                at += 2
+                continue
+            if kind in (0xD9, 0xDA):
+                break  # the end, or a scan, before any frame
             if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # start of a frame
                 height, width = struct.unpack(">HH", data[at + 5 : at + 9].tobytes())
                 return height, width

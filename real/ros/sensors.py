@@ -16,6 +16,7 @@ from policies.spec import InputError
 from real.ros.images import FramePool, RawImage, decode
 from real.ros.stamps import StampClock
 
+_MOST_NAMES = 4096
 JOINT_PARTS = ("position", "velocity", "effort")
 WRENCH_NAMES = ("force.x", "force.y", "force.z", "torque.x", "torque.y", "torque.z")
 POSE_NAMES = ("position.x", "position.y", "position.z", "orientation.w", "orientation.x", "orientation.y", "orientation.z")
@@ -73,8 +74,9 @@ class JointReader:
     def _match(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         found = [(self.names.index(name), i) for i, name in enumerate(names) if name in self.names]
         columns = np.array([a for a, _ in found], np.int64), np.array([b for _, b in found], np.int64)
-        self.heard.update(names)
-        if len(self._columns) < 16:  # a stranger who sends other names every time fills no memory
+        if len(self.heard) < _MOST_NAMES:  # a stranger who sends other names every time fills no memory
+            self.heard.update(names)
+        if len(self._columns) < 16:
             self._columns[names] = columns
         return columns
 

@@ -294,6 +294,25 @@ def test_positions_go_to_a_forward_controller_when_that_is_accepted(controller, 
     assert robot.info.on_silence == "holds"
 
 
+def test_a_robot_that_somebody_else_has_moved_is_not_pulled_back_to_where_it_was_left(controller, opened):
+    robot, other = opened(), opened(command="position", accept_no_timeout=True, node="other")
+    move(robot, controller.desired()[-1, 1:], ticks=5)
+    left = robot._commander._end.copy()
+    until(lambda: np.abs(controller.desired()[-1, 1:] - left).max() < 1e-6)
+    other.write_motion(Reference.at_rest(left + 0.3), Reference.at_rest(left + 0.3))
+    until(lambda: np.abs(robot.read().fields["observation.state"][:2] - left - 0.3).max() < 1e-3)
+    sent = robot.report()["commands"]
+    robot.write_motion(Reference.at_rest(left), Reference.at_rest(left))
+    assert robot.report()["commands"] == sent and "is 0.3 rad or m from where it was left" in robot.read().doubt
+    robot.hold()
+    assert not robot.read().doubt
+    since, here = len(controller.desired()), controller.desired()[-1, 1:]
+    move(robot, here, ticks=5)
+    until(lambda: len(controller.desired()) > since + 60)
+    found = controller.desired()[since:, 1:]
+    assert np.abs(np.diff(found, axis=0)).max() < 0.03 and np.abs(found - here).max() < 0.15, "it goes on from where it is"
+
+
 def test_rates_are_zero_when_held(controller, opened):
     robot = opened(command="velocity", timeout_s=0.2)
     assert robot.info.on_silence == "brakes" and robot.info.silence_s == 0.2 and robot.info.motion is None

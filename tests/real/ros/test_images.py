@@ -96,3 +96,17 @@ def test_an_array_is_used_again_only_when_nobody_holds_it():
     assert first not in again and again == {next(iter(again))}, "a view still shows the first; the next free one is taken, again and again"
     del view
     assert id(pool.take()) == first and last
+
+
+def test_markers_without_a_length_do_not_hide_the_size_of_a_picture():
+    require("libgl")
+    import cv2
+
+    file = cv2.imencode(".jpg", np.zeros((24, 32, 3), np.uint8))[1].tobytes()
+    small = b"\xff\xc0\x00\x0b\x08\x00\x02\x00\x02\x01\x01\x11\x00"  # a frame of 2x2 that only a wrong reader finds
+    message = api.message("sensor_msgs/msg/CompressedImage")()
+    message.format, message.data = "jpeg", file[:2] + b"\xff\x01" + file[2:]
+    assert image_size(read_compressed(api.serialize(message))) == (24, 32)
+    message.data = b"\xff\xd8\xff\x01" + b"\xff\xda\x00\x02" + small + file[2:]
+    with pytest.raises(InputError, match="neither a JPEG nor a PNG"):
+        image_size(read_compressed(api.serialize(message)))
