@@ -47,11 +47,20 @@ class _Managed(api.LifecycleNode):
 
     def __init__(self, policy_node: PolicyNode, name: str, **options: Any) -> None:
         self.policy_node = policy_node
+        self.stage = "unconfigured"
         super().__init__(name, **options)
 
     def on_configure(self, state: Any) -> Any:
         """Check that there is a policy to run."""
-        return super().on_configure(state) if self.policy_node.configured() else _FAILURE
+        if not self.policy_node.configured():
+            return _FAILURE
+        self.stage = "configured"
+        return super().on_configure(state)
+
+    def on_cleanup(self, state: Any) -> Any:
+        """Begin anew; there is no run in the state that this is called from."""
+        self.stage = "unconfigured"
+        return super().on_cleanup(state)
 
     def on_activate(self, state: Any) -> Any:
         """Start the run, where that is allowed."""
@@ -62,8 +71,15 @@ class _Managed(api.LifecycleNode):
         self.policy_node.finish()
         return super().on_deactivate(state)
 
+    def on_error(self, state: Any) -> Any:
+        """A transition has raised: begin anew, without a run."""
+        self.stage = "unconfigured"
+        self.policy_node.finish()
+        return super().on_error(state)
+
     def on_shutdown(self, state: Any) -> Any:
         """End the run."""
+        self.stage = "shut down"
         self.policy_node.finish()
         return super().on_shutdown(state)
 
@@ -155,6 +171,10 @@ class PolicyNode:
             return refused
         if self._run is not None:
             return "start: a run is there already"
+        if self.node.stage == "unconfigured":
+            self.node.trigger_configure()
+        if self.node.stage != "configured":  # a transition that there is not would end the node
+            return f"start: the node is {self.node.stage}; see its log"
         outcome = self.node.trigger_activate()
         return "" if outcome == _SUCCESS else "start: see the node's log"
 
@@ -228,8 +248,12 @@ class PolicyNode:
         if state_dir := self._text("state_dir"):
             overrides.append(f"drive_options.state_dir={state_dir}")
         words = list(self._command(self._text("recipe"), policy, overrides))
-        self._out = Path(self._text("log")).open("ab") if self._text("log") else None  # noqa: SIM115 (closed when the run ends)
-        self._run = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.STDOUT if self._out else None)
+        try:
+            self._out = Path(self._text("log")).open("ab") if self._text("log") else None  # noqa: SIM115 (closed when the run ends)
+            self._run = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.STDOUT if self._out else None)
+        except OSError as error:
+            self.finish()
+            return f"start: {error}"
         self._ended = ""
         self.node.get_logger().info(f"run started: {policy}")
         return ""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from real.ros.dds.context import Context
 
 _INFO = "rmw_dds_common/msg/ParticipantEntitiesInfo"
+_MOST_PARTICIPANTS = 4096  # whose nodes are remembered: a stranger may announce as many as it likes
 _NAME_COMES_NS = 1_500_000_000  # the node's name follows its endpoints; after so long a line is said without it
 
 
@@ -236,7 +237,8 @@ class Graph:
             for n in info.node_entities_info_seq
         ]
         with self._lock:
-            self._remote[key] = nodes
+            if key in self._remote or len(self._remote) < _MOST_PARTICIPANTS:  # a name may come before its participant is seen
+                self._remote[key] = nodes
 
     def _say_mismatches(self) -> None:
         now = time.monotonic_ns()

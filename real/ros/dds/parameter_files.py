@@ -13,6 +13,7 @@ import yaml
 
 from real.ros.dds.exceptions import InvalidROSArgsError
 
+_DEEPEST = 64  # levels of a file: no namespace of nodes or parameters is that deep
 _TRUE = ("y", "yes", "on", "true", "Y", "Yes", "On", "True", "YES", "ON", "TRUE")
 _FALSE = ("n", "no", "off", "false", "N", "No", "Off", "False", "NO", "OFF", "FALSE")
 
@@ -61,6 +62,22 @@ def _value(node: yaml.Node) -> Any:
     raise ValueError("a parameter is a value or a list, not a mapping")
 
 
+def _compose(text: str) -> yaml.Node | None:
+    """Return the YAML node of ``text``; aliases are refused, as ROS refuses them: they can stand for more than memory holds.
+
+    Raises:
+        yaml.YAMLError: if it is not YAML, has an alias, or is nested too deep.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: an alias (*{event.anchor}) is not taken")
+        if depth > _DEEPEST:
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: nested too deep")
+    return yaml.compose(text, Loader=yaml.SafeLoader)
+
+
 def value_of_text(text: str) -> Any:
     """Return the value of a parameter written on a command line.
 
@@ -68,7 +85,7 @@ def value_of_text(text: str) -> Any:
         ValueError: if it is no value or a list of mixed types.
     """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _compose(text)
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML ({str(error).splitlines()[0]})") from None
     if node is None:
@@ -83,7 +100,7 @@ def parameters_of_file(path: str) -> list[tuple[str, str, Any]]:
         InvalidROSArgsError: if the file cannot be read or is not of the form, with its line.
     """
     try:
-        root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root = _compose(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidROSArgsError(f"--params-file {path}: {error}") from None
     except yaml.YAMLError as error:

@@ -81,6 +81,8 @@ def test_not_a_number_is_a_number() -> None:
         ("ros__parameters: {x: 1}", "line 1: ros__parameters stands below a node's name (or '/**')"),
         ("node:\n  ros__parameters:\n    x: [1, 2.0]\n", "line 3: parameter 'x': a list holds values of one type"),
         ("node:\n  x: 1\n", "line 2: expected NODE: ros__parameters: below /node/x"),
+        ("node:\n  ros__parameters:\n    x: &a [1, 2]\n    y: *a\n", "line 4: an alias (*a) is not taken"),
+        ("a: " + "[" * 2000, "nested too deep"),
         ("node:\n  ros__parameters: 3\n", "line 2: expected NAME: value below ros__parameters"),
     ],
 )

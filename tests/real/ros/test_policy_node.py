@@ -215,6 +215,18 @@ def test_without_control_no_checkpoint_is_chosen_and_without_a_policy_nothing_is
     assert one.call("lifecycle_msgs/srv/GetState", "get_state").current_state.label == "unconfigured"
 
 
+def test_a_start_that_cannot_be_is_refused_and_ends_no_node(beside, tmp_path: Path) -> None:
+    one = beside(control=True, policy="", checkpoints=str(tmp_path), log=str(tmp_path / "nowhere" / "log"))
+    one.node.begin()
+    assert "the node is unconfigured" in one.trigger("start").message
+    (tmp_path / "reach").mkdir()
+    assert one.node.node.set_parameters([api.Parameter("checkpoint", value="reach")])[0].successful
+    assert not one.trigger("start").success and not one.started.exists(), "its log cannot be written"
+    change = message("lifecycle_msgs/msg/Transition")
+    assert one.call("lifecycle_msgs/srv/ChangeState", "change_state", transition=change(label="shutdown")).success
+    assert "the node is shut down" in one.trigger("start").message and one.trigger("end").success
+
+
 def test_diagnostics_say_state_cause_rates_and_counts(beside) -> None:
     one = beside()
     assert status(one, "STALE").message == "no run"
