@@ -19,6 +19,7 @@ import pydantic
 from policies.config import Config
 from policies.spec import InputError
 
+LARGEST_PX = 1 << 25  # of a picture that is handed on: what a stream says of its own size reserves no memory beyond
 _MANUAL, _AUTOMATIC = 1, 3  # V4L2's exposure modes
 _RATE_TOLERANCE, _EXPOSURE_TOLERANCE = 0.05, 0.02
 _OPEN_MS = 5000
@@ -59,6 +60,13 @@ class CameraConfig(Config):
     retry_s: pydantic.PositiveFloat = 5.0
     connect_s: pydantic.PositiveFloat = 10.0
     loop: bool = False
+
+    @pydantic.field_validator("size")
+    @classmethod
+    def _fits(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and value[0] * value[1] > LARGEST_PX:
+            raise ValueError(f"{value[0]}x{value[1]} pixels, at most {LARGEST_PX} are handed on")
+        return value
 
     @property
     def kind(self) -> Literal["device", "address", "file"]:

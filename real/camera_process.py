@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from policies.spec import InputError
-from real.camera_capture import CameraConfig, Capture, SourceError
+from real.camera_capture import LARGEST_PX, CameraConfig, Capture, SourceError
 from real.camera_memory import FrameMemory
 
 _FIRST_PAUSE_S = 0.2
@@ -107,6 +107,8 @@ class Grabber:
         if frozen:
             memory.text = f"{config.shown}: frozen: the same picture, {self._repeats} times in {stamp - self._since:.1f} s"
             return ""
+        if config.size is None and picture.shape[0] * picture.shape[1] > LARGEST_PX:
+            return f"pictures of {picture.shape[1]}x{picture.shape[0]} px are too large to hand on; set size"
         image = shaped(picture)
         shape = (int(image.shape[0]), int(image.shape[1]), 3)
         if memory.shape is None:

@@ -105,6 +105,16 @@ def test_the_same_content_under_fresh_stamps_is_frozen_and_a_changed_pixel_is_no
     assert memory["frames"] == 100 and memory["repeated"] == 0
 
 
+def test_a_stream_that_says_it_is_enormous_reserves_nothing():
+    memory = FrameMemory()
+    before = os.fstat(memory.file).st_size
+    huge = np.broadcast_to(np.zeros(3, np.uint8), (8192, 8192, 3))
+    said = Grabber(CameraConfig(source="rtsp://x", frozen_s=None), memory).take(huge, 1.0, lambda picture: picture)
+    assert "8192x8192 px are too large to hand on" in said and memory.shape is None and os.fstat(memory.file).st_size == before
+    with pytest.raises(InputError, match="at most 33554432"):
+        camera_config("front", {"source": 0, "size": [8192, 8192]})
+
+
 def test_stamps_lack_the_latency_and_never_go_back():
     grab, memory = grabber(latency_ms=40.0, frozen_s=None)
     for stamp in (5.0, 4.9, 6.0):
