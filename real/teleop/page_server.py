@@ -21,7 +21,7 @@ from real.teleop.page_view import View
 
 STATUS_S = 0.05
 _DRAWN_S = 1.0  # an image that is not said to be on the screen for so long is taken for lost
-_BROWSERS = 16  # at most
+_BROWSERS, _STRANGERS = 16, 8  # at most, and of these without the key: who has it always finds a place
 _MALFORMED = 20  # messages, after which a browser is let go
 _A_SECOND = 400  # messages of one browser, after which it is let go
 _UNREAD = 1 << 20  # bytes that a browser may leave unread
@@ -71,10 +71,12 @@ class PageServer:
 
     async def _meet(self, connection: Any) -> None:
         """Live with one browser until it goes."""
-        if len(self._clients) >= _BROWSERS:
+        trusted = bool(getattr(connection, "trusted", False))
+        alike = sum(client.browser.trusted == trusted for client in self._clients.values())
+        if alike >= (_BROWSERS - _STRANGERS if trusted else _STRANGERS):
             await connection.close(1013, "too many browsers")
             return
-        browser = self.controls.join(bool(getattr(connection, "trusted", False)), time.monotonic_ns())
+        browser = self.controls.join(trusted, time.monotonic_ns())
         client = self._clients[browser.number] = _Client(connection, browser)
         telling = asyncio.create_task(self._tell(client))
         try:

@@ -106,6 +106,21 @@ def test_no_other_site_connects_even_with_the_cookie(place):
         meet(place, additional_headers={"Host": "example.org"}, origin="http://example.org")
 
 
+def test_strangers_leave_a_place_for_whoever_has_the_key(source, place):
+    strangers = [meet(place, key=False) for _ in range(8)]
+    try:
+        for stranger in strangers:
+            assert answered(stranger, "status")["trusted"] is False
+        with meet(place, key=False) as one_more, pytest.raises(ConnectionClosed) as closed:
+            one_more.recv(timeout=LIMIT_S)
+        assert closed.value.rcvd.code == 1013
+        with meet(place) as good:
+            follows(source, good)
+    finally:
+        for stranger in strangers:
+            stranger.close()
+
+
 def test_malformed_messages_end_a_connection_not_the_page(source, place):
     generator = random.Random(0)
     with meet(place) as good:
