@@ -127,6 +127,8 @@ class Episodes:
                 self._begin()
             else:
                 self._finish(event)
+        if any(wish in ("hold", "stop") for wish, _ in wishes):
+            self.takeover.jog.rest()  # what went on by itself does not go on when the hold is over
         if self.takeover.clutch:
             wishes.append(("deadman", 0.0))
         self._show()

@@ -17,7 +17,8 @@ import numpy as np
 from policies.spec import Spec
 from real.robot import RobotInfo
 
-#: What a person can ask for once. What moves the robot is not among them but ``home``, which goes on while the clutch is held.
+#: What a person can ask for once. What moves the robot is not among them but ``home`` and ``grip``, which go on until they are there,
+#: something else is asked for, the input is stale, or anybody asks for a hold.
 EVENTS = (
     "start",  # begin recording an episode
     "success",  # the episode is over and good

@@ -61,6 +61,8 @@ class DeviceIntervention:
     def listen(self) -> None:
         """Take in what the person does, and pass on what is no motion. Never waits."""
         for event in self.person.poll():
+            if event in ("hold", "stop"):
+                self.person.jog.rest()  # what went on by itself does not go on when the hold is over
             if event in ("hold", "stop", "resume") and self.told is not None:
                 self.told(event, 0.0)
 

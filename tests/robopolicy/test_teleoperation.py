@@ -157,6 +157,25 @@ def test_the_robot_goes_home_and_stops_there_when_something_else_is_asked(acting
     assert np.abs(a.seen["observation.state"][:7] - arm.HOME).max() < 0.02
 
 
+def test_the_way_home_does_not_go_on_when_a_hold_is_over(acting):
+    a = acting("arm/reach", max_episode_steps=4000)
+    for _ in range(100):
+        a.tick(Input(twist=np.array([0.0, 1, 0, 0, 0, 0]), clutch=True))
+    a.tick(Input(events=("home",)))
+    for _ in range(20):
+        a.tick(Input())
+    assert a.jog.homing
+    a.tick(Input(events=("hold",)))
+    for _ in range(100):
+        a.tick(Input())
+    stood = a.seen["observation.state"][:7].copy()
+    a.tick(Input(events=("resume",)))
+    for _ in range(60):
+        a.tick(Input())
+    assert not a.jog.homing and np.abs(a.seen["observation.state"][:7] - stood).max() < 1e-3
+    assert np.abs(stood - arm.HOME).max() > 0.05, "it was on its way"
+
+
 def test_two_route_is_driven_by_its_velocities(acting):
     a = acting("two-route", max_episode_steps=200)
     start = a.seen["observation.state"].copy()
