@@ -281,12 +281,15 @@ def run(
             raise InputError(f"shadow: the drive at {config.drive} sends what it is told; leave drive= out, then one is started that only reads")
         fits = _robot_takes_spec(config)
         policy = acting or (_open_policy(config) if fits else None)
+        if policy is not None:
+            stack.callback(policy.close)
         options = config.drive_options.model_copy(update={"watch": config.shadow or config.drive_options.watch})
         robot = open_drive({**config.robot, **({"spec": policy.spec.to_dict()} if policy and fits else {})}, stack, config.drive, options)
         if config.shadow and robot.info.lockstep:
             raise InputError(f"shadow: robot {robot.info.name!r} is in lock-step, its time passes by commands alone; run it in real time")
-        policy = policy or (IdlePolicy(robot.spec) if config.policy == NOBODY else _open_policy(config))
-        stack.callback(policy.close)
+        if policy is None:
+            policy = IdlePolicy(robot.spec) if config.policy == NOBODY else _open_policy(config)
+            stack.callback(policy.close)
         require_same(policy.spec, robot.spec, config.calibration_check == "warn", say)
         if robot.info.lockstep and (config.blackbox is not None or config.drive_options.deadman_s is not None):
             asked = "blackbox" if config.blackbox is not None else "drive_options.deadman_s"

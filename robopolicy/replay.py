@@ -213,6 +213,8 @@ def replay(
         config = load_run_config(given)
         if config.record is not None:
             raise InputError("data replay: record: what is played is on record already; leave it out")
+        if config.teleop is not None:
+            raise InputError("data replay: teleop: nobody takes over from a recording, which would not know where it stands; leave it out")
         if config.robot.get("type") == "twin" and "address" not in config.robot:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robopolicy-", ignore_cleanup_errors=True)))
             twin = stack.enter_context(Background(twin_arguments(dataset, episode, real_time), folder, "twin"))

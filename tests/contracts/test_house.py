@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def imports(tree: ast.AST, module: str, top_only: bool = False) -> Iterator[tupl
             yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     """Return the syntax tree of a file."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))

@@ -74,6 +74,8 @@ def test_what_is_on_record_is_not_recorded_again(tmp_path):
     with pytest.raises(InputError, match="record"):
         replay(tmp_path / "set", 0, ["robot=twin", "preflight=false", f"record={tmp_path / 'again'}"])
     assert not (tmp_path / "again").exists()
+    with pytest.raises(InputError, match="teleop: nobody takes over from a recording"):
+        replay(tmp_path / "set", 0, ["robot=twin", "preflight=false", "teleop=scripted"])
 
 
 def test_what_cannot_be_replayed_is_said_before_anything_moves(tmp_path):
