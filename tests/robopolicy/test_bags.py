@@ -227,6 +227,36 @@ def test_streams_of_four_rates_become_rows_by_the_clock(plugin, tmp_path):
     assert np.abs(red - [20 * k + 5 for k in range(10)]).max() <= 8  # blue-green-red in the bag, lines padded
 
 
+def test_topics_on_different_clocks_are_one_line_and_no_rows_for_ever(tmp_path):
+    since_boot, today = 12 * 10**9, 1_700_000_000 * 10**9
+    messages = a_robot(since_boot)
+    messages.append(("/joint_states", messages[-1][1] + 1, joint_state(today, ["b", "a"], [0.0, 0.0])))
+    write(tmp_path / "bag", messages)
+    with pytest.raises(InputError, match=r"a stamp of /joint_states is 1\.7e\+09 s after all before it: clocks that differ"):
+        import_bags(tmp_path / "bag", tmp_path / "set", mapped(tmp_path))
+    import_bags(tmp_path / "bag", tmp_path / "logged", mapped(tmp_path, stamps="log"))
+    assert len(Dataset.open(tmp_path / "logged").arrays["action"]) >= 9
+
+
+def test_what_waits_for_a_topic_that_begins_late_is_bounded(tmp_path, monkeypatch):
+    import robopolicy.data.convert.bag_import as module
+    from robopolicy.data.recording_streams import StreamHistory
+
+    longest, add = [0], StreamHistory.add
+
+    def counted(self, stamp_ns, value):
+        done = add(self, stamp_ns, value)
+        longest[0] = max(longest[0], len(self))
+        return done
+
+    monkeypatch.setattr(StreamHistory, "add", counted)
+    monkeypatch.setattr(module, "_BEHIND_NS", 10**8)
+    early = [(t, at - 5 * 10**9, joint_state(at - 5 * 10**9, ["b", "a"], [0.0, 0.0])) for t, at, _ in a_robot(6 * 10**9) if t == "/joint_states"]
+    write(tmp_path / "bag", sorted(early + a_robot(2 * 10**9), key=lambda item: item[1]))
+    import_bags(tmp_path / "bag", tmp_path / "set", mapped(tmp_path))
+    assert 10 < longest[0] < 40, "a fifth of a second at 100 Hz, not all that came before the camera"
+
+
 def test_rows_can_follow_a_topic_and_be_thinned_and_take_the_nearest(tmp_path):
     write(tmp_path / "bag", a_robot())
     import_bags(tmp_path / "bag", tmp_path / "led", mapped(tmp_path, lead="/cam", sync="nearest"))

@@ -20,6 +20,8 @@ from robopolicy.data.writer import DatasetWriter
 
 _CLOCK_ROW = "action"  # stream of the rows' own times
 _HISTORY = 4096
+_BEHIND_NS = 10 * 10**9  # a leading message may lie so much later in the bag than others that were captured after it
+_LONGEST_GAP_NS = 3600 * 10**9  # between two rows by the clock: more are two clocks, and rows for ever
 _EXTRA = "extra:"
 
 
@@ -191,6 +193,9 @@ class _Episode:
                 self._sync.now_ns = max(self._sync.now_ns, stamp)
                 self._make_rows(topic, stamp)
                 self._settle(everything=False)
+                if not self._rows:  # what no row to come can take need not wait for a topic that begins late
+                    for history in self._sync.histories.values():
+                        history.forget(self._sync.now_ns - self._sync.wait_ns - _BEHIND_NS)
         self._settle(everything=True)
         if not self._writer.frames:
             raise InputError(f"{self._bag}: no row: no moment at which every topic of the mapping had a message")
@@ -224,6 +229,9 @@ class _Episode:
             if any(at is None for at in newest):
                 return
             self._next_row = float(max(at for at in newest if at is not None))
+        if self._sync.now_ns - self._next_row > _LONGEST_GAP_NS:
+            jump = f"a stamp of {topic} is {(self._sync.now_ns - self._next_row) * 1e-9:.3g} s after all before it"
+            raise InputError(f"{self._bag}: {jump}: clocks that differ, or a broken message; the bag's own times are taken with stamps: log")
         while self._next_row <= self._sync.now_ns:
             self._rows.append(round(self._next_row))
             self._next_row += 1e9 / self._mapping.fps
