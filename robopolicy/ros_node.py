@@ -10,8 +10,8 @@ from real.child import module_command
 
 
 def run_command(recipe: str, policy: str, overrides: Sequence[str]) -> list[str]:
-    """Return the command line of a run."""
-    return [*module_command("robopolicy"), "run", recipe, f"policy={policy}", *overrides]
+    """Return the command line of a run, which ends with the node: whoever could hold it over ROS would have nobody to ask."""
+    return [*module_command("robopolicy"), "run", "--with-parent", recipe, f"policy={policy}", *overrides]
 
 
 def serve_node(

@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
         json_file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="What the run counted; the same as json=FILE.")] = None,
         shadow: Annotated[bool, typer.Option("--shadow", help="The whole loop, nothing sent: what would be, against what the robot does.")] = False,
         speed: Annotated[float | None, typer.Option(min=0.01, max=1.0, help="Of the motion of a robot of joints, e.g. 0.1 for the first time.")] = None,
+        with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
     ) -> None:
         """Drive a robot: read, plan, control, filter, write, holding whenever there is no command that may be sent.
 
@@ -37,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
         given = {"json": json_file, "shadow": "true" if shadow else None, "speed": speed}
         config = load_run_config([*(arguments or []), *(f"{key}={value}" for key, value in given.items() if value is not None)])
-        with stop_signals() as stopped:
+        with stop_signals(with_parent) as stopped:
             summary = run_robot(config, stopped, status, typer.echo)
         typer.echo(summary.line())
         if config.shadow:

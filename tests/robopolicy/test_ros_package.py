@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import configparser
+import os
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,31 @@ def test_the_command_line_of_a_run_is_one_that_run_reads() -> None:
     from robopolicy.deployment import load_run_config
 
     words = run_command("runtime/ros2", "tcp://127.0.0.1:5555", ["robot.namespace=/left", "drive_options.state_dir=/tmp/x"])
-    assert words[-5] == "run"
+    assert words[-6:-4] == ["run", "--with-parent"]
     config = load_run_config(words[-4:])
     assert config.robot["namespace"] == "/left" and config.policy == "tcp://127.0.0.1:5555" and config.drive_options.state_dir == "/tmp/x"
+
+
+def test_a_run_ends_when_the_node_that_started_it_is_killed(tmp_path: Path) -> None:
+    """It holds the robot and leaves: hold and stop over ROS would reach nobody."""
+    from robopolicy.processes import Background
+
+    with Background(["twin", "two-route"], tmp_path, "twin") as twin:
+        address = twin.address()
+        own = ["teleop=scripted", f"drive_options.state_dir={tmp_path / 'state'}", "preflight=false", f"robot.address={address}"]
+        words = run_command("runtime/default", "none", own)
+        starter = "import subprocess, sys, time; p = subprocess.Popen(sys.argv[1:]); print(p.pid, flush=True); time.sleep(600)"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        node = subprocess.Popen([sys.executable, "-c", starter, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        try:
+            assert node.stdout is not None
+            run = int(node.stdout.readline())
+            end = time.monotonic() + 60
+            while not (tmp_path / "state" / "operator.json").exists():
+                assert time.monotonic() < end and Path(f"/proc/{run}").exists(), "the run is not ready"
+                time.sleep(0.02)
+        finally:
+            node.kill()
+        said = node.stdout.read()  # until everybody who could write has gone
+        node.wait()
+        assert "the robot holds" in said, said
