@@ -24,7 +24,13 @@ was stopped goes on when the same command is given again.
 
   robopolicy reward data/recorded data/failures --out rewards/mine
 
-  robopolicy train rl/serl-door-close training.reward.classifier=rewards/door-close
+  robopolicy reward --task metaworld/drawer-open --collect 40 --against rl/serl --out rewards/drawer-open
+
+  robopolicy train rl/serl training.reward.classifier=rewards/drawer-open training.reward.threshold=0.9
+
+A policy finds what a classifier takes for success before it finds success. With --against RECIPE the classifier meets the learner that \
+it is for: rounds of learning with its decision as the only reward, whose episodes, with what was true of them, go to the next \
+classifier; on a robot somebody has to say what was true.
 """
 
 
@@ -46,6 +52,9 @@ def register(app: typer.Typer) -> None:
         batch: Annotated[int, typer.Option(min=2, help="Frames of an update, half of them with success.")] = 64,
         threshold: Annotated[float, typer.Option(min=0.01, max=0.99, help="Probability that counts as success in the judgement.")] = 0.5,
         seed: Annotated[int, typer.Option(help="Of batches, weights and of which episodes are kept aside.")] = 0,
+        against: Annotated[str | None, typer.Option(help="Recipe of the learner that the classifier is for, e.g. rl/serl.", show_default=False)] = None,
+        rounds: Annotated[int, typer.Option(min=1, help="Rounds against it.")] = 4,
+        round_steps: Annotated[int, typer.Option(min=1, help="Environment steps of a round.")] = 2000,
         fresh: Annotated[bool, typer.Option("--fresh", help="Delete the classifier that is in the folder and begin anew; collected data stays.")] = False,
         json: Annotated[Path | None, typer.Option("--json", help="Write how well it does to this file.")] = None,
     ) -> None:
@@ -62,7 +71,9 @@ def register(app: typer.Typer) -> None:
             for name in (MANIFEST, WEIGHTS, STATE):
                 (out / name).unlink(missing_ok=True)
         config = ClassifierTraining(steps=steps, batch_size=batch, threshold=threshold, seed=seed)
-        described = _train(paths, out, config)
+        played = [] if against is None else _played(against, task, paths, out, config, [round_steps] * rounds)
+        described = _train([*paths, *(row["data"] for row in played)], out, config)
+        described["rounds"] = [{**row, "data": str(row["data"])} for row in played]
         if json is not None:
             emit_json(described, json)
 
@@ -81,6 +92,21 @@ def _collected(task: str | None, episodes: int, out: Path, image_size: int, nois
             found.append(out / "data" / f"noise-{noise:g}")
             collect(name, found[-1], own, 10_000 * k, workers, "state+image", image_size, only_success=False, noise=noise)
     return found
+
+
+def _played(recipe: str, task: str | None, paths: list[Path], out: Path, config: ClassifierTraining, steps: list[int]) -> list[dict[str, Any]]:
+    """Play the rounds, say what came out of each, and return that."""
+    from robopolicy.training.reward_rounds import rounds
+
+    played, overrides = [], [] if task is None else [f"task={task}"]
+    for one in rounds(recipe, overrides, paths, out, config, steps):
+        typer.echo(
+            f"round {one.number}: {one.episodes} episodes in {one.steps} steps, {one.successes} with success; "
+            f"rewarded without success: {one.wrong:.0%} of the episodes that ended"
+        )
+        quality = one.classifier.quality.describe()
+        played.append({"data": one.data, "steps": one.steps, "episodes": one.episodes, "successes": one.successes, "wrong": one.wrong, "quality": quality})
+    return played
 
 
 def _train(paths: list[Path], out: Path, config: ClassifierTraining) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from robopolicy.evaluation.statistics import wilson
 from robopolicy.training import reward_model
 from robopolicy.training.reward_classifier import ClassifierTraining, labelled, train_classifier
 from robopolicy.training.reward_metrics import auroc, quality
+from tests.require import require
 from tests.robopolicy import point_world, recording
 from tests.robopolicy.point_world import CAMERA, PointWorlds
 
@@ -145,3 +146,40 @@ def test_the_command_trains_and_says_how_well(recorded, tmp_path, capsys):
     assert main(["reward", "--out", str(out)]) == 2
     assert main(["reward", "--collect", "2", "--out", str(out)]) == 2
     assert "--task" in capsys.readouterr().err
+
+
+def test_rounds_against_a_learner_add_what_fooled_the_classifier(tmp_path, capsys):
+    """A classifier that calls everything success is fooled in every episode of the first round; the second has seen that."""
+    require("egl")
+    recipe = {
+        "task": "arm/reach",
+        "env": {"max_episode_steps": 20},
+        "algo": {"type": "sac", "hidden": [16]},
+        "policy": {"hidden": [16], "activation": "relu"},
+        "training": {
+            "steps": 1,
+            "worlds": 1,
+            "random_steps": 30,
+            "batch_size": 8,
+            "update_ratio": 0.25,
+            "threads": 1,
+            "log_every": 20,
+            "checkpoint_every": 1000,
+        },
+        "evaluation": {"episodes": 2, "block": 2},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    words = ["reward", "--task", "arm/reach", "--collect", "6", "--image-size", "24", "--noise", "0", "--noise", "2", "--workers", "1"]
+    words += ["--against", str(tmp_path / "recipe.yaml"), "--rounds", "2", "--round-steps", "60", "--steps", "6", "--batch", "16", "--threshold", "0.02"]
+    assert main([*words, "--out", str(tmp_path / "reward"), "--json", str(tmp_path / "found.json")]) == 0
+    said = capsys.readouterr().out
+    assert "round 1: " in said and "round 2: " in said
+    found = json.loads((tmp_path / "found.json").read_text())["rounds"]
+    assert found[0]["wrong"] > 0.5 and found[0]["successes"] == 0
+    first = Dataset.open(tmp_path / "reward/rounds/1/episodes")
+    assert first.num_episodes == found[0]["episodes"] > 5
+    second = reward_model.read_manifest(tmp_path / "reward/rounds/2/classifier")["about"]["data"]
+    assert second[str(first.path)] == first.fingerprint and len(second) == 3
+    assert len(reward_model.read_manifest(tmp_path / "reward")["about"]["data"]) == 4
+    assert main([*words, "--out", str(tmp_path / "reward")]) == 0  # all of it is there
+    assert Dataset.open(first.path).fingerprint == first.fingerprint
