@@ -59,6 +59,8 @@ class Teleoperator(Protocol):
     def act(self, reading: Observation, policy_action: np.ndarray | None) -> np.ndarray | None:
         """Return the action (Da,) of this policy step, robot units; None: nobody has taken over, the policy acts. Never waits.
 
+        Of no elements, (0,): somebody has, and nobody knows yet what holds the robot; it is not commanded.
+
         Args:
             reading: The robot now; ``reading.reference`` is where it has been sent.
             policy_action: What the policy would do, None: nothing, or there is none.

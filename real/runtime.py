@@ -288,6 +288,9 @@ class Runtime:
             return action
         self._approach = None
         self.plans.drop()  # whoever gives the robot back gives it back somewhere else
+        if not np.size(by_hand):
+            self.plans.missing = "taken over"
+            return None
         if np.shape(by_hand) != (self.robot.spec.action.dim,) or not np.isfinite(by_hand).all():
             self.summary.bad_actions += 1
             self.plans.missing = "bad action"

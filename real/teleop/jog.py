@@ -98,6 +98,10 @@ class Jog(Protocol):
         """Return the action (Da,) float32 of this policy step; without a clutch, that which holds the robot (or goes on home)."""
         ...
 
+    def hold(self, last: np.ndarray) -> np.ndarray:
+        """Return the action (Da,) that keeps the robot where ``last`` (Da,) has left it: increments and rates are zero."""
+        ...
+
     def grip(self) -> None:
         """Send the gripper to its other end, if there is one."""
         ...

@@ -85,6 +85,10 @@ class FieldJog:
         self._now = inside
         return inside.astype(np.float32)
 
+    def hold(self, last: np.ndarray) -> np.ndarray:
+        """See :class:`real.teleop.jog.Jog`; (Da,)."""
+        return self._action.hold(last)
+
     def grip(self) -> None:
         """See :class:`real.teleop.jog.Jog`."""
         for name, part in self._action.slices.items():

@@ -36,7 +36,7 @@ class JointJog:
         if info.motion is None:
             raise InputError(f"robot {info.name!r} declares no limits of motion, so its joints cannot be jogged")
         self.config, self.motion, self._observation = config, info.motion, spec.observation
-        action = spec.action
+        self._action = action = spec.action
         self._low, self._high = (np.asarray(side, np.float64) for side in (np.maximum(action.low, info.motion.low), np.minimum(action.high, info.motion.high)))
         self._tick = 1.0 / action.rate_hz
         kinds = np.concatenate([np.full(f.size, f.kind) for f in action.fields.values()])
@@ -81,6 +81,10 @@ class JointJog:
         if self.hand is not None and (self.limited or self.homing):
             self.hand.start(self._q[self._arm])
         return np.clip(self._q, self._low, self._high).astype(np.float32)
+
+    def hold(self, last: np.ndarray) -> np.ndarray:
+        """See :class:`real.teleop.jog.Jog`; (Da,)."""
+        return self._action.hold(last)
 
     def grip(self) -> None:
         """See :class:`real.teleop.jog.Jog`; the gripper is a joint and takes its time."""

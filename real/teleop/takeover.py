@@ -96,11 +96,11 @@ class Takeover:
             self._ready, self._episode = False, reading.episode
         if not self._ready or reading.drive_state != "active":
             self._ready = self.jog.start(reading, self._last)
-            if not self._ready:  # nobody knows where it is told to be: it does as it was told last
+            if not self._ready:  # nobody knows where it is told to be: it stays as it was told last, or is not told anything
                 if not self._refused:
                     self.source.feedback("refused")
                 self._refused = True
-                return self._last
+                return np.zeros(0, np.float32) if self._last is None else self.jog.hold(self._last)
             self._refused = False
         if self._gripped:
             self._gripped = False

@@ -54,7 +54,7 @@ class DeviceIntervention:
         self.listen()
         mask, action = np.zeros(1, bool), np.zeros((1, self.worlds.spec.action.dim), np.float32)
         by_hand = self.person.act(self._reading(obs), None)
-        if by_hand is not None:
+        if by_hand is not None and by_hand.size:
             mask[0], action[0] = True, by_hand
         return mask, action
 

@@ -176,6 +176,20 @@ def test_the_way_home_does_not_go_on_when_a_hold_is_over(acting):
     assert np.abs(stood - arm.HOME).max() > 0.05, "it was on its way"
 
 
+def test_a_robot_that_was_taken_over_without_an_action_is_held(acting, monkeypatch):
+    a = acting("arm/reach", policy=AwayPolicy(registry.make("arm/reach", 1).spec), max_episode_steps=400)
+    for _ in range(60):
+        a.tick()
+    monkeypatch.setattr(a.hand, "act", lambda reading, action: np.zeros(0, np.float32))
+    for _ in range(100):
+        a.tick()
+    stood = a.seen["observation.state"][:7].copy()
+    for _ in range(60):
+        a.tick()
+    assert np.abs(a.seen["observation.state"][:7] - stood).max() < 1e-4
+    assert (a.runtime.state, a.runtime.cause) == ("hold", "taken over")
+
+
 def test_two_route_is_driven_by_its_velocities(acting):
     a = acting("two-route", max_episode_steps=200)
     start = a.seen["observation.state"].copy()

@@ -15,7 +15,9 @@ from real.robot import Observation, RobotInfo
 from real.teleop.jog import JogConfig, axis_of, make_jog, shaped
 from real.teleop.jog_fields import rotation_numbers
 from real.teleop.jog_joints import resting_place
+from real.teleop.scripted import ScriptedSource
 from real.teleop.source import Input
+from real.teleop.takeover import Takeover
 from sim import registry
 from sim.suites import arm
 from tests.real.jointed import worst
@@ -296,6 +298,26 @@ def test_positions_begin_where_they_are_measured_and_are_refused_where_nobody_kn
     assert right_and_up[0] > 100 and right_and_up[1] < 200, "as on the screen, where y goes down"
     blind = make_jog(*plain({"target": target}), STRAIGHT)
     assert not blind.start(Observation({}, {}), None)
+
+
+def test_who_takes_over_while_nobody_knows_where_the_robot_is_holds_it():
+    fields = {
+        "base": Field((1,), unit="m/s", low=(-1,), high=(1,), kind="velocity", names=("linear.x",)),
+        "lift": Field((1,), unit="m", low=(-1,), high=(1,), kind="position", names=("z",)),
+    }
+    spec, info = plain(fields, {"observation.state": Field((1,), unit="m", names=("z",))})
+    source = ScriptedSource()
+    hand = Takeover(source, make_jog(spec, info, STRAIGHT), policy=True)
+    blind = Observation({"observation.state": np.array([np.nan], np.float32)}, {})
+    source.say(Input(events=("takeover",)))
+    hand.poll()
+    nothing = hand.act(blind, np.array([0.5, 0.2], np.float32))
+    assert nothing is not None and nothing.shape == (0,), "the policy does not act, and nothing is known that would hold the robot"
+    hand.release()
+    assert hand.act(blind, np.array([0.5, 0.2], np.float32)) is None
+    hand.take()
+    kept = hand.act(blind, None)
+    assert kept is not None and kept.tolist() == pytest.approx([0, 0.2]), "a rate that was told last does not go on"
 
 
 @settings(max_examples=40, deadline=None)
