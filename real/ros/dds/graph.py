@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from real.ros.dds.context import Context
 
 _INFO = "rmw_dds_common/msg/ParticipantEntitiesInfo"
+_MOST_LINES = 256  # about endpoints that do not fit, the newest
 _MOST_PARTICIPANTS = 4096  # whose nodes are remembered: a stranger may announce as many as it likes
 _NAME_COMES_NS = 1_500_000_000  # the node's name follows its endpoints; after so long a line is said without it
 
@@ -249,6 +250,7 @@ class Graph:
         for _, writer, reader in due:
             line = self._line(writer, reader)
             self.mismatches.append(line)
+            del self.mismatches[:-_MOST_LINES]
             ours = self.node_of((reader if reader.participant == self._own else writer).guid)
             get_logger(_logger_name(*ours) if ours else "ros.graph").warning(line)
 

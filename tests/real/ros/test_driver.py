@@ -100,6 +100,7 @@ CAMERA = {"observation.images.front": {"shape": [4, 6, 3]}}
 
 def test_what_the_robot_is_comes_from_its_description(controller, opened):
     robot = opened(fields=CAMERA, tracking=0.2, velocity={"elbow": 1.0}, stop_jerk=200.0)
+    assert not any("robot.tracking" in line for line in robot.said)
     assert robot.spec.action.names == ("shoulder", "elbow") and robot.spec.action.fields["joint_position"].unit == "rad"
     limits = robot.info.motion
     assert limits.low.tolist() == [-2.0, -1.5] and limits.high.tolist() == [2.0, 1.5] and limits.velocity.tolist() == [1.5, 1.0]
@@ -172,6 +173,7 @@ def test_limits_of_a_simulation_that_is_faster_are_those_of_its_own_seconds(cont
 def test_a_spec_that_fits_is_offered_as_it_is(controller, opened):
     wanted = Spec.from_dict(checkpoint())
     robot = opened(spec=checkpoint())
+    assert any("robot.tracking is not set" in line for line in robot.said), "what is not watched is said"
     wanted.require(robot.spec, "the policy", "the robot")
     assert robot.info.motion.low.tolist() == pytest.approx([-1.9, -1.5])
 
