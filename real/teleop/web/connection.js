@@ -52,8 +52,10 @@ export class Connection {
   }
 
   press(name) {
-    if (this.send({ kind: "event", name, echo: this.echo })) return true;
-    if (name === "stop" || name === "hold") { if (!this.pending.includes(name)) this.pending.push(name); }
+    const safer = name === "stop" || name === "hold";
+    if (safer && this.up) { this.socket.send(JSON.stringify({ kind: "event", name, echo: this.echo })); return true; } // however much waits before it
+    if (!safer) return this.send({ kind: "event", name, echo: this.echo });
+    if (!this.pending.includes(name)) this.pending.push(name);
     return false;
   }
 

@@ -354,6 +354,15 @@ def test_without_the_key_there_is_a_page_that_can_stop_and_nothing_else(run, vis
     assert not run.now.clutch and run.events == ["stop", "hold"]
 
 
+def test_a_stop_is_sent_however_much_waits_before_it(run, visit):
+    page = visit(run.source.url)
+    said = page.evaluate("""async () => { const { Connection } = await import("/connection.js"); const sent = [], full = Object.create(Connection.prototype);
+        full.socket = { readyState: WebSocket.OPEN, bufferedAmount: 1e6, send: (text) => sent.push(JSON.parse(text).name) };
+        Object.assign(full, { pending: [], echo: 0 });
+        return [full.press("stop"), full.press("start"), full.press("hold"), sent, full.pending]; }""")
+    assert said == [True, False, True, ["stop", "hold"], []]
+
+
 def test_a_stop_that_the_run_does_not_hear_is_latched_for_the_drive(tmp_path, monkeypatch, visit):
     monkeypatch.setenv("ROBOPOLICY_STATE", str(tmp_path))
     with ExitStack() as stack:
