@@ -129,7 +129,7 @@ class Episodes:
                 self._finish(event)
         if any(wish in ("hold", "stop") for wish, _ in wishes):
             self.takeover.jog.rest()  # what went on by itself does not go on when the hold is over
-        if self.takeover.clutch:
+        if self.takeover.clutch and getattr(self.takeover.source, "held", True):
             wishes.append(("deadman", 0.0))
         self._show()
         return wishes

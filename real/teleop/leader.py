@@ -102,6 +102,11 @@ class LeaderSource:
         self._connection.listen()
 
     @property
+    def held(self) -> bool:
+        """Whether somebody holds the clutch: a pedal. Without one the arm is followed until it is let go."""
+        return self.config.clutch is not None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know at the beginning."""
         place = f"/{self.config.namespace}/{self.config.topic}".replace("//", "/")

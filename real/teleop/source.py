@@ -129,6 +129,8 @@ class Source(Protocol):
         name: What the device is called, for the status line.
         stale_s: Age of its input from which the clutch counts as open.
         help: Key or control -> what it does, in the order to show.
+        held: May be left out. False: its clutch stays closed without anybody's hand, and is no sign of life of a person
+            (``drive_options.deadman_s``).
     """
 
     name: str

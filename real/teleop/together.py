@@ -23,6 +23,7 @@ class Together:
         self.name, self.stale_s = f"{main.name} and {keys.name}", main.stale_s
         moving = ("forward", "up, down", "turn", "choose", "speed", "gripper")
         self.help: Mapping[str, str] = {**main.help, **{k: v for k, v in keys.help.items() if not v.startswith(moving)}}
+        self.held = bool(getattr(main, "held", True))
         self.notes: tuple[str, ...] = tuple(getattr(main, "notes", ()))
 
     def attach(self, spec: Spec, info: RobotInfo) -> None:

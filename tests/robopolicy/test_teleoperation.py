@@ -190,6 +190,16 @@ def test_a_robot_that_was_taken_over_without_an_action_is_held(acting, monkeypat
     assert (a.runtime.state, a.runtime.cause) == ("hold", "taken over")
 
 
+def test_a_clutch_that_nobody_holds_is_no_sign_of_life(acting):
+    a = acting("arm/reach")
+    push = Input(twist=np.array([0, 1.0, 0, 0, 0, 0]), clutch=True)
+    a.source.say(push)
+    assert ("deadman", 0.0) in a.episodes.poll()
+    a.source.held = False  # a leader arm without a pedal
+    a.source.say(push)
+    assert ("deadman", 0.0) not in a.episodes.poll() and a.hand.clutch
+
+
 def test_two_route_is_driven_by_its_velocities(acting):
     a = acting("two-route", max_episode_steps=200)
     start = a.seen["observation.state"].copy()

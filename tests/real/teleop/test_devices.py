@@ -318,6 +318,15 @@ def test_a_leader_arm_is_heard_mapped_and_goes_stale(domain):
             speaker.close()
 
 
+def test_the_clutch_of_a_leader_is_held_by_a_pedal_alone(domain):
+    for clutch in (None, "pedal"):
+        source = LeaderSource(LeaderConfig(domain=domain, clutch=clutch))
+        try:
+            assert source.held == (clutch is not None) and Together(source, ScriptedSource()).held == source.held
+        finally:
+            source.close()
+
+
 def test_a_leader_is_not_mapped_to_joints_that_are_not_there(domain):
     source = LeaderSource(LeaderConfig(domain=domain, sign={"d": -1}))
     try:
