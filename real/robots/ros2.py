@@ -81,6 +81,7 @@ class Ros2Robot:
             topic = heard.topic_name
             raise InputError(f"no robot_description on {topic} within {config.connect_s:g} s (transient local); {connection.seen(_STRING, topic)}")
         self._alone(states.topic_name, config.joint_state_publishers, "joint states")
+        self._alone(heard.topic_name, 1, "robot descriptions")  # whose limits are true?
         connection.node.destroy_subscription(heard)
         connection.node.destroy_subscription(states)
         urdf = parse_urdf(texts[-1])

@@ -133,7 +133,7 @@ class Robot:
         print(f"twist {t.linear.x:g} {t.angular.z:g} {message.header.stamp.sec > 0}", file=self.said, flush=True)
 
     def obey(self, line: str) -> None:
-        """Do what a line says: silence, nan, jump SECONDS, deaf, second states|commands|none, images on|off, well."""
+        """Do what a line says: silence, nan, jump SECONDS, deaf, second states|commands|descriptions|none, images on|off, well."""
         words = line.split()
         if words[0] == "jump":
             self.shift_ns += int(float(words[1]) * 1e9)
@@ -155,7 +155,8 @@ class Robot:
             self.other.destroy_node()
             return
         self.other = api.Node("intruder", context=self.context, use_global_arguments=False, start_parameter_services=False)
-        kind, topic = ("sensor_msgs/msg/JointState", "joint_states") if what == "states" else ("trajectory_msgs/msg/JointTrajectory", TRAJECTORY)
+        kinds = {"states": ("sensor_msgs/msg/JointState", "joint_states"), "descriptions": ("std_msgs/msg/String", "robot_description")}
+        kind, topic = kinds.get(what, ("trajectory_msgs/msg/JointTrajectory", TRAJECTORY))
         self.other.create_publisher(api.message(kind), topic, 10)
 
     def step(self, k: int) -> None:

@@ -266,6 +266,15 @@ def test_somebody_else_who_publishes_is_a_hold_by_name_and_refused_at_the_start(
         controller.tell("second none")
 
 
+def test_two_descriptions_of_a_robot_are_refused_by_name(controller):
+    controller.tell("second descriptions")
+    try:
+        said = refused(controller, connect_s=0.5)
+        assert "2 publishers of robot descriptions on /robot_description" in said and "/intruder" in said
+    finally:
+        controller.tell("second none")
+
+
 def test_a_controller_that_goes_is_a_hold_and_then_the_robot_is_gone(controller, opened):
     robot = opened(gone_s=1.5)
     controller.tell("deaf")
