@@ -18,7 +18,8 @@ from robopolicy.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Distributions whose module has another name.
-MODULES = {"opencv-python": "cv2", "gym-pusht": "gym_pusht", "mujoco-warp": "mujoco_warp", "warp-lang": "warp", "hidapi": "hid", "rerun-sdk": "rerun", "pillow": "PIL"}
+MODULES = {"opencv-python": "cv2", "gym-pusht": "gym_pusht", "mujoco-warp": "mujoco_warp", "warp-lang": "warp"}
+MODULES |= {"hidapi": "hid", "rerun-sdk": "rerun", "pillow": "PIL"}
 
 
 def test_every_lack_says_what_brings_it() -> None:
