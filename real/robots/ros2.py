@@ -261,7 +261,7 @@ class Ros2Robot:
     def clear(self) -> None:
         """Take commands again."""
         self._stopped = False
-        self._commander.restart()
+        self._commander.resume()
 
     def report(self) -> dict[str, Any]:
         """Return what was heard and sent: messages, stamps, pictures, by name."""

@@ -17,6 +17,7 @@ from real.ros.fields import Mapped
 from real.ros.options import Ros2Config
 from real.ros.stamps import StampClock
 
+_STAYED = 0.02  # rad or m: nearer than that to where it was left it has not been moved
 _STRAYED = 0.1  # rad or m: a robot that stands so far from where motion would begin was moved by somebody else
 
 
@@ -52,7 +53,11 @@ class Commander(Protocol):
         ...
 
     def restart(self) -> None:
-        """Forget what was sent: a new episode, or a stop was taken back."""
+        """Forget what was sent: a new episode, or somebody else commanded."""
+        ...
+
+    def resume(self) -> None:
+        """Go on after a stop was taken back."""
         ...
 
 
@@ -160,6 +165,13 @@ class TrajectoryCommander(_Sender):
         self._grid.restart()
         self._gap, self._end, self._shift, self._strayed = False, None, Shift(np.zeros(self._limits.n), self._limits), ""
 
+    def resume(self) -> None:
+        """Begin where the last trajectory ended, if the robot has stayed there; otherwise the controller finds its way from where it is."""
+        end = self._end
+        stayed = end is not None and bool((np.abs(self._measured() - end * self._factors) <= _STAYED).all())
+        self.restart()
+        self._end = end if stayed else None
+
     def _far_from(self, begin: Reference) -> str:
         """Return that the robot does not stand where motion would begin, (n,) in the units of the command; empty: it does."""
         off = np.abs(self._measured() - begin.position * self._factors)
@@ -203,6 +215,10 @@ class PositionCommander(_Sender):
         """Forget the last positions."""
         self._last = None
 
+    def resume(self) -> None:
+        """Forget the last positions."""
+        self.restart()
+
 
 class RateCommander(_Sender):
     """Sends rates: of joints, or of a base (``axes``; ``clock``: stamped, None: not)."""
@@ -226,6 +242,9 @@ class RateCommander(_Sender):
         self.send(np.zeros(len(self._names)))
 
     def restart(self) -> None:
+        """Nothing is remembered."""
+
+    def resume(self) -> None:
         """Nothing is remembered."""
 
 
