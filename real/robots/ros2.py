@@ -90,8 +90,9 @@ class Ros2Robot:
         self._motion, self.info = describe(config, urdf, mapped)
         for line in mapped.lines:
             self._log(line)
-        if self._motion is not None and np.isinf(self._motion.tracking).any():
-            self._log("robot.tracking is not set: no distance between joints and their commands stops the robot")
+        if self._motion is not None and config.tracking is None:
+            far = ", ".join(f"{limit:.3g}" for limit in self._motion.tracking)
+            self._log(f"robot.tracking is not set: joints that are further than {far} from their commands stop the robot")
         self._read_from(urdf, mapped)
         self._commander = open_commander(
             config, connection, self._clock, mapped, self._motion, 1 / self.info.rate_hz, lambda: int(self._joints.stamps_ns.max()),

@@ -90,6 +90,8 @@ def motion_limits(config: Ros2Config, urdf: Urdf, mapped: Mapped) -> MotionLimit
     for part in ("acceleration", "jerk"):  # a stop must be able to do what normal motion does
         if f"stop_{part}" in parts:
             parts[f"stop_{part}"] = np.maximum(parts[f"stop_{part}"], parts[part])
+    if "tracking" not in parts:  # what a joint may be behind at full speed when readings are as old as they may be, and half as much again
+        parts["tracking"] = 1.5 * parts["velocity"] * (config.stale_s + lead_s(config))
     low = np.maximum(np.array([j.low for j in joints]) / to_si, action.low.astype(np.float64))
     high = np.minimum(np.array([j.high for j in joints]) / to_si, action.high.astype(np.float64))
     endless = ~(np.isfinite(low) & np.isfinite(high))  # a continuous joint: what is not bounded is bounded far away
