@@ -71,7 +71,7 @@ def register(app: typer.Typer) -> None:
         announce: Annotated[str | None, typer.Option(help="File that gets a learner's address.", hidden=True)] = None,
     ) -> int:
         from robopolicy.recipe import Recipe, load_recipe, print_note
-        from robopolicy.training.launch import launch, launched
+        from robopolicy.training.launch import launch, launched, leave
 
         if actors is not None or role is not None:
             if processes > 1:
@@ -92,6 +92,8 @@ def register(app: typer.Typer) -> None:
         result = run(wanted, progress=speaks and not quiet, resume="never" if fresh else "auto")
         if speaks:
             print(f"checkpoint: {result.checkpoint}")
+        if launched():
+            leave()
         return 0
 
 

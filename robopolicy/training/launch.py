@@ -6,6 +6,7 @@ launcher and those two are interchangeable.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 _GRACE = 10.0  # s for the others to end by themselves after one has failed
 
@@ -22,6 +24,18 @@ _GRACE = 10.0  # s for the others to end by themselves after one has failed
 def launched() -> bool:
     """Whether this process is one of several that a launcher started."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def leave() -> NoReturn:
+    """End this process, its work done, without taking the interpreter apart.
+
+    The libraries keep threads that exchange tensors for as long as an optimiser or a wrapped network refers to the group of
+    processes; one that frees a tensor while the interpreter ends aborts the process, and a finished run would seem to have failed.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def launch(command: Sequence[str], processes: int) -> int:

@@ -8,6 +8,7 @@ processes but for rounding. The processes are started by ``robopolicy train --pr
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -123,6 +124,9 @@ def processes(device: str | torch.device = "cpu") -> Iterator[Processes]:
             raise InputError(f"process {local + 1} on this machine has no GPU: there are {torch.cuda.device_count()}; use fewer processes")
         own = torch.device("cuda", local)
         torch.cuda.set_device(own)
+    # imported later (an optimiser does), it keeps the group for its own defaults: gloo's threads would then outlive the group, and
+    # one that frees a tensor while the interpreter ends aborts the process
+    importlib.import_module("torch._dynamo")
     try:
         distributed.init_process_group("nccl" if own.type == "cuda" else "gloo", rank=rank, world_size=count)
     except (ValueError, distributed.DistError) as error:

@@ -64,6 +64,27 @@ def test_losses_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     assert len({row["loss"] for row in theirs}) == ITERATIONS
 
 
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    """One that frees a tensor while the interpreter ends aborts a training that was already saved."""
+    seen = tmp_path / "threads"
+    script = f"""
+import os
+import pathlib
+import torch
+from robopolicy.training.trial_processes import processes
+with processes() as others:
+    others.wait()
+    weight = torch.nn.Parameter(torch.ones(2))
+    torch.optim.Adam([weight])
+names = [pathlib.Path(f"/proc/self/task/{{task}}/comm").read_text() for task in os.listdir("/proc/self/task")]
+pathlib.Path({str(seen)!r} + os.environ["RANK"]).write_text("".join(names))
+"""
+    assert launch([sys.executable, "-c", script], 2) == 0
+    for rank in "01":
+        threads = seen.with_name(f"threads{rank}").read_text()
+        assert threads and "gloo" not in threads and "tcpstore" not in threads, threads
+
+
 def test_a_place_among_processes_that_nobody_started_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
