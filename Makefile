@@ -20,7 +20,7 @@ endif
 TORCH_INDEX ?=
 ARGS ?=
 WORKERS ?= logical --maxprocesses 4
-EXTRAS := sim,bullet,warp,train,video,convert,export,ros,teleop,ray,dev
+EXTRAS := sim,suites,bullet,warp,train,video,convert,export,ros,teleop,ray,dev
 
 , := ,
 BIN := $(VENV)/bin
@@ -63,8 +63,8 @@ $(STAMP):
 	@echo "setup 3/4: robopolicy and its extras $(EXTRAS)"
 	@$(PIP) hatchling
 	@$(PIP) --no-build-isolation --editable ".[$(EXTRAS)]"
-	@echo "setup 4/4: Meta-World"
-	@$(BIN)/robopolicy install metaworld
+	@echo "setup 4/4: Meta-World, gym-aloha"
+	@$(BIN)/robopolicy install metaworld gym-aloha
 	@touch $(STAMP)
 
 demo: setup ## collect, train, evaluate, serve, drive, report

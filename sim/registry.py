@@ -65,6 +65,7 @@ class Entry:
         engines: That its worlds can be stepped by (``sim.engine.ENGINES``).
         rewards: Kinds of reward, the first by default.
         batched: Whether its worlds take ``threads`` and ``randomize``.
+        success: When an episode counts as solved, one line for people; part of what the task is.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Entry:
     engines: tuple[str, ...] = ("mujoco",)
     rewards: tuple[str, ...] = ("dense",)
     batched: bool = False
+    success: str = ""
 
     @property
     def short_name(self) -> str:

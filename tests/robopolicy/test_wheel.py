@@ -105,7 +105,7 @@ def test_the_metadata_names_core_extras_licence_and_command(wheel: Path) -> None
     found = metadata(wheel)
     requirements = [Requirement(text) for text in found.get_all("Requires-Dist", [])]
     assert {r.name for r in requirements if r.marker is None} == CORE
-    extras = {"sim", "train", "video", "bullet", "warp", "ros", "teleop", "rerun", "export", "convert", "ray", "dev"}
+    extras = {"sim", "suites", "train", "video", "bullet", "warp", "ros", "teleop", "rerun", "export", "convert", "ray", "dev"}
     assert set(found.get_all("Provides-Extra", [])) == extras
     assert found["Requires-Python"] == ">=3.10" and found["License-Expression"] == "Apache-2.0"
     with zipfile.ZipFile(wheel) as archive:
