@@ -100,9 +100,18 @@ def ppo_speed(environment: str, worlds: int, seconds: float, threads: int, turn:
             return len(self.marks) < 3 or self.marks[-1][1] - self.marks[1][1] < seconds
 
     clock = Clock()
-    _ppo(environment, worlds, turn, ours).learn(10**9, callback=clock)
+    model = _ppo(environment, worlds, turn, ours)
+    model.set_logger(_silent_logger())
+    model.learn(10**9, callback=clock)
     first, last = clock.marks[1], clock.marks[-1]
     return {"steps": last[0] - first[0], "wall_s": last[1] - first[1], "cpu_s": last[2] - first[2]}
+
+
+def _silent_logger() -> Any:
+    """Return a logger that writes nothing; the usual one makes a folder for temporary files even then."""
+    from stable_baselines3.common.logger import Logger
+
+    return Logger(None, [])
 
 
 class _Points:
@@ -145,6 +154,7 @@ def _learn(model: Any, points: _Points, steps: int, normal: bool) -> list[dict[s
         def _on_step(self) -> bool:
             return True
 
+    model.set_logger(_silent_logger())
     model.learn(steps, callback=Marks())
     if not points.points or points.points[-1]["steps"] < model.num_timesteps:
         points.add(model.num_timesteps, act)
@@ -218,11 +228,10 @@ def _wait(device: str) -> None:
 def _sac_updates(turn: int, device: str, sizes: list[int], batch: int) -> tuple[Callable[[int], None], int]:
     """Return what makes so many updates with a filled replay, and how many one call of it stands for: 1."""
     from stable_baselines3 import SAC
-    from stable_baselines3.common.logger import configure
 
     rng, vector = np.random.default_rng(turn), _worlds("HalfCheetah-v5", 1, None, turn)
     model: Any = SAC("MlpPolicy", vector, buffer_size=10_000, batch_size=batch, policy_kwargs={"net_arch": sizes}, seed=turn, device=device)
-    model.set_logger(configure(None, []))  # as learn does
+    model.set_logger(_silent_logger())  # as learn does
     dim, size = model.action_space.shape[0], model.observation_space.shape[0]
     for _ in range(2000):
         obs, following = rng.standard_normal((2, 1, size))
@@ -234,12 +243,11 @@ def _ppo_updates(turn: int, device: str, sizes: list[int], batch: int) -> tuple[
     """Return what goes so many times over a rollout of 32 minibatches, and how many updates one pass is: 32."""
     import torch
     from stable_baselines3 import PPO
-    from stable_baselines3.common.logger import configure
 
     parts = 32
     rng, vector = np.random.default_rng(turn), _worlds("HalfCheetah-v5", 1, None, turn)
     model: Any = PPO("MlpPolicy", vector, n_steps=parts * batch, batch_size=batch, n_epochs=1, policy_kwargs={"net_arch": sizes}, seed=turn, device=device)
-    model.set_logger(configure(None, []))
+    model.set_logger(_silent_logger())
     model._current_progress_remaining = 1.0  # as learn does
     for _ in range(model.n_steps):
         obs = rng.standard_normal((1, model.observation_space.shape[0])).astype(np.float32)

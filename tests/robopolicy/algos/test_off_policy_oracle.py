@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from stable_baselines3 import SAC, TD3
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger
 
 from tests.robopolicy.algos.off_policy_toys import noise, rule, spec, transitions
 from tests.robopolicy.algos.stable_baselines import Box, copy_critics, copy_linears, feed, sac_layers
@@ -18,7 +18,7 @@ SMALL = {"net_arch": [16, 16]}
 
 
 def _logged(model: Any) -> dict[str, Any]:
-    model.set_logger(configure(None, []))
+    model.set_logger(Logger(None, []))
     return model.logger.name_to_value
 
 
