@@ -169,11 +169,14 @@ def peer_ppo() -> Any:
     import gymnasium
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.logger import Logger
 
     vectorized = make_vec_env(lambda: gymnasium.make("Pendulum-v1"), n_envs=1)
     vectorized.observation_space = gymnasium.spaces.Box(-9.0, 9.0, (SEEN,))
     vectorized.action_space = gymnasium.spaces.Box(-1.0, 1.0, (DONE,))
-    return PPO(
+    model = PPO(
         "MlpPolicy", vectorized, n_steps=SAMPLES, batch_size=SAMPLES, n_epochs=1, clip_range=0.2, ent_coef=0.01, vf_coef=0.5, normalize_advantage=False,
         max_grad_norm=1e9, policy_kwargs={"net_arch": [16, 16]}, device="cpu", seed=0,
     )  # fmt: skip
+    model.set_logger(Logger(None, []))  # the usual one leaves a folder behind
+    return model
