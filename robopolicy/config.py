@@ -104,7 +104,8 @@ def find_recipe(name: str) -> Path:
         return path
     wanted = name.removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
     names = recipe_names()
-    found = [n for n in names if n == wanted] or [n for n in names if n.rpartition("/")[2] == wanted]
+    # recipes of data have the names of what is trained on them: they are meant by their whole name alone
+    found = [n for n in names if n == wanted] or [n for n in names if n.rpartition("/")[2] == wanted and not n.startswith("data/")]
     if len(found) > 1:
         raise InputError(f"recipe {name!r} is the name of {len(found)} recipes: {', '.join(found)}")
     for folder in recipe_folders():
