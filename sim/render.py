@@ -121,14 +121,14 @@ class Camera:
         model: ``mujoco.MjModel``.
         height: Picture height in px.
         width: Picture width in px.
-        camera: Name of a camera of the model.
+        camera: Name of a camera of the model, or an ``mujoco.MjvCamera`` (a view of its own).
         shadows: Draw shadows and reflections (slow on software renderers).
 
     Raises:
         RuntimeError: if this machine cannot render; the message says why.
     """
 
-    def __init__(self, model: Any, height: int, width: int, camera: str, shadows: bool = False) -> None:
+    def __init__(self, model: Any, height: int, width: int, camera: Any, shadows: bool = False) -> None:
         reason = unavailable_reason()
         if reason:
             raise RuntimeError(reason)
@@ -147,9 +147,10 @@ class Camera:
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = shadows
         self._option, self._perturb = mujoco.MjvOption(), mujoco.MjvPerturb()
-        self._view = mujoco.MjvCamera()
-        self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._view.fixedcamid = model.camera(camera).id
+        self._view = mujoco.MjvCamera() if isinstance(camera, str) else camera
+        if isinstance(camera, str):
+            self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
+            self._view.fixedcamid = model.camera(camera).id
         self._rect = mujoco.MjrRect(0, 0, width, height)
         self._pixels = np.empty((height, width, 3), np.uint8)
         _close_at_exit()

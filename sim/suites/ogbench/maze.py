@@ -1,0 +1,174 @@
+"""N worlds of a maze, each stepped by the suite's own environment; the worlds share one compiled model.
+
+A world is a shallow copy of one environment with its own state and random numbers. What an episode changes in the model is the
+mark that shows its goal, which is put in place before a picture is drawn.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (the functions of mujoco are compiled and come without stubs)
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from policies.spec import InputError
+from sim import render
+from sim.env import Observation
+from sim.episodes import EpisodicBatch, Outcome
+from sim.oracles.maze_path import MazePath, unit_step
+from sim.registry import Options
+from sim.suites.ogbench import PICTURE_SIZE, environment, goal_of, make_spec
+from sim.suites.ogbench.draws import GlobalDraws, stream_seed
+from sim.suites.ogbench.version import suite_version
+
+_TELEPORT_REACH = 1.5  # of the suite's radius: within it a point is taken away
+
+
+@contextlib.contextmanager
+def _no_files_left(module: Any) -> Iterator[None]:
+    """Close and remove the temporary model files that the suite's mazes write while they are built."""
+    made: list[str] = []
+
+    def mkstemp(**options: Any) -> tuple[int, str]:
+        handle, path = tempfile.mkstemp(**options)
+        os.close(handle)
+        made.append(path)
+        return -1, path
+
+    module.tempfile = SimpleNamespace(mkstemp=mkstemp)
+    try:
+        yield
+    finally:
+        module.tempfile = tempfile
+        for path in made:
+            Path(path).unlink()
+
+
+def build(name: str, terminate_at_goal: bool = True) -> Any:
+    """Return the suite's environment for the maze ``name`` (registered), not wrapped."""
+    render.configure()  # before mujoco is imported
+    from ogbench.locomaze import maze
+
+    e = environment(name)
+    kinds = ("ant", "ball") if e.family == "ball" else (e.family, "maze")
+    with _no_files_left(maze):
+        return maze.make_maze_env(*kinds, maze_type=e.variant, terminate_at_goal=terminate_at_goal)
+
+
+def another(env: Any) -> Any:
+    """Return an environment like ``env`` on the same model with a state and random numbers of its own."""
+    import mujoco
+
+    out = object.__new__(type(env))
+    out.__dict__.update(env.__dict__)  # copy.copy would build it anew from its constructor's arguments
+    out.data = mujoco.MjData(out.model)
+    out.action_space = copy.deepcopy(env.action_space)
+    out._np_random = None
+    return out
+
+
+def begin(env: Any, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any], GlobalDraws]:
+    """Begin the episode of ``seed``: observation, the suite's info (with ``goal``), and the global numbers of its steps."""
+    draws = GlobalDraws(stream_seed(seed, "global"))
+    env.action_space.seed(stream_seed(seed, "space"))
+    with draws.used():
+        observation, info = env.reset(seed=stream_seed(seed, "environment"), options=options)
+    return observation, info, draws
+
+
+def paths(env: Any) -> MazePath:
+    """Return the shortest ways of a maze; cells from which one is teleported are walls, if there are any."""
+    closed = np.array(env.maze_map) == 1
+    for cell in (env._teleport_info or {}).get("teleport_in_ijs", ()):
+        closed[cell] = True
+    return MazePath(closed, env._maze_unit, (-env._offset_x, -env._offset_y))
+
+
+class MazeBatch(EpisodicBatch):
+    """N mazes; ``info``: ``success``, ``goal`` (1 to 5).
+
+    Args:
+        name: Registered task.
+        options: As every suite gets them.
+    """
+
+    def __init__(self, name: str, options: Options) -> None:
+        e = environment(name)
+        steps = options.max_episode_steps or e.max_episode_steps
+        super().__init__(name, suite_version(name), make_spec(name), options.num_worlds, steps, options.autoreset, {"goal": "int64"})
+        first = build(name)
+        self._envs = [another(first) for _ in range(options.num_worlds)]
+        self._model: Any = first.model
+        self._path = paths(first) if e.expert else None
+        self._stochastic = first._teleport_info is not None
+        self._draws = [GlobalDraws(0) for _ in self._envs]
+        self._goals = np.zeros(options.num_worlds, np.int64)
+        self._states = np.zeros((options.num_worlds, e.observed))  # the suite's float64
+        self._wanted = np.zeros((options.num_worlds, e.observed))
+        self._camera: render.Camera | None = None
+
+    def _begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:
+        self._goals[rows] = goal_of(seeds)
+        for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
+            self._states[row], info, self._draws[row] = begin(self._envs[row], seed, {"task_id": int(self._goals[row])})
+            self._wanted[row] = info["goal"]
+
+    def _advance(self, rows: np.ndarray, action: np.ndarray) -> Outcome:
+        reward, success = np.zeros(rows.size), np.zeros(rows.size, bool)
+        for k, row in enumerate(rows.tolist()):
+            # only teleports draw numbers while they step
+            with self._draws[row].used() if self._stochastic else contextlib.nullcontext():
+                self._states[row], reward[k], _, _, info = self._envs[row].step(action[k])
+            success[k] = info["success"] > 0
+        return Outcome(reward, success, {"success": success, "goal": self._goals[rows]})
+
+    def _observe(self, rows: np.ndarray, out: Observation) -> None:
+        out["observation.state"][rows] = self._states[rows]
+        out["observation.goal"][rows] = self._wanted[rows]
+
+    def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
+        """Return (len(worlds), 256, 256, 3) uint8, the maze from above, or None when this machine cannot render."""
+        if not render.available():
+            return None
+        rows = np.arange(self.num_worlds) if worlds is None else np.asarray(worlds)
+        if self._camera is None:
+            self._camera = render.Camera(self._model, PICTURE_SIZE, PICTURE_SIZE, self._envs[0].custom_camera)
+        out = np.zeros((len(rows), PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
+        for k, row in enumerate(rows.tolist()):
+            env = self._envs[row]
+            self._model.geom("target").pos[:2] = env.cur_goal_xy
+            self._refresh(env)
+            out[k] = self._camera.picture(self._model, env.data)
+        return out
+
+    def _refresh(self, env: Any) -> None:
+        """Put the mark of this world's goal into its state; only what is drawn depends on it."""
+        mark = self._model.geom("target").id
+        env.data.geom_xpos[mark] = self._model.geom_pos[mark]
+
+    def expert_action(self) -> np.ndarray:
+        """Return unit steps (N, 2) float32 along the shortest way, zeros where ended. Raises InputError for a maze of a walking robot."""
+        if self._path is None:
+            raise InputError(f"task {self.task!r} ships no scripted expert: a walking robot needs a policy that was trained to walk (robopolicy train)")
+        out = np.zeros((self.num_worlds, 2), np.float32)
+        rows = np.flatnonzero(self._running)
+        if rows.size:
+            here = np.array([self._envs[row].get_xy() for row in rows])
+            goal = np.array([self._envs[row].cur_goal_xy for row in rows])
+            out[rows] = unit_step(here, self._path.next_point(here, goal), reach=0.2)
+        return out
+
+    def close(self) -> None:
+        """Free the camera; may be called twice."""
+        super().close()
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
