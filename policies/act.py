@@ -45,7 +45,7 @@ class ActPolicy(ChunkPolicy):
         self.style_encoder = StyleEncoder(config.detr, dim, config.horizon, states, config.style_dim, config.n_obs_steps)
         if config.backbone != "detr":
             return super().make_network(condition_dim + config.style_dim)
-        parts = [states] * bool(states) + [config.image.features] * len(self.cameras)
+        parts = [states] * bool(states) + [config.image.features] * len(self.cameras) + [config.text.features] * len(self.texts)
         return DetrNetwork(config.detr, dim, config.horizon, parts, config.style_dim, config.n_obs_steps)
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

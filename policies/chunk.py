@@ -19,6 +19,7 @@ from policies.config import Config
 from policies.learnt import Batch, LearntPolicy
 from policies.networks.encoders import ImageConfig, ImageEncoder
 from policies.networks.mlp import MlpConfig, MlpDenoiser
+from policies.networks.text import TextConfig, TextEncoder
 from policies.networks.transformer import TransformerConfig, TransformerDenoiser
 from policies.networks.unet1d import UnetConfig, UnetDenoiser
 from policies.noise import Noise
@@ -48,6 +49,7 @@ class ChunkConfig(Config):
     unet: UnetConfig = UnetConfig()
     transformer: TransformerConfig = TransformerConfig()
     image: ImageConfig = ImageConfig()
+    text: TextConfig = TextConfig()  # of the instruction, where one is observed
 
     @property
     def input_skip(self) -> bool:
@@ -90,9 +92,10 @@ class ChunkPolicy(LearntPolicy):
         self.register_buffer("two_valued", torch.tensor(two), persistent=False)
         self._rounds = any(two)
         self.cameras = torch.nn.ModuleList(ImageEncoder(config.image, observation.fields[name].shape) for name in observation.image_names)
+        self.texts = torch.nn.ModuleList(TextEncoder(config.text) for _ in observation.text_names)
         states = sum(observation.fields[name].size for name in observation.state_names)
-        features = states + len(self.cameras) * config.image.features + self.extra_features
-        self.network = self.make_network(features)
+        self.features = states + len(self.cameras) * config.image.features + len(self.texts) * config.text.features
+        self.network = self.make_network(self.features + self.extra_features)
 
     def make_network(self, condition_dim: int) -> torch.nn.Module:
         """Return the network for conditions of ``condition_dim`` features a step: the backbone of the config, or a policy's own."""
@@ -150,7 +153,8 @@ class ChunkPolicy(LearntPolicy):
         fields = self.spec.observation
         states = [self.normalizer.normalize(name, obs[name]).flatten(2) for name in fields.state_names]
         images = [encoder(obs[name], noise) for name, encoder in zip(fields.image_names, self.cameras, strict=True)]
-        return torch.cat([*states, *images], -1)
+        texts = [encoder(obs[name][:, -1]) for name, encoder in zip(fields.text_names, self.texts, strict=True)]  # what is asked for now
+        return torch.cat([*states, *images, *(text.unsqueeze(1).expand(-1, self.n_obs_steps, -1) for text in texts)], -1)
 
     @torch.no_grad()
     def act(self, obs: Batch, state: State, noise: Noise, execution: Execution = Execution()) -> tuple[Plan, State]:
@@ -173,9 +177,13 @@ class ChunkPolicy(LearntPolicy):
         return torch.where(self.two_valued > 0, self.two_valued * chunk, chunk) if self._rounds else chunk
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the mean of :meth:`errors`, a scalar, and no metrics; see base class."""
+        """Return the mean of :meth:`errors`, a scalar; see base class.
+
+        Of a batch that says which task each row is of (``task_index``), the metric ``row_errors`` (B,) is the mean of every row.
+        """
         condition = self.condition(batch, noise)
-        return self.average(self.errors(self.encode(batch["action"], batch), condition, noise), batch), {}
+        errors = self.errors(self.encode(batch["action"], batch), condition, noise)
+        return self.average(errors, batch), {"row_errors": errors.detach().flatten(1).mean(1)} if "task_index" in batch else {}
 
     def average(self, errors: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean of errors (B, Tp, De), a scalar; with ``mask_padding`` over the steps that are real."""

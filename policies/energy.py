@@ -64,9 +64,8 @@ class EnergyPolicy(ChunkPolicy):
 
     def __init__(self, config: EnergyConfig, spec: Spec, normalizer: Normalizer) -> None:
         super().__init__(config, spec, normalizer)
-        states = sum(self.spec.observation.fields[name].size for name in self.spec.observation.state_names)
         self.network = ChunkEnergy(self.network)
-        self.observation_energy = ObservationEnergy(config.n_obs_steps * (states + len(self.cameras) * config.image.features), 256)
+        self.observation_energy = ObservationEnergy(config.n_obs_steps * self.features, 256)
         self.log_step_size = torch.nn.Parameter(torch.tensor(math.log(config.step_size)))
 
     # --- the energy ---------------------------------------------------------------------------------------------------

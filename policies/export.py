@@ -153,7 +153,7 @@ def example_observations(policy: LearntPolicy, rows: int, seed: int = 0) -> dict
     out = {}
     for name, field in policy.spec.observation.fields.items():
         shape = (policy.n_obs_steps, *field.shape)
-        out[name] = noise.integers(256, *shape).to(torch.uint8) if field.is_image else noise.normal(*shape).to(getattr(torch, field.dtype))
+        out[name] = noise.integers(256, *shape).to(torch.uint8) if field.dtype == "uint8" else noise.normal(*shape).to(getattr(torch, field.dtype))
     return out
 
 

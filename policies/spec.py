@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 #: What a field means. It decides how it is normalised, held and converted (see ``policies.normalize``, ``policies.rotations``).
-OBSERVATION_KINDS = ("state", "image", "goal")
+OBSERVATION_KINDS = ("state", "image", "goal", "text")
 ACTION_KINDS = (
     "position",  # absolute target: holding repeats the last command
     "velocity",  # rate: holding is zero
@@ -101,6 +101,11 @@ class Field:
         """Whether the field is an image (H, W, 3) uint8."""
         return self.kind == "image"
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the field is a text (L,) uint8: bytes of UTF-8, zeros behind its end."""
+        return self.kind == "text"
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping; the inverse of :meth:`from_dict`."""
         return {
@@ -157,8 +162,13 @@ class ObservationSpec:
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """Names of the fields that are not images, in order."""
-        return tuple(n for n, f in self.fields.items() if not f.is_image)
+        """Names of the fields that are neither images nor texts, in order."""
+        return tuple(n for n, f in self.fields.items() if not (f.is_image or f.is_text))
+
+    @property
+    def text_names(self) -> tuple[str, ...]:
+        """Names of the text fields, in order."""
+        return tuple(n for n, f in self.fields.items() if f.is_text)
 
     def subset(self, names: Sequence[str]) -> ObservationSpec:
         """Return the spec of ``names`` alone. Raises InputError for an unknown name."""

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from policies.config import Config
 from policies.spec import InputError
+from robopolicy.conditioning import ConditionConfig, balance_exponent, completed, task_set
 from robopolicy.config import apply_overrides, find_recipe, read_yaml, validate
 
 PositiveInt = pydantic.PositiveInt
@@ -25,7 +26,7 @@ TYPED = {"policy": "policy: {type: flow}", "algo": "algo: {type: ppo}"}
 
 def world_options(env: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe's section ``env`` as options of ``sim.registry.make``, without those that older worlds do not know and nobody has set."""
-    unset = {"randomize": (None, {}), "engine": ("mujoco",), "threads": (1,), "reward": ("",)}
+    unset = {"randomize": (None, {}), "engine": ("mujoco",), "threads": (1,), "reward": ("",), "condition": (None,)}
     return {key: value for key, value in env.items() if value not in unset.get(key, ())}
 
 
@@ -59,6 +60,8 @@ class DataConfig(Config):
     collect: PositiveInt | None = None  # collect this many with the scripted expert when the path does not exist
     workers: PositiveInt = 2  # processes that collect
     cache: str | None = None  # folder for the memory-mapped arrays; None: inside the data set, or the user's cache folder if read-only
+    #: Of one policy for several tasks: how often each comes, in proportion to (its windows)^this; tasks: 0, frames: 1, {alpha: x}: x.
+    balance: Annotated[float, Field(ge=0, le=1), pydantic.BeforeValidator(balance_exponent)] = 0.0
     sets: list[SetConfig] | None = None  # several data sets in the place of path, e.g. data=[demos,{path: takeovers, only_takeovers: true}]
 
     @pydantic.model_validator(mode="before")
@@ -90,6 +93,7 @@ class EnvConfig(Config):
     engine: Literal["mujoco", "warp", "bullet"] = "mujoco"  # what steps the physics, see sim/engine.py
     threads: PositiveInt = 1  # of the physics; results do not depend on it
     reward: str = ""  # one of the task's kinds; empty: its first
+    condition: ConditionConfig | None = None  # one policy for several tasks: how the one that is wanted is observed
 
     @pydantic.field_validator("randomize")
     @classmethod
@@ -164,6 +168,12 @@ class Experiment(Config):
     env: EnvConfig = EnvConfig()
     policy: pydantic.SerializeAsAny[pydantic.BaseModel]
     evaluation: EvaluationConfig = EvaluationConfig()
+    _name: str = pydantic.PrivateAttr("")  # for tables; what a run is does not depend on it
+
+    @property
+    def name(self) -> str:
+        """What the recipe was found by, e.g. ``imitation/pusht``; empty for one that was not read from a file of its own."""
+        return self._name
 
     @pydantic.field_validator("policy", mode="before")
     @classmethod
@@ -195,6 +205,14 @@ class Recipe(Experiment):
 
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _of_its_tasks(self) -> Recipe:
+        if self.env.condition is not None:
+            self.env.condition = completed(self.env.condition, self.task)
+        if self.data.sets is not None and (self.env.condition is not None or task_set(self.task)):
+            raise ValueError("data.sets is for one task; of several tasks each has the set data.path, {task} in it being its name")
+        return self
 
 
 def typed_section(section: str, value: Any) -> Any:
@@ -278,6 +296,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), note: Note = print_not
             raise InputError(f"override {max(reversed(at_fault), key=lambda item: len(_key(item)))!r} of {error}") from None
         raise
     recipe.task = _full_task_name(recipe.task)
+    recipe._name = "" if path.name == "recipe.yaml" else "/".join(path.with_suffix("").parts[-2:])
     return recipe
 
 
@@ -357,22 +376,6 @@ def _fits(model: type[pydantic.BaseModel], key: str, value: Any) -> bool:
     except pydantic.ValidationError as error:
         return not any(mistake["loc"][:1] == (key,) for mistake in error.errors())
     return True
-
-
-def require_same(saved: Experiment, wanted: Experiment, folder: str) -> None:
-    """Refuse to go on in a run folder that was begun with another recipe.
-
-    Raises:
-        InputError: one line: the first key that differs, both values, and what to do.
-    """
-    old, new = flatten(saved.to_dict()), flatten(wanted.to_dict())
-    differing = [k for k in {**old, **new} if old.get(k, "nothing") != new.get(k, "nothing")]
-    if differing:
-        key, more = differing[0], f" (and {len(differing) - 1} more keys)" if len(differing) > 1 else ""
-        raise InputError(
-            f"{folder} holds a run with another recipe: {key} is {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here{more}; "
-            f"take another folder with output=..., or begin anew with --fresh"
-        )
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

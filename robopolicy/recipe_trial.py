@@ -30,6 +30,12 @@ class TrialRecipe(Experiment):
     def _typed_algo(cls, value: Any) -> Any:
         return typed_section("algo", value)
 
+    @pydantic.model_validator(mode="after")
+    def _one_task(self) -> TrialRecipe:
+        if self.env.condition is not None:
+            raise ValueError("env.condition tells tasks apart, and learning by trial has one: leave it out")
+        return self
+
     @property
     def algo_type(self) -> str:
         """Name of the rule: the module ``robopolicy/algos/NAME.py``."""

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,11 +17,15 @@ from policies.registry import policy_class
 from policies.spec import InputError, Spec
 from policies.statistics import RunningStats, Stats
 from real.calibration import changes
+from robopolicy.conditioning import recipe_tasks
 from robopolicy.data import layout
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.mixture import MixtureSampler
 from robopolicy.data.windows import WindowSampler
 from robopolicy.recipe import Note, Recipe, SetConfig
+
+if TYPE_CHECKING:
+    from robopolicy.training.task_sets import TaskDemonstrations
 
 TAKEOVER = "takeover"  # field of a recording: a person chose this action
 
@@ -178,13 +182,17 @@ def stats_of(sets: Sequence[Demonstrations]) -> Mapping[str, Stats]:
     return out
 
 
-def open_demonstrations(recipe: Recipe, progress: bool, note: Note) -> Demonstrations | DemonstrationSets:
+def open_demonstrations(recipe: Recipe, progress: bool, note: Note) -> Demonstrations | DemonstrationSets | TaskDemonstrations:
     """Open the recipe's data set, or several; collect it first if it does not exist and the recipe says how many episodes.
 
     Raises:
         InputError: if there is no data set and none can be collected, or it has fewer episodes than the recipe asks for.
         SpecMismatch: if the data sets and the task's world do not fit each other.
     """
+    if tasks := recipe_tasks(recipe):
+        from robopolicy.training.task_sets import open_task_sets
+
+        return open_task_sets(recipe, tasks, progress, note)
     if recipe.data.sets is not None:
         sets = [_open_set(recipe, one, k, progress, note) for k, one in enumerate(recipe.data.sets)]
         for other in sets[1:]:

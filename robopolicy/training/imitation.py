@@ -116,6 +116,8 @@ def _loop(s: Session, interrupts: Interrupts) -> None:
         torch.manual_seed(step_seed(s.recipe.seed, s.step, rank))  # dropout; all other randomness hangs on the row keys
         s.policy.begin_update((s.step - 1) / config.steps)
         loss, metrics = s.loss(batch, keys)
+        if s.task_losses is not None and (errors := metrics.pop("row_errors", None)) is not None:
+            s.task_losses.add(batch["task_index"], errors)
         s.accelerator.backward(loss)
         norm = s.accelerator.clip_grad_norm_(weights, config.optimizer.gradient_clip or math.inf)
         s.optimizer.step()
@@ -164,7 +166,8 @@ def _look(s: Session, values: Mapping[str, Any], asked: bool) -> tuple[dict[str,
 def _log(s: Session, seen: Mapping[str, float], rate: float) -> None:
     assert s.log is not None and s.bar is not None
     share = s.seconds["data"] / max(s.seconds["all"], 1e-9)
-    s.log.write("train", s.step, **seen, lr=rate, steps_per_s=round(s.bar.steps_per_second, 3), data_share=round(share, 5))
+    tasks = {} if s.task_losses is None else s.task_losses.take()
+    s.log.write("train", s.step, **seen, **tasks, lr=rate, steps_per_s=round(s.bar.steps_per_second, 3), data_share=round(share, 5))
     s.seconds.update(data=0.0, all=0.0)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from policies.spec import InputError
 from robopolicy.config import dump_yaml, read_yaml
 from robopolicy.data.atomic import write_bytes
-from robopolicy.recipe import Experiment, recipe_from_dict, require_same
+from robopolicy.recipe import Experiment, flatten, recipe_from_dict
 
 _STEP = re.compile(r"step_(\d+)")
 _OWN = ("recipe.yaml", "log.jsonl", "tensorboard", "checkpoints", "last", "state")
@@ -154,3 +154,19 @@ def find_checkpoint(path: str | Path) -> Path:
     if (path / "recipe.yaml").is_file():
         raise InputError(f"run {path}: no checkpoint was written yet")
     raise InputError(f"{path}: {'neither a checkpoint nor a run' if path.exists() else 'no such checkpoint or run'}")
+
+
+def require_same(saved: Experiment, wanted: Experiment, folder: str) -> None:
+    """Refuse to go on in a run folder that was begun with another recipe.
+
+    Raises:
+        InputError: one line: the first key that differs, both values, and what to do.
+    """
+    old, new = flatten(saved.to_dict()), flatten(wanted.to_dict())
+    differing = [k for k in {**old, **new} if old.get(k, "nothing") != new.get(k, "nothing")]
+    if differing:
+        key, more = differing[0], f" (and {len(differing) - 1} more keys)" if len(differing) > 1 else ""
+        raise InputError(
+            f"{folder} holds a run with another recipe: {key} is {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} here{more}; "
+            f"take another folder with output=..., or begin anew with --fresh"
+        )

@@ -24,10 +24,13 @@ from robopolicy.training.log import ProgressBar, TrainingLog
 from robopolicy.training.run_folder import RunFolder
 from robopolicy.training.schedule import step_seed
 from robopolicy.training.state import fill, load_state, read_facts, read_normalizer, save_state
+from robopolicy.training.task_sets import TaskDemonstrations, TaskLosses
 from robopolicy.training.teacher import teacher_fingerprint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+Data = Demonstrations | DemonstrationSets | TaskDemonstrations
 
 
 class TrainingDiverged(InputError):
@@ -65,12 +68,13 @@ class Session:
         note: Told what a person should know.
         log: JSON lines and TensorBoard; only in the first process.
         bar: Progress; only in the first process.
+        task_losses: Loss of every task, where there are several.
         seconds: Spent since the last row of the log: on loading data, and in all.
     """
 
     recipe: Recipe
     accelerator: Accelerator
-    demonstrations: Demonstrations | DemonstrationSets
+    demonstrations: Data
     sampler: WindowSampler | MixtureSampler
     policy: LearntPolicy
     loss: Any
@@ -81,6 +85,7 @@ class Session:
     note: Note
     log: TrainingLog | None = None
     bar: ProgressBar | None = None
+    task_losses: TaskLosses | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "all": 0.0})
 
     def save(self) -> None:
@@ -101,7 +106,8 @@ class Session:
         d = self.demonstrations
         data = d.facts()
         target = self.folder.checkpoint(self.step)
-        about = {"step": self.step, **data, "calibration": fingerprint_of(self.policy.spec)}
+        named = {"recipe": self.recipe.name} if self.recipe.name else {}
+        about = {"step": self.step, **data, **named, "calibration": fingerprint_of(self.policy.spec)}
         checkpoint.save(target, self.ema.policy, recipe=self.recipe.to_dict(), extra=about)
         self.folder.point_to(self.step)
         self.log.write("checkpoint", self.step, path=f"checkpoints/{target.name}")
@@ -156,6 +162,8 @@ def begin(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, fresh: bo
     if found and found[1].get("scaler") and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(found[1]["scaler"])
     session = Session(recipe, accelerator, demonstrations, sampler, policy, loss, optimizer, ema, folder, step, note)
+    if isinstance(demonstrations, TaskDemonstrations):
+        session.task_losses = TaskLosses(demonstrations.tasks, accelerator.device)
     if first:
         _open_log(session, progress)
     return session
@@ -164,7 +172,7 @@ def begin(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, fresh: bo
 def _check_state(
     found: tuple[Path, dict[str, Any]] | None,
     recipe: Recipe,
-    demonstrations: Demonstrations | DemonstrationSets,
+    demonstrations: Data,
     accelerator: Accelerator,
     folder: RunFolder,
     note: Note,
@@ -188,7 +196,7 @@ def _check_state(
 
 
 def _policy(
-    recipe: Recipe, demonstrations: Demonstrations | DemonstrationSets, initial: LearntPolicy | None, found: tuple[Path, dict[str, Any]] | None, note: Note
+    recipe: Recipe, demonstrations: Data, initial: LearntPolicy | None, found: tuple[Path, dict[str, Any]] | None, note: Note
 ) -> tuple[LearntPolicy, WindowSampler | MixtureSampler]:
     """Return the policy with its first weights (the training state's come later) and the sampler that feeds it."""
     normalizer: Normalizer | None = None

@@ -13,7 +13,8 @@ from policies.config import Config
 from policies.registry import config_class, policy_names
 from policies.spec import InputError
 from robopolicy.config import dump_yaml, find_recipe, parse_yaml, read_yaml, recipe_names
-from robopolicy.recipe import Recipe, flatten, load_recipe, recipe_from_dict, require_same
+from robopolicy.recipe import Recipe, flatten, load_recipe, recipe_from_dict
+from robopolicy.training.run_folder import require_same
 
 RECIPES = [name for name in recipe_names() if name.startswith("imitation/")]
 

@@ -14,8 +14,9 @@ from policies.spec import InputError
 from robopolicy.algos import registry
 from robopolicy.algos.rule import OffPolicyRule, OnPolicyRule
 from robopolicy.config import dump_yaml, find_recipe, parse_yaml, read_yaml, recipe_names
-from robopolicy.recipe import Recipe, flatten, load_recipe, recipe_from_dict, require_same
+from robopolicy.recipe import Recipe, flatten, load_recipe, recipe_from_dict
 from robopolicy.recipe_trial import LOOPS, TrialRecipe
+from robopolicy.training.run_folder import require_same
 
 RECIPES = [name for name in recipe_names() if name.startswith("rl/")]
 RULES = registry.algo_names()
