@@ -16,6 +16,7 @@ from policies.config import Config
 from policies.spec import InputError
 from robopolicy.conditioning import ConditionConfig, balance_exponent, completed, task_set
 from robopolicy.config import apply_overrides, find_recipe, read_yaml, validate
+from robopolicy.data.goals import GoalsConfig
 
 PositiveInt = pydantic.PositiveInt
 Note = Callable[[str], None]
@@ -58,6 +59,8 @@ class DataConfig(Config):
     path: PathPattern = "data/{task}"  # {task} is the task's name with / as -
     episodes: PositiveInt | None = None  # use the first N episodes; None: all
     collect: PositiveInt | None = None  # collect this many with the scripted expert when the path does not exist
+    kind: str | None = None  # collect those of a kind that the suite publishes in place of the expert's: play, navigate, stitch (OGBench)
+    goals: GoalsConfig | None = None  # fill a goal field by hindsight, see robopolicy/data/goals.py; None: as recorded
     workers: PositiveInt = 2  # processes that collect
     cache: str | None = None  # folder for the memory-mapped arrays; None: inside the data set, or the user's cache folder if read-only
     #: Of one policy for several tasks: how often each comes, in proportion to (its windows)^this; tasks: 0, frames: 1, {alpha: x}: x.

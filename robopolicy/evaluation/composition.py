@@ -35,12 +35,14 @@ class Composition:
         weights: One each, together 1.
         by: ``average`` or ``or``.
         chosen: How the weights were chosen, for the ledger; None: they were given.
+        chosen_on: First seed, episodes and trials of that choice.
     """
 
     checkpoints: tuple[str, ...]
     weights: tuple[float, ...]
     by: str = "average"
     chosen: str | None = None
+    chosen_on: tuple[int, int, int] | None = None
 
     @functools.cached_property
     def spec(self) -> Spec:
@@ -178,4 +180,4 @@ def choose(composition: Composition, evaluate_one: Any) -> tuple[Composition, li
     best = max(trials, key=lambda trial: trial.rank)
     e = best.evaluation
     said = f"{e.successes}/{len(e.episodes)} on {e.purpose} seeds from {e.seed0}, best of {len(trials)}"
-    return dataclasses.replace(best.composition, chosen=said), trials
+    return dataclasses.replace(best.composition, chosen=said, chosen_on=(e.seed0, len(e.episodes), len(trials))), trials

@@ -86,6 +86,9 @@ class Evaluation:
         weights: Number format of the weights (``policies.inference``); None: as trained.
         composition: Rule, parts with their hashes and weights, and how these were chosen; None for a single policy.
         notes: Lines for people, e.g. why there are no videos.
+        success: When an episode counts as solved, as the task's entry says; empty where it does not.
+        set_name: The set of evaluations that it is part of, e.g. ``metaworld50``; None: of none.
+        chosen: ``{what, seed0, episodes, trials}`` of everything of the policy that was chosen by evaluating, e.g. weights.
         folder: Where it was written to or read from; not part of the record.
     """
 
@@ -119,6 +122,9 @@ class Evaluation:
     execution: str | None = None
     weights: str | None = None
     composition: dict[str, Any] | None = None
+    success: str = ""
+    set_name: str | None = None
+    chosen: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = field(default=None, compare=False, repr=False)
 
     @property

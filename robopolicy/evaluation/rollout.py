@@ -10,7 +10,7 @@ import contextlib
 import functools
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from policies.base import Policy
 from policies.spec import InputError
 from robopolicy.evaluation import ledger, seeds
 from robopolicy.evaluation import videos as film
-from robopolicy.evaluation.blocks import History, PolicyPlanner, split
+from robopolicy.evaluation.blocks import BlockResult, History, PolicyPlanner, split
 from robopolicy.evaluation.composition import Composition
 from robopolicy.evaluation.records import Evaluation
 from robopolicy.evaluation.subject import EXPERT, Subject, take
@@ -35,10 +35,20 @@ _PLAIN_EVERY = 10.0  # s between lines where there is no terminal to draw a bar 
 
 
 def make_world(task: str, env: Mapping[str, Any], num_worlds: int) -> BatchEnv:
-    """Make ``num_worlds`` worlds of a registered task with the options ``env``, auto-reset off, whatever a curriculum has reached."""
+    """Make ``num_worlds`` worlds of a registered task with the options ``env``, auto-reset off, whatever a curriculum has reached.
+
+    ``env["perturb"]`` is what is wrong in them, see ``robopolicy.evaluation.perturb``; ``env["condition"]`` says which task is
+    wanted (``robopolicy.conditioning``), and is no sensor: it is never perturbed.
+    """
+    from robopolicy.conditioning import conditioned
+    from robopolicy.evaluation.perturb import perturbed, read
     from sim.registry import make
 
-    return make(task, num_worlds=num_worlds, **{**env, "randomize": whole_ranges(env.get("randomize"))})
+    options = dict(env)
+    wrong, condition = read(options.pop("perturb", None)), options.pop("condition", None)
+    worlds = make(task, num_worlds=num_worlds, **{**options, "randomize": whole_ranges(options.get("randomize"))})
+    worlds = perturbed(worlds, wrong)
+    return worlds if condition is None else conditioned(worlds, condition)
 
 
 def evaluate(
@@ -61,6 +71,10 @@ def evaluate(
     method: str | None = None,
     weights: str | None = None,
     cluster: Cluster | None = None,
+    set_name: str | None = None,
+    chosen: Sequence[Mapping[str, Any]] = (),
+    training: Mapping[str, Any] | None = None,
+    made: tuple[Sequence[BlockResult], float] | None = None,
 ) -> Evaluation:
     """Run ``episodes`` episodes of ``policy`` and return their records.
 
@@ -86,9 +100,13 @@ def evaluate(
         method: How the policy is executed, ``NAME:KEY=VALUE,...`` or ``none``; None: as its checkpoint says.
         weights: Number format of a checkpoint's weights, see ``policies.inference``; None: as trained.
         cluster: Run the blocks there (see ``robopolicy.cluster``), with the same bits; checkpoints lie where its machines find them.
+        set_name: The set of evaluations that this is part of, for the ledger.
+        chosen: ``{what, seed0, episodes, trials}`` of what was chosen of the policy by evaluating, besides what a checkpoint says of itself.
+        training: How the policy came about, over what its checkpoint says: ``seed``, ``recipe``, ``step`` and the like.
+        made: The blocks, where they were run already (``robopolicy.evaluation.suite``), and the seconds that took; None: run them.
 
     Raises:
-        InputError: if checkpoint and world do not fit, or an argument or a plan cannot be used.
+        InputError: if checkpoint and world do not fit, an argument or a plan cannot be used, or it would report on seeds it was chosen on.
         robopolicy.evaluation.workers.WorkerCrash: if a worker process failed or died.
     """
     if block < 1 or workers < 1 or threads < 1:
@@ -105,11 +123,17 @@ def evaluate(
         evaluation.purpose, evaluation.seed0, evaluation.noise_seed = purpose.name.lower(), seed0, noise_seed
         evaluation.block, evaluation.workers, evaluation.threads = min(block, episodes), workers, threads
         evaluation.device, evaluation.env, evaluation.weights = device, dict(env or {}), weights
+        evaluation.set_name, evaluation.chosen = set_name, [*subject.chosen, *map(dict, chosen)]
+        evaluation.training.update(training or {})
+        ledger.require_separate(evaluation.purpose, seed0, episodes, evaluation.chosen)
         job = _job(subject, make_env, evaluation, all_seeds)
         begun = time.perf_counter()
         with _bar(evaluation, episodes, progress) as told:
-            results = run(job, workers, told) if cluster is None else run_on(cluster, job, told)
-        evaluation.seconds = time.perf_counter() - begun
+            if made is not None:
+                results = list(made[0])
+            else:
+                results = run(job, workers, told) if cluster is None else run_on(cluster, job, told)
+        evaluation.seconds = time.perf_counter() - begun if made is None else made[1]
         evaluation.episodes = [e for r in results for e in r.episodes]
         if subject.make is not None:
             _measure(evaluation, subject.make, make_env, latency_calls)
@@ -173,7 +197,18 @@ def _describe(subject: Subject, world: BatchEnv, label: str | None) -> Evaluatio
         training=dict(subject.training or {}),
         execution=subject.execution,
         composition=subject.composition,
+        success=_success(world.task),
     )
+
+
+def _success(task: str) -> str:
+    """Return when an episode of a registered task counts as solved; empty for a world that is not registered."""
+    from sim.registry import entry
+
+    try:
+        return entry(task).success
+    except InputError:
+        return ""
 
 
 def require_fit(policy: Policy | Composition | str | Path, task: str | Callable[[int], BatchEnv], env: Mapping[str, Any] | None = None) -> None:
@@ -226,7 +261,7 @@ def _write(evaluation: Evaluation, out: Path, make_env: Callable[[int], BatchEnv
         evaluation.notes.extend(notes)
     evaluation.save(folder)
     evaluation.folder = folder
-    ledger.append(out / ledger.FILE, ledger.row(evaluation, f"{folder.name}/evaluation.json"))
+    ledger.enter(out / ledger.FILE, ledger.row(evaluation, f"{folder.name}/evaluation.json"))
 
 
 def _fresh_folder(out: Path, evaluation: Evaluation) -> Path:

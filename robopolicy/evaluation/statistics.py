@@ -47,6 +47,28 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
 
 
+def mean_rate(counts: Sequence[tuple[int, int]], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean of several success rates with its interval (mean, low, high), e.g. over the tasks of a suite.
+
+    Args:
+        counts: (successes, episodes) of each; all weigh the same.
+        confidence: Coverage.
+
+    Joins Wilson's intervals by their distances from the rates (method of variance estimates recovery: Zou and Donner 2008),
+    so it is Wilson's own for one. It is about the initial states of these tasks, not about other tasks.
+
+    Raises:
+        InputError: if there is none, or one without episodes.
+    """
+    if not counts or any(n < 1 for _, n in counts):
+        raise InputError(f"mean success rate: expected at least one task with episodes, found {list(counts)}")
+    ends = [(k / n, *wilson(k, n, confidence)) for k, n in counts]
+    mean = sum(rate for rate, _, _ in ends) / len(ends)
+    down = math.sqrt(sum((rate - low) ** 2 for rate, low, _ in ends)) / len(ends)
+    up = math.sqrt(sum((high - rate) ** 2 for rate, _, high in ends)) / len(ends)
+    return mean, mean - down, mean + up
+
+
 def mcnemar(b: int, c: int) -> float:
     """Return the exact two-sided p-value of McNemar's test.
 

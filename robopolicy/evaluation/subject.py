@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import json
+import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ class Subject:
         training: Seed, step and the like, for tables.
         execution: The method as text, e.g. ``rti:level=15,steps=3``; None without one.
         composition: Its parts and weights, None for a single policy.
+        chosen: ``{what, seed0, episodes, trials}`` of what was chosen by evaluating.
     """
 
     make: Callable[[], Policy] | None
@@ -43,6 +47,7 @@ class Subject:
     training: Mapping[str, Any] = field(default_factory=dict)
     execution: str | None = None
     composition: dict[str, Any] | None = None
+    chosen: Sequence[dict[str, Any]] = ()
 
 
 @contextlib.contextmanager
@@ -67,17 +72,19 @@ def take(policy: Policy | Composition | str | Path, device: str, workers: int, m
         text = None if method is None or parse(method) is None else method  # a part's own method is not that of the whole
         name = joined_name(policy.label, None if text is None else parse(text))
         make = functools.partial(composition.load, policy, device, text)
-        yield Subject(make, name, None, policy.fingerprint, execution=text, composition=policy.described)
+        on = policy.chosen_on
+        chosen = [] if on is None else [{"what": "weights", "seed0": on[0], "episodes": on[1], "trials": on[2]}]
+        yield Subject(make, name, None, policy.fingerprint, execution=text, composition=policy.described, chosen=chosen)
     elif isinstance(policy, (str, Path)):
         from policies.checkpoint import fingerprint, read_manifest
 
         manifest = read_manifest(policy)
-        told = {"seed": (manifest.get("recipe") or {}).get("seed"), **(manifest.get("extra") or {})}
-        about = {k: v for k, v in told.items() if isinstance(v, int | float | str)}
+        about = training_of(manifest, policy)
         described = method_of(policy, method)
         name, text = joined_name(str(manifest["policy"]), described), to_text(described)
         make = functools.partial(load_policy, str(policy), device, text, weights)
-        yield Subject(make, name, str(policy), fingerprint(policy), about, None if described is None else text)
+        chosen = [dict(one) for one in (manifest.get("extra") or {}).get("chosen", ())]
+        yield Subject(make, name, str(policy), fingerprint(policy), about, None if described is None else text, chosen=chosen)
     else:
         with _eval_mode(policy):
             bare, described = _parts(policy, method)
@@ -91,6 +98,30 @@ def take(policy: Policy | Composition | str | Path, device: str, workers: int, m
             with tempfile.TemporaryDirectory(prefix="robopolicy-") as folder:
                 save(Path(folder) / "checkpoint", bare, recipe={}, extra={}, execution=described)
                 yield Subject(functools.partial(load_policy, str(Path(folder) / "checkpoint"), device), name, execution=said)
+
+
+#: Keys of a recipe that do not make another method of training: where it is written, how it is watched, and the seed.
+_NOT_THE_METHOD = ("seed", "output", "name", "evaluation")
+_NOT_THE_LOOP = ("threads", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every")
+
+
+def training_of(manifest: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Any]:
+    """Return how a checkpoint came about, for tables: ``seed``, ``step``, ``recipe`` (its name), ``recipe_hash`` and the like.
+
+    ``recipe_hash`` (12 hex digits) is equal for training runs that differ in nothing but their seed and where they were written.
+    """
+    recipe = manifest.get("recipe") or {}
+    told = {"seed": recipe.get("seed"), **(manifest.get("extra") or {})}
+    out = {k: v for k, v in told.items() if isinstance(v, int | str) or (isinstance(v, float) and math.isfinite(v))}
+    if recipe:
+        loop = recipe.get("training")
+        kept = {k: v for k, v in recipe.items() if k not in _NOT_THE_METHOD}
+        if isinstance(loop, Mapping):
+            kept["training"] = {k: v for k, v in loop.items() if k not in _NOT_THE_LOOP}
+        text = json.dumps(kept, sort_keys=True).replace(str(recipe.get("output")), "")
+        out["recipe_hash"] = hashlib.sha256(text.encode()).hexdigest()[:12]
+    run = Path(checkpoint).resolve().parent
+    return {**out, "run": run.parent.name} if run.name == "checkpoints" else out
 
 
 def _parts(policy: Any, method: str | None) -> tuple[Any, dict[str, Any] | None]:

@@ -74,6 +74,7 @@ def prepare(
     weights: str | None = None,
     randomize: Mapping[str, Any] | None = None,
     engine: str | None = None,
+    perturb: Sequence[str] = (),
 ) -> Contest:
     """Find checkpoints, task and settings, and refuse now what would be refused after an hour.
 
@@ -87,6 +88,7 @@ def prepare(
         weights: Number format of the first, see ``policies.inference``; None: as trained.
         randomize: What differs from episode to episode in the worlds of all, see ``sim.randomize``; None: as each checkpoint's recipe says.
         engine: What steps the worlds of all; None: as each checkpoint's recipe says.
+        perturb: What is wrong in the worlds of all, see ``robopolicy.evaluation.perturb``.
 
     Raises:
         InputError: if a checkpoint or an evaluation cannot be read, the task is unknown, or a spec does not fit.
@@ -105,17 +107,25 @@ def prepare(
     limit = first.env.get("max_episode_steps") if first.task is None or resolve(first.task) == name else None
     if method is not None or weights is not None:
         _require(found[names[0]], method, weights)
+    wrong = _perturbed(perturb, [folder for folder in found.values() if isinstance(folder, str) and folder != EXPERT])
     entrants = []
     for number, each in enumerate(names):
         if isinstance(each, str) and each in earlier:
             entrants.append(Entrant(each, {}, earlier[each]))
             continue
-        given_worlds = {**({"randomize": dict(randomize)} if randomize else {}), **({"engine": engine} if engine else {})}
+        given_worlds = {**({"randomize": dict(randomize)} if randomize else {}), **({"engine": engine} if engine else {}), **wrong}
         env = {**defaults[each].env, "max_episode_steps": limit, **given_worlds}
         require_fit(found[each], name, env)
         own = (method, weights) if number == 0 else (None, None)
         entrants.append(Entrant(found[each], env, None, *own))
     return Contest(name, entrants, config, purpose, out or _default_out(found[names[0]]))
+
+
+def _perturbed(texts: Sequence[str], checkpoints: Sequence[str]) -> dict[str, Any]:
+    """Return the option of ``env`` that perturbations are, with what a checkpoint knows of its data; empty without one."""
+    from robopolicy.evaluation.perturb import read, with_scale
+
+    return {"perturb": [p.to_dict() for p in with_scale(read(list(texts), "--perturb"), checkpoints)]} if texts else {}
 
 
 def _require(checkpoint: str | Composition, method: str | None, weights: str | None) -> None:
@@ -159,10 +169,11 @@ def hold(contest: Contest, device: str, progress: bool) -> list[Evaluation]:
         InputError: as :func:`robopolicy.evaluation.rollout.evaluate`.
         robopolicy.evaluation.workers.WorkerCrash: likewise.
     """
-    out, labels = [], _labels(contest.entrants)
-    for entrant, label in zip(contest.entrants, labels, strict=True):
+    out: list[Evaluation] = []
+    for entrant, label in zip(contest.entrants, labels(contest.entrants), strict=True):
         if entrant.made is not None:
-            compare_evaluations(out[0], entrant.made)  # refuse one that cannot be paired before the next hour
+            if out:
+                compare_evaluations(out[0], entrant.made)  # refuse one that cannot be paired before the next hour
             out.append(entrant.made)
         else:
             out.append(_evaluate(contest, entrant, label, contest.purpose, device, progress))
@@ -212,7 +223,7 @@ def _evaluate(contest: Contest, entrant: Entrant, label: str, purpose: Purpose, 
     )
 
 
-def _labels(entrants: Sequence[Entrant]) -> list[str]:
+def labels(entrants: Sequence[Entrant]) -> list[str]:
     """Name entrants by policy type, and by run where that is not enough to tell them apart."""
     types = [e.made.label if e.made is not None else _type_of(e.name, e.method) + (f" {e.weights}" if e.weights else "") for e in entrants]
     folders = [Path(e.name if isinstance(e.name, str) else e.name.checkpoints[0]) for e in entrants]

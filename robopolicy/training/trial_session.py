@@ -102,7 +102,9 @@ class TrialSession:
             if not all(bool(torch.isfinite(p).all()) for p in self.policy.parameters()):
                 self.diverged("weights are not finite")
             target, recipe = self.folder.checkpoint(self.step), self.recipe.to_dict()
-            checkpoint.save(target, self.policy, recipe=recipe, extra={"step": self.step, "env_steps": self.step, "algo": self.recipe.algo_type})
+            named = {"recipe": self.recipe.name} if self.recipe.name else {}
+            about = {"step": self.step, "env_steps": self.step, "algo": self.recipe.algo_type, **named}
+            checkpoint.save(target, self.policy, recipe=recipe, extra=about)
             self.folder.point_to(self.step)
             self.record("checkpoint", path=f"checkpoints/{target.name}")
             if self.log is not None:
