@@ -20,6 +20,7 @@ from sim.draws import Ahead, Draws
 from sim.engine import Engine, make_engine
 from sim.env import BatchEnv, Observation
 from sim.episodes import EpisodicBatch, Outcome
+from sim.identity import identity, model_files
 from sim.mirror import Mirror
 from sim.registry import Entry, Options
 
@@ -44,6 +45,7 @@ class MujocoTask(EpisodicBatch):
 
     task_name: ClassVar[str]  #: e.g. ``classic/cartpole``
     description: ClassVar[str]  #: One line for people.
+    success: ClassVar[str] = ""  #: When an episode counts as solved, one line for people; a part of the task's identity.
     tags: ClassVar[tuple[str, ...]] = ()  #: Beside the suite's name; ``expert`` if there is one.
     xml: ClassVar[str]  #: MJCF file beside the module of the class.
     rate_hz: ClassVar[float]  #: Of actions; the physics runs at the timestep of the file.
@@ -70,6 +72,7 @@ class MujocoTask(EpisodicBatch):
         self.engine = self.make_worlds(options)
         version = f"{self.task_name.partition('/')[0]} {self.version}, {self.engine.version}"
         version += "" if self.reward_kind == self.rewards[0] else f", {self.reward_kind} reward"
+        version = identity(version, self.success, model_files(*self.asset_paths()))
         super().__init__(name, version, spec, options.num_worlds, steps, options.autoreset, self.info_fields)
         self.ticks = round(1.0 / (self.rate_hz * self.model.opt.timestep))
         if abs(self.ticks * self.model.opt.timestep * self.rate_hz - 1.0) > 1e-9:
@@ -151,6 +154,11 @@ class MujocoTask(EpisodicBatch):
         return Path(inspect.getfile(next(c for c in cls.__mro__ if "xml" in vars(c)))).with_name(cls.xml)
 
     @classmethod
+    def asset_paths(cls) -> tuple[Path, ...]:
+        """Return the files that the worlds are built from, what these refer to aside: that of the model, unless a task reads more."""
+        return (cls.xml_path(),)
+
+    @classmethod
     def max_steps(cls) -> int:
         """Return the time limit in control steps."""
         return round(cls.time_limit_s * cls.rate_hz)
@@ -172,6 +180,7 @@ class MujocoTask(EpisodicBatch):
             engines=cls.engines,
             rewards=cls.rewards,
             batched=True,
+            success=cls.success,
         )
 
     @classmethod

@@ -45,6 +45,7 @@ class Insert(DrivenArm):
     """Put the peg into the hole, 40 mm deep or deeper. ``info``: ``success``."""
 
     task_name, short, description = "arm/insert", "arm-insert", "put a peg into a hole with 3 mm to spare, with a seven-joint arm"
+    success = "the peg's tip 40 mm deep in the hole or deeper"
     time_limit_s = 10.0
     goals_shown = 0
 

@@ -52,6 +52,7 @@ class PickPlace(ArmBatch):
     """
 
     task_name, short, description = "arm/pick-place", "arm-pick-place", "put a cube on a pedestal with a seven-joint arm and a gripper"
+    success = "the cube rests on the pedestal, within 30 mm of its middle and slower than 0.05 m/s, with the gripper open"
     time_limit_s = 15.0
     goals_shown = 0
 
@@ -59,6 +60,11 @@ class PickPlace(ArmBatch):
     def robot(cls) -> str:
         """Return the MJCF text of the arm with the gripper."""
         return gripper_model()
+
+    @classmethod
+    def asset_paths(cls) -> tuple[Path, ...]:
+        """Return the files of the arm and of the gripper."""
+        return (*super().asset_paths(), Path(__file__).with_name("arm_gripper.xml"))
 
     @classmethod
     def task_fields(cls, state: bool) -> dict[str, Field]:

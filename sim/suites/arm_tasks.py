@@ -114,6 +114,7 @@ class Reach(_PointTask):
     """Bring the tip to within 25 mm of the goal. ``info``: ``success``."""
 
     task_name, short, description = "arm/reach", "arm-reach", "bring the tool of a seven-joint arm to a point"
+    success = "the tool's tip within 25 mm of the goal"
     time_limit_s = 5.0
 
 
@@ -125,6 +126,7 @@ class Tour(_PointTask):
     """
 
     task_name, short, description = "arm/tour", "arm-tour", "visit three points in their order with a seven-joint arm"
+    success = "the tip was within 25 mm of all three goals, in their order"
     time_limit_s = 12.0
     goals_shown = TOUR_GOALS
 
@@ -148,6 +150,7 @@ class Push(_Generated):
     """
 
     task_name, short, description = "arm/push", "arm-push", "push a puck across a table to a point with a seven-joint arm"
+    success = "the puck within 30 mm of the goal"
     time_limit_s = 12.5
 
     @classmethod

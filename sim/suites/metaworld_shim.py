@@ -10,10 +10,13 @@ and scripted experts are the suite's own; a fresh suite object gives the same nu
 from __future__ import annotations
 
 import functools
+import inspect
 import types
+from pathlib import Path
 from typing import Any
 
 from sim import render
+from sim.identity import identity, model_files, versions
 
 #: Raised when what this file changes changes; part of the suite version in the evaluation ledger.
 SHIM_VERSION = 1
@@ -63,8 +66,13 @@ def observe_goal(env: Any) -> None:
     env.__dict__.pop("sawyer_observation_space", None)
 
 
-def suite_version() -> str:
-    """Return the versions that define these tasks, e.g. ``metaworld 3.1.1, mujoco 3.17.0, shim 1``."""
-    from importlib.metadata import version
+def suite_version(suite_class: type, model: str, success: str) -> str:
+    """Return what defines a task, e.g. ``metaworld 3.1.1, mujoco 3.17.0, shim 1, definition 1f0c...``.
 
-    return f"metaworld {version('metaworld')}, mujoco {version('mujoco')}, shim {SHIM_VERSION}"
+    Args:
+        suite_class: The suite's class of the task, whose source is the definition of reward and success.
+        model: Path of its MJCF file.
+        success: The line of ``Entry.success``.
+    """
+    files = (*model_files(Path(model)), Path(inspect.getfile(suite_class)))
+    return identity(f"{versions('metaworld', 'mujoco')}, shim {SHIM_VERSION}", success, files)

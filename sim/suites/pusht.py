@@ -17,10 +17,12 @@ import numpy as np
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from sim.env import BatchEnv, Observation
 from sim.episodes import EpisodicBatch, Outcome
+from sim.identity import identity, package_folder, versions
 from sim.oracles.pusht_planner import Planner
 from sim.registry import Entry, Options
 
 NAME = "pusht"
+SUCCESS = "the block covers more than 95 % of the goal's area; ends the episode"
 RATE_HZ = 10.0
 MAX_EPISODE_STEPS = 300
 CAMERA = "top"
@@ -40,6 +42,7 @@ def entries() -> list[Entry]:
             requires=("gym_pusht", "pymunk", "shapely", "cv2"),
             install="`pip install 'robopolicy[sim]'`",
             factory=_make,
+            success=SUCCESS,
         )
     ]
 
@@ -83,9 +86,8 @@ def _suite_class() -> Any:
 
 
 def _suite_version() -> str:
-    from importlib.metadata import version
-
-    return f"gym-pusht {version('gym-pusht')}, pymunk {version('pymunk')}"
+    """Return the versions and the hash of the suite's own environment: it has no files but its source."""
+    return identity(versions("gym-pusht", "pymunk"), SUCCESS, (package_folder("gym_pusht") / "envs" / "pusht.py",))
 
 
 class PushTBatch(EpisodicBatch):

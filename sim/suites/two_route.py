@@ -13,10 +13,12 @@ import numpy as np
 from policies.spec import ActionSpec, Field, ObservationSpec, Spec
 from sim.env import BatchEnv, Observation
 from sim.episodes import EpisodicBatch, Outcome, hashed, hashed_normals
+from sim.identity import identity
 from sim.registry import Entry, Options
 
 NAME = "two-route"
 VERSION = 1  # raised when a number below changes
+SUCCESS = "within 0.08 m of the goal without having met the disc"
 RATE_HZ = 10.0
 MAX_EPISODE_STEPS = 100
 PICTURE_SIZE = 256  # px
@@ -48,6 +50,7 @@ def entries() -> list[Entry]:
             requires=(),
             install="",
             factory=_make,
+            success=SUCCESS,
         )
     ]
 
@@ -69,7 +72,7 @@ class TwoRouteBatch(EpisodicBatch):
     def __init__(self, name: str, options: Options) -> None:
         steps = options.max_episode_steps or MAX_EPISODE_STEPS
         info = {"collision": "bool", "route": "int64"}
-        super().__init__(name, f"two-route {VERSION}", make_spec(), options.num_worlds, steps, options.autoreset, info)
+        super().__init__(name, identity(f"two-route {VERSION}", SUCCESS), make_spec(), options.num_worlds, steps, options.autoreset, info)
         self._position = np.zeros((self.num_worlds, 2))  # m
         self._seeds = np.zeros(self.num_worlds, np.int64)
 

@@ -27,6 +27,7 @@ class Cartpole(MujocoTask):
 
     task_name = "classic/cartpole"
     description = "keep a pole upright on a cart"
+    success = "the pole within 0.2 rad of upright and the cart within 0.5 m of the middle, at a step from the second second on"
     tags = ("expert",)
     xml = "cartpole.xml"
     rate_hz, time_limit_s = 50.0, 10.0

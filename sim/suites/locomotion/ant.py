@@ -29,6 +29,7 @@ class Ant(Running):
 
     task_name = "locomotion/ant"
     description = "a four-legged body runs forward"
+    success = "15 m run forward from the start without having fallen"
     xml = "ant.xml"
     tags = ("expert",)
     along = 2

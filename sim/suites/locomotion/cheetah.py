@@ -24,6 +24,7 @@ class Cheetah(Running):
 
     task_name = "locomotion/cheetah"
     description = "a two-legged body runs forward in a plane"
+    success = "40 m run forward from the start"
     xml = "cheetah.xml"
     tags = ("expert",)
     finish_m = 40.0

@@ -26,6 +26,7 @@ class Hopper(Running):
 
     task_name = "locomotion/hopper"
     description = "a one-legged body hops forward in a plane"
+    success = "10 m run forward from the start without having fallen"
     tags = ("expert",)
     xml = "hopper.xml"
     alive = 1.0

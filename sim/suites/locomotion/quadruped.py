@@ -64,6 +64,7 @@ class Quadruped(MujocoTask):
 
     task_name = "locomotion/quadruped"
     description = "a quadruped follows velocity commands on flat ground"
+    success = "judged at the time limit: never fallen, mean velocity errors within 0.2 m/s and 0.25 rad/s, and well below those of standing still"
     tags = ("expert",)
     xml = "quadruped.xml"
     rate_hz, time_limit_s = 50.0, 20.0

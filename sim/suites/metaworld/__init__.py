@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING
 from policies.spec import ActionSpec, Field, ObservationSpec, Spec
 from sim.env import BatchEnv
 from sim.registry import Entry, Options
+from sim.suites.metaworld import definitions
+from sim.suites.metaworld.definitions import MT10 as MT10
+from sim.suites.metaworld.definitions import TASKS as TASKS
 
 if TYPE_CHECKING:
     from sim.suites.metaworld.sawyer import SawyerTask
@@ -25,19 +28,6 @@ RATE_HZ = 80.0  # 5 physics steps of 2.5 ms
 MAX_EPISODE_STEPS = 500
 CAMERA = "corner2"
 PICTURE_SIZE = 256  # px, pictures for people
-
-_NAMES = """
-assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall button-press-wall
-coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open door-unlock drawer-close
-drawer-open faucet-close faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side
-lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall plate-slide plate-slide-back
-plate-slide-back-side plate-slide-side push push-back push-wall reach reach-wall shelf-place soccer stick-pull stick-push
-sweep sweep-into window-close window-open
-"""
-_MT10_NAMES = """
-button-press-topdown door-open drawer-close drawer-open peg-insert-side pick-place push reach window-close window-open
-"""
-TASKS, MT10 = tuple(_NAMES.split()), tuple(_MT10_NAMES.split())
 
 #: Limits of the hand position that the suite clips its observation to, m.
 _HAND_LOW, _HAND_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)
@@ -50,13 +40,14 @@ def entries() -> list[Entry]:
         Entry(
             name=f"metaworld/{task}",
             description=f"Sawyer arm: {task.replace('-', ' ')} (Meta-World v3)",
-            tags=("metaworld", "mt50", *(("mt10",) if task in MT10 else ()), "expert", "camera"),
+            tags=("metaworld", *definitions.tags(task), "expert", "camera"),
             rate_hz=RATE_HZ,
             max_episode_steps=MAX_EPISODE_STEPS,
             requires=("mujoco", "metaworld"),
             install="`robopolicy install metaworld`",
             factory=_make,
             batched=True,
+            success=definitions.success(task),
         )
         for task in TASKS
     ]

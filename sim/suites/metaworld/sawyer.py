@@ -91,12 +91,10 @@ class SawyerTask(EpisodicBatch, SuiteTask):
     """
 
     def __init__(self, name: str, options: Options) -> None:
-        from sim.suites import metaworld_shim as shim
-
         check_images(name, options)
         self._shared: SharedModel | None = SharedModel(name)
         steps = options.max_episode_steps or MAX_EPISODE_STEPS
-        super().__init__(name, shim.suite_version(), make_spec(options), options.num_worlds, steps, options.autoreset)
+        super().__init__(name, self._shared.version(), make_spec(options), options.num_worlds, steps, options.autoreset)
         n, template = options.num_worlds, self._shared.template
         self.engine = make_engine(options.engine, self._shared.model, n, options.threads)
         self.randomizer = self._make_randomizer(options)

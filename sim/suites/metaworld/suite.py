@@ -21,7 +21,7 @@ from sim import render
 from sim.env import Observation
 from sim.episodes import EpisodicBatch, Outcome
 from sim.registry import Options
-from sim.suites.metaworld import CAMERA, MAX_EPISODE_STEPS, PICTURE_SIZE, make_spec
+from sim.suites.metaworld import CAMERA, MAX_EPISODE_STEPS, PICTURE_SIZE, definitions, make_spec
 
 
 class SharedModel:
@@ -43,13 +43,20 @@ class SharedModel:
         from sim.suites import metaworld_shim as shim
 
         shim.load()
-        self._suite_class, self.expert = _suite_task(name.rpartition("/")[2] + "-v3")
+        self._task = name.rpartition("/")[2]
+        self._suite_class, self.expert = _suite_task(self._task + "-v3")
         self.template: Any = self._suite_class()
         self.model: Any = self.template.model
         self.body_pos, self.site_pos = self.model.body_pos.copy(), self.model.site_pos.copy()
         shim.observe_goal(self.template)
         space = self.template.sawyer_observation_space
         self.clip: tuple[np.ndarray, np.ndarray] = (space.low, space.high)
+
+    def version(self) -> str:
+        """Return what defines the task, for the evaluation ledger."""
+        from sim.suites.metaworld_shim import suite_version
+
+        return suite_version(self._suite_class, self.template.model_name, definitions.success(self._task))
 
     def begin(self, data: Any, seed: int, twice: bool = True) -> tuple[Any, np.ndarray]:
         """Begin an episode in ``data`` (``mujoco.MjData``); return the suite's object and its clipped observation (39,).
@@ -102,12 +109,10 @@ class SuiteBatch(EpisodicBatch):
     """
 
     def __init__(self, name: str, options: Options, shared: SharedModel | None = None) -> None:
-        from sim.suites import metaworld_shim as shim
-
         check_images(name, options)
         self._shared: SharedModel | None = shared or SharedModel(name)
         steps = options.max_episode_steps or MAX_EPISODE_STEPS
-        super().__init__(name, shim.suite_version(), make_spec(options), options.num_worlds, steps, options.autoreset)
+        super().__init__(name, self._shared.version(), make_spec(options), options.num_worlds, steps, options.autoreset)
         self._model: Any = self._shared.model
         self._worlds = [_World(self._model) for _ in range(options.num_worlds)]
         self._observations = np.zeros((options.num_worlds, 39))  # the suite's own, which its expert reads

@@ -23,6 +23,7 @@ class Hover(Quadrotor):
     """
 
     task_name, description = "quadrotor/hover", "hover at a point with a quadrotor"
+    success = "half a second in a row within 0.1 m of the goal and slower than 0.25 m/s"
     time_limit_s = 6.0
 
     def observation_fields(self) -> dict[str, Field]:

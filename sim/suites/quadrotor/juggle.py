@@ -38,6 +38,7 @@ class Juggle(Quadrotor):
     """
 
     task_name, description = "quadrotor/juggle", "keep a ball bouncing on a racket on top of a quadrotor"
+    success = "ten bounces in a row that each rose 0.3 m or higher"
     time_limit_s = 20.0
     engines = ("mujoco", "warp")  # a ball hardly bounces in Bullet, which knows nothing of MuJoCo's soft contacts
     goals_shown = 0

@@ -24,6 +24,7 @@ class Waypoints(Quadrotor):
     """
 
     task_name, description = "quadrotor/waypoints", "fly through four points in their order with a quadrotor"
+    success = "was within 0.2 m of all four points, in their order"
     time_limit_s = 12.0
     goals_shown = POINTS
     info_fields = {"reached": "int64"}  # noqa: RUF012
