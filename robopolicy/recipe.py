@@ -178,6 +178,12 @@ class Experiment(Config):
         """What the recipe was found by, e.g. ``imitation/pusht``; empty for one that was not read from a file of its own."""
         return self._name
 
+    def __eq__(self, other: object) -> bool:
+        """Whether two recipes say the same; what they were found by does not count."""
+        return isinstance(other, Experiment) and type(self) is type(other) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]  # it can be changed
+
     @pydantic.field_validator("policy", mode="before")
     @classmethod
     def _typed_policy(cls, value: Any) -> Any:
