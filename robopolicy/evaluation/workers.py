@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 #: Told which block is at which (control steps (n,), ended (n,), success (n,)).
 Progress = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
+#: Told, where the blocks were asked for, that a block is done.
+Done = Callable[[int, BlockResult], None]
+#: Runs the block of a number.
+RunBlock = Callable[[int, Report | None], BlockResult]
 
 
 class WorkerCrash(RuntimeError):
@@ -65,6 +69,13 @@ class Job:
         """Make what gives the actions in ``env``."""
         return ExpertPlanner(env) if self.make_policy is None else PolicyPlanner(self.make_policy(), self.noise_seed)
 
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[RunBlock]:
+        """Make worlds and policy in this process, and yield what runs a block in them."""
+        with self.arithmetic(), contextlib.closing(self.make_env(self.block)) as env:
+            planner = self.planner(env)
+            yield lambda number, report: run_block(env, planner, self.blocks[number][1], self.blocks[number][0], report)
+
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
@@ -79,19 +90,23 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def run(job: Job, workers: int, progress: Progress | None = None) -> list[BlockResult]:
+def run(job: Job, workers: int, progress: Progress | None = None, done: Done | None = None) -> list[BlockResult]:
     """Run every block of ``job`` on ``workers`` processes (1: this one) and return the results in order of blocks.
+
+    ``done`` is called here as each block ends, in the order in which they do.
 
     Raises:
         InputError: what a worker said about its input.
         WorkerCrash: if a worker failed or died, with the block it was running.
     """
     workers = min(workers, len(job.blocks))
-    return _run_here(job, progress) if workers == 1 else _Pool(job, workers, progress).run()
+    return _run_here(job, progress, done) if workers == 1 else _Pool(job, workers, progress, done).run()
 
 
-def run_on(cluster: Cluster, job: Job, progress: Progress | None = None) -> list[BlockResult]:
+def run_on(cluster: Cluster, job: Job, progress: Progress | None = None, done: Done | None = None) -> list[BlockResult]:
     """Run every block of ``job`` on a Ray cluster, with the same bits, and return the results in order of blocks.
+
+    ``done`` is called here as each block ends.
 
     Raises:
         InputError: what a worker said about its input.
@@ -103,6 +118,8 @@ def run_on(cluster: Cluster, job: Job, progress: Progress | None = None) -> list
     try:
         for number, result in cluster.each(functools.partial(_begin, job), range(len(job.blocks))):
             results[number] = result
+            if done:
+                done(number, result)
             if progress:
                 lengths, successes = (np.array([getattr(e, name) for e in result.episodes]) for name in ("length", "success"))
                 progress(number, lengths, np.ones(len(lengths), bool), successes)
@@ -114,24 +131,22 @@ def run_on(cluster: Cluster, job: Job, progress: Progress | None = None) -> list
 def _begin(job: Job) -> Callable[[int], BlockResult]:
     """Make worlds and policy in a worker of a cluster, where they live as long as it does; returns what runs a block by its number."""
     forever = contextlib.ExitStack()
-    forever.enter_context(job.arithmetic())
-    env = forever.enter_context(contextlib.closing(job.make_env(job.block)))
-    planner = job.planner(env)
+    run_one = forever.enter_context(job.opened())
 
-    def run_one(number: int) -> BlockResult:
+    def run_silently(number: int) -> BlockResult:
         assert forever is not None  # kept with this function: what it holds must not end
-        first, seeds = job.blocks[number]
-        return run_block(env, planner, seeds, first)
+        return run_one(number, None)
 
-    return run_one
+    return run_silently
 
 
-def _run_here(job: Job, progress: Progress | None) -> list[BlockResult]:
-    with job.arithmetic(), contextlib.closing(job.make_env(job.block)) as env:
-        planner = job.planner(env)
+def _run_here(job: Job, progress: Progress | None, done: Done | None) -> list[BlockResult]:
+    with job.opened() as run_one:
         out = []
-        for i, (first, seeds) in enumerate(job.blocks):
-            out.append(run_block(env, planner, seeds, first, _report(progress, i)))
+        for i in range(len(job.blocks)):
+            out.append(run_one(i, _report(progress, i)))
+            if done:
+                done(i, out[-1])
         return out
 
 
@@ -147,12 +162,10 @@ def _work(connection: multiprocessing.connection.Connection, job: Job) -> None:
         connection.send(("progress", (block, steps.copy(), ended.copy(), success.copy())))
 
     try:
-        with job.arithmetic(), contextlib.closing(job.make_env(job.block)) as env:
-            planner = job.planner(env)
+        with job.opened() as run_one:
             connection.send(("ready", None))
             while (number := connection.recv()) is not None:
-                first, seeds = job.blocks[number]
-                connection.send(("done", (number, run_block(env, planner, seeds, first, _report(send, number)))))
+                connection.send(("done", (number, run_one(number, _report(send, number)))))
     except InputError as error:
         connection.send(("input", str(error)))
     except (EOFError, BrokenPipeError):
@@ -174,6 +187,7 @@ class _Pool:
     job: Job
     count: int
     progress: Progress | None
+    done: Done | None = None
     workers: list[_Worker] = field(default_factory=list)
 
     def run(self) -> list[BlockResult]:
@@ -189,6 +203,8 @@ class _Pool:
                         self.progress(*payload)
                     if kind == "done":
                         results[payload[0]] = payload[1]
+                        if self.done:
+                            self.done(*payload)
                     if kind in ("ready", "done"):
                         worker.block = waiting.pop() if waiting else None
                         worker.connection.send(worker.block)
