@@ -60,7 +60,7 @@ class MixtureSampler:
             if not rows.size:
                 continue
             part = {name: np.empty((len(rows), *array.shape[1:]), array.dtype) for name, array in out.items()}
-            sampler.fill(sampler.at(own[rows]), part)
+            sampler.draw(own[rows], part)
             for name, array in part.items():
                 out[name][rows] = array
         return {name: torch.from_numpy(array) for name, array in out.items()}, row_keys(self.seed, positions)

@@ -100,8 +100,12 @@ class WindowSampler:
         share = self.batch_size // world
         positions = np.arange(step * self.batch_size + rank * share, step * self.batch_size + (rank + 1) * share, dtype=np.int64)
         out = self._buffers(share)
-        self.fill(self._windows(positions), out)
+        self.draw(positions, out)
         return {name: torch.from_numpy(array) for name, array in out.items()}, row_keys(self.seed, positions)
+
+    def draw(self, positions: np.ndarray, out: dict[str, np.ndarray]) -> None:
+        """Write the windows that ``positions`` (B,) of the endless order name into arrays of the shapes that :meth:`batch` returns."""
+        self.fill(self.at(positions), out)
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         """Return the windows (B,) int64 that positions (B,) of the endless order name, in any order."""

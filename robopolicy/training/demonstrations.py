@@ -20,6 +20,7 @@ from real.calibration import changes
 from robopolicy.conditioning import recipe_tasks
 from robopolicy.data import layout
 from robopolicy.data.dataset import Dataset
+from robopolicy.data.goals import with_goals
 from robopolicy.data.mixture import MixtureSampler
 from robopolicy.data.windows import WindowSampler
 from robopolicy.recipe import Note, Recipe, SetConfig
@@ -87,6 +88,8 @@ class Demonstrations:
                 raise InputError(f"data set {self.name} has no field {TAKEOVER!r}: nobody took over in it; leave only_takeovers out")
             marked = np.asarray(self.dataset.field(TAKEOVER), bool).reshape(-1)
         used = self.episodes if self.chosen is None else self.chosen.tolist()
+        if recipe.data.goals is not None:
+            return goal_sampler(recipe, self.dataset, fields, used, marked)
         return WindowSampler(self.dataset, fields, observed, horizon, executed, recipe.training.batch_size, recipe.seed, used, marked=marked)
 
     def windows(self, recipe: Recipe, spec: Spec) -> Iterator[dict[str, torch.Tensor]]:
@@ -159,6 +162,22 @@ class DemonstrationSets:
         return policy_class(recipe.policy_type).fit_normalizer(recipe.policy, spec, stats_of(self.sets), self.windows(recipe, spec))
 
 
+def goal_sampler(recipe: Recipe, dataset: Dataset, fields: Sequence[str], episodes: Sequence[int] | int, marked: np.ndarray | None) -> WindowSampler:
+    """Return the sampler of a recipe whose goals are drawn by hindsight."""
+    from robopolicy.data.goal_windows import GoalSampler
+
+    assert recipe.data.goals is not None
+    sizes = dict(zip(("n_obs_steps", "horizon", "n_action_steps"), policy_class(recipe.policy_type).window(recipe.policy), strict=True))
+    own = {"batch_size": recipe.training.batch_size, "seed": recipe.seed, "episodes": episodes, "marked": marked}
+    return GoalSampler(recipe.data.goals, dataset=dataset, fields=fields, **sizes, **own)
+
+
+def _opened(recipe: Recipe, path: Path, progress: bool) -> Dataset:
+    """Open a data set, with a field for goals where the recipe draws them by hindsight."""
+    dataset = Dataset.open(path, recipe.data.cache, progress)
+    return dataset if recipe.data.goals is None else with_goals(dataset, recipe.data.goals)
+
+
 def every_window(sampler: WindowSampler) -> Iterator[dict[str, torch.Tensor]]:
     """Yield every window of ``sampler`` once, in batches."""
     for first in range(0, sampler.num_windows, sampler.batch_size):
@@ -203,7 +222,7 @@ def open_demonstrations(recipe: Recipe, progress: bool, note: Note) -> Demonstra
     path = Path(recipe.filled(recipe.data.path))
     if not path.exists() or _begun_collection(path, recipe.data.collect):
         _collect(recipe, path, progress, note)
-    dataset = Dataset.open(path, recipe.data.cache, progress)
+    dataset = _opened(recipe, path, progress)
     episodes = recipe.data.episodes or dataset.num_episodes
     if episodes > dataset.num_episodes:
         raise InputError(f"data.episodes={episodes}: data set {path} has {dataset.num_episodes} episodes; collect more with: robopolicy collect")
@@ -213,7 +232,7 @@ def open_demonstrations(recipe: Recipe, progress: bool, note: Note) -> Demonstra
 def _open_set(recipe: Recipe, config: SetConfig, number: int, progress: bool, note: Note) -> Demonstrations:
     """Open one of several data sets. Raises InputError."""
     path, key = Path(recipe.filled(config.path)), f"data.sets[{number}]"
-    dataset = Dataset.open(path, recipe.data.cache, progress)
+    dataset = _opened(recipe, path, progress)
     episodes = config.episodes or dataset.num_episodes
     if episodes > dataset.num_episodes:
         raise InputError(f"{key}.episodes={episodes}: data set {path} has {dataset.num_episodes} episodes")
@@ -232,7 +251,7 @@ def _begun_collection(path: Path, wanted: int | None) -> bool:
     if not wanted or not layout.is_dataset(path):
         return False
     made = (layout.read_own(path) or {}).get("provenance") or {}
-    return "collect" in made and int(layout.read_info(path)["total_episodes"]) < wanted
+    return bool({"collect", "ogbench"} & set(made)) and int(layout.read_info(path)["total_episodes"]) < wanted
 
 
 def _collect(recipe: Recipe, path: Path, progress: bool, note: Note) -> None:
@@ -242,6 +261,12 @@ def _collect(recipe: Recipe, path: Path, progress: bool, note: Note) -> None:
     if episodes is None:
         raise InputError(f"data set {path} does not exist; set data.path, or data.collect=25 to collect 25 demonstrations with the expert")
     found = entry(recipe.task)
+    if recipe.data.kind is not None:
+        from robopolicy.data.ogbench import regenerate
+
+        note(f"making {episodes} episodes of {found.name}, kind {recipe.data.kind}, into {path}")
+        regenerate(f"{found.name}-{recipe.data.kind}", path, episodes, recipe.data.workers, progress)
+        return
     if not found.has_expert:
         raise InputError(f"data set {path} does not exist, and task {found.name!r} ships no expert to collect it with; record it first")
     from robopolicy.data.collect import collect
