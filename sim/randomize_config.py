@@ -19,7 +19,7 @@ from sim.draws import Draws
 
 Number = Annotated[float, Field(strict=True)]  # an int is taken, true and "1" are not
 Pair = tuple[Number, Number]
-_KINDS = ("constant", "uniform", "log_uniform", "normal", "choice")
+_KINDS = ("constant", "uniform", "log_uniform", "normal", "choice", "direction")
 
 
 class _Section(pydantic.BaseModel):
@@ -27,12 +27,12 @@ class _Section(pydantic.BaseModel):
 
 
 class Distribution(_Section):
-    """One of the five; ``clip`` cuts what it gives to a range (the mass beyond lies on the ends).
+    """One of the six; ``clip`` cuts what it gives to a range (the mass beyond lies on the ends).
 
     At curriculum level l in [0, 1] the range is smaller: a uniform one reaches from the point of the range that is nearest to
     neutral (1 for a scale, 0 for what is added, the model's own value for what is set) the share l towards its ends, a log-uniform
-    one the same in logarithms, a normal one has l times its deviation, and of n choices the first ``ceil(l n)`` are open. So the
-    range of a lower level lies inside that of a higher one.
+    one the same in logarithms, a normal one has l times its deviation, a direction l times its length, and of n choices the first
+    ``ceil(l n)`` are open. So the range of a lower level lies inside that of a higher one.
     """
 
     constant: Number | str | None = None
@@ -40,6 +40,7 @@ class Distribution(_Section):
     log_uniform: Pair | None = None  # low, high, above 0
     normal: Pair | None = None  # mean, standard deviation
     choice: tuple[Number | str, ...] | None = None  # equally likely
+    direction: Number | None = None  # length of a vector (x, y, z) that points anywhere
     clip: Pair | None = None  # low, high
 
     @pydantic.model_validator(mode="before")
@@ -66,6 +67,8 @@ class Distribution(_Section):
             raise ValueError(f"log_uniform: expected ends above 0, found {self.log_uniform[0]:g}")
         if self.normal is not None and self.normal[1] < 0:
             raise ValueError(f"normal: expected a standard deviation of at least 0, found {self.normal[1]:g}")
+        if self.direction is not None and self.direction < 0:
+            raise ValueError(f"direction: expected a length of at least 0, found {self.direction:g}")
         if self.choice is not None and not self.choice:
             raise ValueError("choice: expected at least one value, found none")
         if self.clip is not None and self.words:
@@ -85,6 +88,8 @@ class Distribution(_Section):
             return 0.0, math.inf
         if self.normal is not None:
             low, high = (-math.inf, math.inf) if self.normal[1] else (self.normal[0], self.normal[0])
+        elif self.direction is not None:
+            low, high = -self.direction, self.direction
         elif self.constant is not None or self.choice is not None:
             numbers = [float(value) for value in ((self.constant,) if self.choice is None else self.choice) if value is not None]
             low, high = min(numbers), max(numbers)
@@ -95,7 +100,7 @@ class Distribution(_Section):
     @property
     def numbers(self) -> int:
         """How many uniform numbers one draw takes."""
-        return 0 if self.constant is not None else 2 if self.normal is not None else 1
+        return 0 if self.constant is not None else 2 if self.normal is not None or self.direction is not None else 1
 
     def named(self, ids: Mapping[str, int]) -> Distribution:
         """Return the same over the numbers that ``ids`` gives the names. Raises KeyError for an unknown one."""
@@ -107,6 +112,9 @@ class Distribution(_Section):
         """Return (K, *shape) float64 for the K episodes of ``draws``, at curriculum ``level`` around ``neutral`` (broadcast to ``shape``)."""
         if self.normal is not None:
             out = draws.normal(self.normal[0], self.normal[1] * level, shape)
+        elif self.direction is not None:
+            out = draws.normal(0.0, 1.0, shape)
+            out *= self.direction * level / np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-12)
         elif self.choice is not None:
             open_ = max(1, math.ceil(level * len(self.choice) - 1e-9))
             out = np.asarray(self.choice, np.float64)[draws.integers(0, open_, shape)]

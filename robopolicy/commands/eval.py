@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from policies.spec import InputError
 if TYPE_CHECKING:
     from robopolicy.evaluation.composition import Composition, Trial
     from robopolicy.evaluation.records import Evaluation
+    from robopolicy.evaluation.suite import SuiteResult
     from robopolicy.evaluation.versus import Contest
 
 HELP = (
@@ -31,13 +32,19 @@ HELP = (
     "  robopolicy eval runs/flow --compare runs/regression --compare expert --videos 2\n\n"
     "  robopolicy eval runs/diffusion --method rti:steps=3 --compare runs/diffusion\n\n"
     "  robopolicy eval runs/flow --weights bfloat16 --compare runs/flow\n\n"
+    "  robopolicy eval runs/flow --perturb latency:50 --perturb noise:0.05\n\n"
     "  robopolicy eval --compose runs/flow:0.6 runs/diffusion:0.4 --compare runs/flow --compare runs/diffusion\n\n"
     "  robopolicy eval --compose runs/flow --compose runs/diffusion --choose-weights\n\n"
-    "  robopolicy eval expert --task peg-insert-side"
+    "  robopolicy eval expert --task peg-insert-side\n\n"
+    "With --tag, and by itself for a policy that was trained for several tasks, every task of a set is evaluated: a row of the ledger each, "
+    "and their mean. What is in the ledger already is not run again.\n\n"
+    "  robopolicy eval runs/mt10-flow-seed0 --tag mt10 --workers 2"
 )
 
 
 ENGINE = "What steps the worlds: mujoco, warp, bullet; and ray, alone or behind a comma: episodes run on a Ray cluster."
+WEIGHTS = "Number format of CHECKPOINT's large matrices: float32, bfloat16, int8."
+PERTURB = "What is wrong in the worlds of all, e.g. noise:0.05 or latency:50; repeatable; kinds: robopolicy robustness --help."
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +56,10 @@ def register(app: typer.Typer) -> None:
             list[str] | None, typer.Argument(help="Checkpoint folder, training run, or expert.", metavar="CHECKPOINT", show_default=False)
         ] = None,
         task: Annotated[str | None, typer.Option(help="Task (see: robopolicy list tasks).", show_default="the checkpoint's")] = None,
+        tag: Annotated[
+            str | None,
+            typer.Option(help="Evaluate all tasks of a set: a tag (robopolicy list tasks), or names with commas between.", show_default="the checkpoint's"),
+        ] = None,
         episodes: Annotated[int | None, typer.Option("--episodes", "-n", min=1, help="Episodes.", show_default="the recipe's, 50")] = None,
         block: Annotated[int | None, typer.Option(min=1, help="B: worlds and policy rows at once, padded.", show_default="the recipe's, 50")] = None,
         workers: Annotated[int | None, typer.Option(min=1, help="Processes; each takes whole blocks.", show_default="the recipe's, 1")] = None,
@@ -60,9 +71,7 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(help="How CHECKPOINT is executed, e.g. rti:steps=3,level=15; none: as it was trained.", show_default="the checkpoint's"),
         ] = None,
-        weights: Annotated[
-            str | None, typer.Option(help="Number format of CHECKPOINT's large matrices: float32, bfloat16, int8.", show_default="as trained")
-        ] = None,
+        weights: Annotated[str | None, typer.Option(help=WEIGHTS, show_default="as trained")] = None,
         compare: Annotated[
             list[str] | None, typer.Option(help="Checkpoint, run, expert or earlier evaluation to pair with; repeatable.", metavar="OTHER")
         ] = None,
@@ -75,6 +84,7 @@ def register(app: typer.Typer) -> None:
         randomize: Annotated[
             str | None, typer.Option(help="Recipe or file whose randomize section the worlds differ by.", show_default="the checkpoint's")
         ] = None,
+        perturb: Annotated[list[str] | None, typer.Option(help=PERTURB, metavar="KIND:SIZE")] = None,
         engine: Annotated[str | None, typer.Option(help=ENGINE, show_default="the checkpoint's")] = None,
         address: Annotated[str | None, typer.Option(help="Ray cluster.", show_default="RAY_ADDRESS, or one started here")] = None,
         out: Annotated[Path | None, typer.Option(help="Folder for records, videos and the ledger.", show_default="RUN/evaluations or evaluations")] = None,
@@ -94,8 +104,17 @@ def register(app: typer.Typer) -> None:
         section = None if randomize is None else read_section(randomize)
         settings = {k: v for k, v in given.items() if v is not None}
         physics, spread = split_engine(engine)
-        contest = prepare([first, *(compare or [])], task, settings, purpose, out, method, weights, section, physics)
         progress = not (quiet or str(json_file) == "-")
+        others = [flag for flag, wanted in (("--task", task), ("--compare", compare), ("--videos", videos)) if wanted]
+        if isinstance(first, str) and (wanted := _set_wanted(first, tag, others)):
+            from robopolicy.evaluation.perturb import read
+            from robopolicy.evaluation.suite import suite_settings
+
+            worlds = {**({"randomize": section} if section else {}), **({"engine": physics} if physics else {})}
+            worlds |= {"perturb": [one.to_dict() for one in read(perturb)]} if perturb else {}
+            how = {**suite_settings(first, wanted, settings, purpose, out, worlds), "device": device, "method": method, "weights": weights}
+            return _over_a_set(how, spread, address, progress, json_file)
+        contest = prepare([first, *(compare or [])], task, settings, purpose, out, method, weights, section, physics, perturb or ())
         try:
             with opened_for(spread, contest.config.workers, address) as cluster:
                 evaluations, trials = _hold(dataclasses.replace(contest, cluster=cluster), device, progress, choose_weights)
@@ -104,6 +123,60 @@ def register(app: typer.Typer) -> None:
             return 1
         _tell(evaluations, trials, json_file)
         return 0
+
+
+def _set_wanted(checkpoint: str, tag: str | None, others: Sequence[str]) -> str | None:
+    """Return the set of tasks that is to be evaluated, None for one task. Raises InputError for what goes with one task alone."""
+    if tag is not None and others:
+        raise InputError(f"--tag {tag}: {others[0]} goes with one task; leave one of them out")
+    if tag is not None or others:
+        return tag
+    from robopolicy.evaluation.suite import set_of
+
+    return set_of(checkpoint)
+
+
+def _over_a_set(how: dict[str, Any], spread: bool, address: str | None, progress: bool, json_file: Path | None) -> int:
+    """Evaluate every task of a set, print a row each and their mean."""
+    from robopolicy.cluster import opened_for
+    from robopolicy.evaluation.suite import evaluate_suite
+    from robopolicy.evaluation.workers import WorkerCrash
+    from robopolicy.json_output import emit_json
+
+    try:
+        with opened_for(spread, how["workers"], address) as cluster:
+            result = evaluate_suite(**how, progress=progress, cluster=cluster)
+    except WorkerCrash as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if json_file is not None:
+        emit_json(result.to_dict(), json_file)
+    if str(json_file) != "-":
+        _print_set(result, how["out"])
+    return 0
+
+
+def _print_set(result: SuiteResult, out: Path) -> None:
+    """Print one row per task, and their mean."""
+    from rich.console import Console
+    from rich.table import Table
+
+    first, console = result.evaluations[0], Console()
+    title = f"{first.label} on {result.name}, {len(first.episodes)} episodes a task on {first.purpose} seeds from {first.seed0}, B = {first.block}"
+    table = Table(title=title, title_justify="left")
+    for name in ("task", "success", "rate", "95% interval", "steps"):
+        table.add_column(name, justify="left" if name == "task" else "right")
+    for e in result.evaluations:
+        low, high = e.interval
+        steps = sum(x.length for x in e.episodes) / len(e.episodes)
+        table.add_row(e.task, f"{e.successes}/{len(e.episodes)}", f"{e.success_rate:.1%}", f"{100 * low:.1f}-{100 * high:.1f}%", f"{steps:.0f}")
+    mean, low, high = result.mean
+    table.add_section()
+    table.add_row("mean over tasks", "", f"{mean:.1%}", f"{100 * low:.1f}-{100 * high:.1f}%", "")
+    console.print(table)
+    if result.reused:
+        console.print(f"{result.reused} of {len(result.evaluations)} tasks were in the ledger already", markup=False)
+    console.print(f"records: {out}", soft_wrap=True, markup=False)
 
 
 def _hold(contest: Contest, device: str, progress: bool, choosing: bool) -> tuple[list[Evaluation], list[Trial]]:

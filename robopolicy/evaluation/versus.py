@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from policies.realtime.registry import parse
 from policies.spec import InputError
+from robopolicy.conditioning import require_task_set
 from robopolicy.config import validate
 from robopolicy.evaluation import composition
 from robopolicy.evaluation.composition import Composition, Trial
@@ -104,7 +105,7 @@ def prepare(
         raise InputError(f"{names[0]}: does not say which task it is for; give --task")
     name = resolve(wanted)
     config = validate(EvaluationConfig, {**first.evaluation.model_dump(), **given}, "robopolicy eval")
-    limit = first.env.get("max_episode_steps") if first.task is None or resolve(first.task) == name else None
+    limit = first.env.get("max_episode_steps") if first.task is None or name in require_task_set(first.task) else None
     if method is not None or weights is not None:
         _require(found[names[0]], method, weights)
     wrong = _perturbed(perturb, [folder for folder in found.values() if isinstance(folder, str) and folder != EXPERT])
