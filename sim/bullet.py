@@ -4,14 +4,14 @@ Bodies, joints, joint limits, joint friction, contacts and their integration are
 springs, damping, gravity compensation) is worked out by MuJoCo's equations on the state that Bullet produced and applied as joint
 forces; so are damping and velocity feedback taken implicitly, and the inertia of rotors (``armature``), which Bullet does not know:
 
-    force = (M - A) a + bias - c,    a = what MuJoCo's integrator would make of the same state without contacts but with c,
+    force = (M - A) a + bias,    a = what MuJoCo's integrator would make of the same state without contacts,
 
-where A is the armature and c the force of constraints (contacts, limits) that Bullet's last tick revealed. Without armature and
-damping this is the force itself. Derived positions and sensors are MuJoCo's kinematics of Bullet's state.
+where A is the armature; what of it and of damping a contact meets is in ``sim/bullet_rotors.py``. Without both this is the force
+itself. Derived positions and sensors are MuJoCo's kinematics of Bullet's state.
 
-Limits. A tick's contact meets links without their rotors, whose part follows over some A / M ticks: resting forces are right, stiff
-impacts of joints with A far above M are softer than they should be (a runner with such joints is slower here). A world takes about
-40 MB and 50 ms to make, and one Python call a tick for every tree: many times slower than ``mujoco``.
+Limits. Where contacts of joints with rotors far above their links begin or end, a tick is tried several times and may stay a little
+off (a running cheetah with 100 times the inertia of its feet: one tick in five). A world takes about 40 MB and 50 ms to make, and a few
+Python calls a tick for every tree: many times slower than ``mujoco``.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -27,6 +27,7 @@ import numpy as np
 from policies.spec import InputError, suggest
 from sim import render
 from sim.bullet_model import friction_factors, translate
+from sim.bullet_rotors import rotor_inertia, settle
 from sim.bullet_world import MOST_WORLDS, BulletWorld, carried, geom_pose, standing_poses
 
 _STATE = ("time", "qpos", "qvel", "act", "ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat", "userdata")
@@ -75,12 +76,11 @@ class BulletEngine:
             shadow.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         self._shadow: Any = mujoco.batch.Batch(shadow, num_worlds, nthread=threads, persistent=True)
         self._state = self._shadow.state
-        self._qpos, self._qvel, self._applied, self._mocap_pos, self._mocap_quat = (
-            self._shadow.bind(field) for field in ("qpos", "qvel", "qfrc_applied", "mocap_pos", "mocap_quat")
-        )
+        self._qpos, self._qvel, self._mocap_pos, self._mocap_quat = (self._shadow.bind(field) for field in ("qpos", "qvel", "mocap_pos", "mocap_quat"))
         self._mass, self._bias, self._smooth = (self._shadow.bind(field) for field in ("M", "qfrc_bias", "qfrc_smooth"))
         self._lower, self._diagonal, self._driven = _layout(model)
-        self._reaction = np.zeros((num_worlds, model.nv))  # c above
+        self._reaction = np.zeros((num_worlds, model.nv))  # generalized force of the last tick's constraints
+        self._rotors = np.zeros((num_worlds, model.nv))
         self._put = np.full((num_worlds, model.nq + model.nv), np.nan)  # what Bullet has, NaN: to be put
         self._carried = carried(model, self._translation)
         self._carried_at = np.full((num_worlds, 7 * model.nmocap), np.nan)
@@ -124,6 +124,8 @@ class BulletEngine:
         model, flags, off = self.model, self._mj.mjtDisableBit, self.model.opt.disableflags
         mass, inertia, friction, loss = (each(name, getattr(model, name)) for name in ("body_mass", "body_inertia", "geom_friction", "dof_frictionloss"))
         pull = each("opt.gravity", model.opt.gravity)
+        joints = (each(name, getattr(model, name))[rows] for name in ("dof_armature", "dof_damping", "actuator_biasprm", "actuator_gear"))
+        self._rotors[rows] = rotor_inertia(model, *joints)
         rubs = 0.0 if off & int(flags.mjDSBL_FRICTIONLOSS | flags.mjDSBL_CONSTRAINT) else 1.0
         falls = 0.0 if off & int(flags.mjDSBL_GRAVITY) else 1.0
         shared = None if "geom_friction" in self._expanded else friction_factors(model, self._translation, model.geom_friction)
@@ -173,19 +175,25 @@ class BulletEngine:
                     self._worlds[row].place(shape, *geom_pose(self.model, self._translation.shapes[shape][0], xpos[row], xquat[row]))
 
     def _tick(self, rows: np.ndarray) -> None:
-        before, qpos = self._qvel[rows], self._qpos[rows]
-        reaction, applied, timestep = self._reaction[rows], self._applied[rows], self.model.opt.timestep
-        self._applied[rows] = applied + reaction
+        before, qpos, timestep = self._qvel[rows], self._qpos[rows], float(self.model.opt.timestep)
         self._shadow.step(rows, 1, self._mj.mjtStage.mjSTAGE_NONE.value)
-        self._applied[rows] = applied
-        inertia = self._inertia(rows)
-        implied = np.einsum("kij,kj->ki", inertia, (self._qvel[rows] - before) / timestep) + self._bias[rows]
-        force = np.where(self._driven, implied, self._smooth[rows] + self._bias[rows]) - reaction
-        qvel = before.copy()
+        inertia, bias = self._inertia(rows), self._bias[rows]
+        implied = np.einsum("kij,kj->ki", inertia, (self._qvel[rows] - before) / timestep) + bias
+        force = np.where(self._driven, implied, self._smooth[rows] + bias)
+        begun, qvel = qpos.copy(), before.copy()
         for k, row in enumerate(rows):
-            self._worlds[row].step(force[k], qpos[k], qvel[k])
+            world, q, v = self._worlds[row], qpos[k], qvel[k]
+
+            def tick(sent: np.ndarray, world: BulletWorld = world, q: np.ndarray = q, v: np.ndarray = v) -> np.ndarray:
+                world.step(sent, q, v)
+                return v
+
+            def again(world: BulletWorld = world, k: int = k, q: np.ndarray = q, v: np.ndarray = v) -> None:
+                q[:], v[:] = begun[k], before[k]
+                world.take_back(q, v)
+
+            self._reaction[row] = settle(tick, again, inertia[k], self._rotors[row], force[k], bias[k], before[k], self._reaction[row], timestep)
         self._qpos[rows], self._qvel[rows] = qpos, qvel
-        self._reaction[rows] = np.einsum("kij,kj->ki", inertia, (qvel - before) / timestep) + self._bias[rows] - force
 
     def _inertia(self, rows: np.ndarray) -> np.ndarray:
         """Return (K, nv, nv) joint-space inertias without armature."""

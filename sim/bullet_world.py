@@ -193,6 +193,11 @@ class BulletWorld:
 
     def put(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
         """Put the bodies into the state ``qpos`` (nq,), ``qvel`` (nv,), with no memory of contacts."""
+        self.take_back(qpos, qvel)
+        self.forget()
+
+    def take_back(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        """Put the bodies into the state ``qpos`` (nq,), ``qvel`` (nv,) that the last tick began with."""
         p, model = self._p, self._model
         for body, (links, places, dofs) in zip(self._trees, self.joints, strict=True):
             if links:
@@ -203,7 +208,6 @@ class BulletWorld:
             turned = product(orientation, model.body_iquat[base])
             p.resetBasePositionAndOrientation(self._trees[tree], (qpos[q : q + 3] + lever).tolist(), _xyzw(turned), **self._c)
             p.resetBaseVelocity(self._trees[tree], (qvel[v : v + 3] + np.cross(spin, lever)).tolist(), spin.tolist(), **self._c)
-        self.forget()
 
     def place(self, shape: int, position: np.ndarray, orientation: np.ndarray) -> None:
         """Move a standing shape to ``position`` (3,), ``orientation`` (4,) wxyz."""
