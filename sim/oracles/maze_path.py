@@ -68,6 +68,12 @@ class MazePath:
         better = left[rows, side] < np.where(self.distance[numbers, goals] < 0, 0, self.distance[numbers, goals])
         return np.where(better, near[rows, side], numbers)
 
+    def ways(self) -> np.ndarray:
+        """Return :meth:`next_cell` for every pair: (K, K) int64, row: from where, column: goal."""
+        count = len(self.cells)
+        here, there = np.divmod(np.arange(count * count), count)
+        return self.next_cell(here, there).reshape(count, count)
+
     def next_point(self, points: np.ndarray, goals: np.ndarray) -> np.ndarray:
         """Return where to head (B, 2) m from ``points`` (B, 2) to ``goals`` (B, 2): the next cell's centre, in the last cell the goal."""
         here, there = self.cell(points), self.cell(goals)

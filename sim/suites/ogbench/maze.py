@@ -29,8 +29,6 @@ from sim.suites.ogbench import PICTURE_SIZE, environment, goal_of, make_spec
 from sim.suites.ogbench.draws import GlobalDraws, stream_seed
 from sim.suites.ogbench.version import suite_version
 
-_TELEPORT_REACH = 1.5  # of the suite's radius: within it a point is taken away
-
 
 @contextlib.contextmanager
 def _no_files_left(module: Any) -> Iterator[None]:
@@ -84,10 +82,10 @@ def begin(env: Any, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, dic
     return observation, info, draws
 
 
-def paths(env: Any) -> MazePath:
-    """Return the shortest ways of a maze; cells from which one is teleported are walls, if there are any."""
+def paths(env: Any, round_teleports: bool = True) -> MazePath:
+    """Return the shortest ways of a maze; unless told otherwise they go round the cells from which one is teleported."""
     closed = np.array(env.maze_map) == 1
-    for cell in (env._teleport_info or {}).get("teleport_in_ijs", ()):
+    for cell in (env._teleport_info or {}).get("teleport_in_ijs", ()) if round_teleports else ():
         closed[cell] = True
     return MazePath(closed, env._maze_unit, (-env._offset_x, -env._offset_y))
 
