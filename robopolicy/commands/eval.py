@@ -107,11 +107,10 @@ def register(app: typer.Typer) -> None:
         progress = not (quiet or str(json_file) == "-")
         others = [flag for flag, wanted in (("--task", task), ("--compare", compare), ("--videos", videos)) if wanted]
         if isinstance(first, str) and (wanted := _set_wanted(first, tag, others)):
-            from robopolicy.evaluation.perturb import read
             from robopolicy.evaluation.suite import suite_settings
+            from robopolicy.evaluation.versus import perturbations
 
-            worlds = {**({"randomize": section} if section else {}), **({"engine": physics} if physics else {})}
-            worlds |= {"perturb": [one.to_dict() for one in read(perturb)]} if perturb else {}
+            worlds = {**({"randomize": section} if section else {}), **({"engine": physics} if physics else {}), **perturbations(perturb or (), first)}
             how = {**suite_settings(first, wanted, settings, purpose, out, worlds), "device": device, "method": method, "weights": weights}
             return _over_a_set(how, spread, address, progress, json_file)
         contest = prepare([first, *(compare or [])], task, settings, purpose, out, method, weights, section, physics, perturb or ())

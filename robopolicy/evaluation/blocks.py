@@ -6,8 +6,9 @@ the last episode, stay as padding, so the shapes that the network sees, and with
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -166,10 +167,12 @@ class BlockResult:
     Attributes:
         episodes: One record per real row.
         actions: Per real row (length, Da) float32, robot units, as given to the world: enough to replay the episode.
+        seconds: Wall time that it took.
     """
 
     episodes: list[Episode]
     actions: list[np.ndarray]
+    seconds: float = field(default=0.0, compare=False)
 
 
 def run_block(env: BatchEnv, planner: Planner, seeds: np.ndarray, first: int, report: Report | None = None) -> BlockResult:
@@ -185,7 +188,7 @@ def run_block(env: BatchEnv, planner: Planner, seeds: np.ndarray, first: int, re
     Raises:
         InputError: if a plan for a row that has not ended holds a number that is not finite.
     """
-    rows, padded = len(seeds), env.num_worlds
+    rows, padded, began = len(seeds), env.num_worlds, time.perf_counter()
     all_seeds = np.concatenate([seeds, np.full(padded - rows, seeds[-1], np.int64)])
     tally = Tally(rows, padded, env.spec.action.dim, env.max_episode_steps)
     history = History(env.reset(all_seeds), planner.n_obs_steps)
@@ -207,7 +210,7 @@ def run_block(env: BatchEnv, planner: Planner, seeds: np.ndarray, first: int, re
         if report:
             report(tally.length[:rows], ~tally.active[:rows], tally.success[:rows])
     episodes = tally.episodes(first, seeds)
-    return BlockResult(episodes, [tally.actions[row, : e.length].copy() for row, e in enumerate(episodes)])
+    return BlockResult(episodes, [tally.actions[row, : e.length].copy() for row, e in enumerate(episodes)], time.perf_counter() - began)
 
 
 def _require_finite(actions: np.ndarray, active: np.ndarray, seeds: np.ndarray, call: int) -> None:

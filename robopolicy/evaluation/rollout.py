@@ -128,7 +128,7 @@ def evaluate(
         ledger.require_separate(evaluation.purpose, seed0, episodes, evaluation.chosen)
         job = _job(subject, make_env, evaluation, all_seeds)
         begun = time.perf_counter()
-        with _bar(evaluation, episodes, progress) as told:
+        with episode_bar(evaluation.label, episodes, evaluation.max_episode_steps, progress) as told:
             if made is not None:
                 results = list(made[0])
             else:
@@ -281,8 +281,8 @@ def _fresh_folder(out: Path, evaluation: Evaluation) -> Path:
 
 
 @contextlib.contextmanager
-def _bar(evaluation: Evaluation, episodes: int, show: bool) -> Iterator[Progress | None]:
-    """Draw control steps done, episodes ended and successes so far, with the time left."""
+def episode_bar(label: str, episodes: int, limit: int, show: bool) -> Iterator[Progress | None]:
+    """Draw control steps done of ``episodes`` of at most ``limit`` steps, episodes ended and successes so far, with the time left."""
     if not show:
         yield None
         return
@@ -290,11 +290,11 @@ def _bar(evaluation: Evaluation, episodes: int, show: bool) -> Iterator[Progress
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
-    limit, console, said = evaluation.max_episode_steps, Console(), time.monotonic()
+    console, said = Console(), time.monotonic()
     counts: dict[int, tuple[int, int, int]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
     with RichProgress(*columns, console=console, disable=not console.is_terminal) as bar:
-        line = bar.add_task(f"evaluate {evaluation.label}", total=episodes * limit, state="starting")
+        line = bar.add_task(f"evaluate {label}", total=episodes * limit, state="starting")
 
         def told(block: int, steps: np.ndarray, ended: np.ndarray, success: np.ndarray) -> None:
             nonlocal said
@@ -303,7 +303,7 @@ def _bar(evaluation: Evaluation, episodes: int, show: bool) -> Iterator[Progress
             state = f"{over}/{episodes} episodes, {good} succeeded"
             bar.update(line, completed=done, state=state)
             if not console.is_terminal and time.monotonic() - said > _PLAIN_EVERY:
-                console.print(f"evaluate {evaluation.label}: {state}, {done / (episodes * limit):.0%} of the steps", soft_wrap=True)
+                console.print(f"evaluate {label}: {state}, {done / (episodes * limit):.0%} of the steps", soft_wrap=True)
                 said = time.monotonic()
 
         yield told

@@ -122,6 +122,11 @@ def prepare(
     return Contest(name, entrants, config, purpose, out or _default_out(found[names[0]]))
 
 
+def perturbations(texts: Sequence[str], checkpoint: str) -> dict[str, Any]:
+    """Return the option of ``env`` that ``--perturb`` asks for, for one checkpoint, run or ``expert``; empty without one. Raises InputError."""
+    return _perturbed(texts, [] if checkpoint == EXPERT or not texts else [str(_find(checkpoint))])
+
+
 def _perturbed(texts: Sequence[str], checkpoints: Sequence[str]) -> dict[str, Any]:
     """Return the option of ``env`` that perturbations are, with what a checkpoint knows of its data; empty without one."""
     from robopolicy.evaluation.perturb import read, with_scale

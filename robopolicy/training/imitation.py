@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from policies.spec import InputError
+from robopolicy.conditioning import task_set
 from robopolicy.recipe import Note, Recipe, print_note
 from robopolicy.training.interrupt import Interrupts
 from robopolicy.training.run_folder import RunFolder
@@ -177,22 +178,30 @@ def _evaluate(s: Session) -> None:
         from robopolicy.evaluation.rollout import evaluate
         from robopolicy.evaluation.seeds import SELECTION
         from robopolicy.evaluation.statistics import wilson
+        from robopolicy.evaluation.suite import evaluate_suite
 
         e = s.recipe.evaluation
-        result = evaluate(
-            s.ema.policy,
-            s.recipe.task,
-            episodes=e.episodes,
-            seed0=SELECTION + e.seed,
-            block=e.block,
-            workers=e.workers,
-            threads=e.threads,
-            env=s.recipe.env.options(),
-            noise_seed=e.seed,
-            device=str(s.accelerator.device),
-            latency_calls=0,
-            progress=False,
-        )
+        how: dict[str, Any] = {
+            "episodes": e.episodes,
+            "seed0": SELECTION + e.seed,
+            "block": e.block,
+            "workers": e.workers,
+            "threads": e.threads,
+            "env": s.recipe.env.options(),
+            "noise_seed": e.seed,
+            "device": str(s.accelerator.device),
+            "latency_calls": 0,
+            "progress": False,
+        }
+        if tasks := task_set(s.recipe.task):
+            suite = evaluate_suite(s.ema.policy, tasks, name=s.recipe.task, **how)
+            rate, low, high = suite.mean
+            each = {f"success/{one.task}": one.success_rate for one in suite.evaluations}
+            s.log.write("evaluation", s.step, success=rate, low=low, high=high, tasks=len(tasks), episodes=e.episodes, **each)
+            s.bar.say(f"step {s.step}: success {rate:.2f} [{low:.2f}, {high:.2f}], mean of {len(tasks)} tasks on {e.episodes} selection states each")
+            s.accelerator.wait_for_everyone()
+            return
+        result = evaluate(s.ema.policy, s.recipe.task, **how)
         successes = sum(episode.success for episode in result.episodes)
         rate, (low, high) = successes / e.episodes, wilson(successes, e.episodes)
         s.log.write("evaluation", s.step, success=rate, low=low, high=high, successes=successes, episodes=e.episodes)
