@@ -82,7 +82,15 @@ def _print(result: Comparison) -> None:
         for name in ("task", "states", result.first, result.second, "difference", "95% interval", "p", "p (Holm)"):
             table.add_column(name, justify="left" if name == "task" else "right")
         for task, d, p in result.tasks:
-            cells = (f"{d.n}", f"{d.first:.3f}", f"{d.second:.3f}", f"{d.difference:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", f"{d.p_value:.2g}", f"{p:.2g}")
+            cells = (
+                f"{d.n}",
+                f"{d.first_mean:.3f}",
+                f"{d.second_mean:.3f}",
+                f"{d.difference:+.3f}",
+                f"{d.low:+.3f} to {d.high:+.3f}",
+                f"{d.p_value:.2g}",
+                f"{p:.2g}",
+            )
             table.add_row(task, *cells)
         console.print(table)
     for line in (result.sentence(), result.hint(), *result.notes):

@@ -190,7 +190,7 @@ def merged(files: Sequence[Path]) -> list[dict[str, Any]]:
         for _, row in _lines(file):
             if row is not None and "task" in row and "episodes" in row:
                 out.setdefault(str(row.get("id") or identity(row)), {**row, "ledger": str(file)})
-    return sorted(out.values(), key=lambda row: (str(row.get("time")), str(row.get("id"))))
+    return sorted(out.values(), key=lambda row: str(row.get("time")))  # of one second: as they stand
 
 
 def merge_into(target: Path, files: Sequence[Path]) -> int:

@@ -54,10 +54,10 @@ class Comparison:
         where = self.tasks[0][0] if w.tasks == 1 else f"{w.tasks} tasks"
         states = f"on the same {w.n} initial states of {where}"
         if self.quantity == "success":
-            amounts = f"{self.first} solves {w.first:.1%} and {self.second} {w.second:.1%} {states}"
+            amounts = f"{self.first} solves {w.first_mean:.1%} and {self.second} {w.second_mean:.1%} {states}"
             difference = f"a difference of {100 * w.difference:+.1f} points, 95% interval {100 * w.low:+.1f} to {100 * w.high:+.1f} ({w.interval})"
         else:
-            amounts = f"{self.first} has a mean {self.quantity} of {w.first:.4g} and {self.second} of {w.second:.4g} {states}"
+            amounts = f"{self.first} has a mean {self.quantity} of {w.first_mean:.4g} and {self.second} of {w.second_mean:.4g} {states}"
             difference = f"a difference of {w.difference:+.4g}, 95% interval {w.low:+.4g} to {w.high:+.4g} ({w.interval})"
         better = self.first if w.difference > 0 else self.second
         said = f"{better} is better" if self.significant else "no difference could be told"

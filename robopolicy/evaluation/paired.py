@@ -24,8 +24,8 @@ class Difference:
     Attributes:
         tasks: How many.
         n: Initial states in all.
-        first: Mean of the first over tasks (of success, score or return).
-        second: Mean of the second.
+        first_mean: Of the first over tasks (of success, score or return).
+        second_mean: Of the second.
         difference: ``first - second``, every task with equal weight.
         low: Lower end of its 95 % interval.
         high: Upper end.
@@ -36,8 +36,8 @@ class Difference:
 
     tasks: int
     n: int
-    first: float
-    second: float
+    first_mean: float
+    second_mean: float
     difference: float
     low: float
     high: float
@@ -122,15 +122,17 @@ def power(n: int, discordant: float, difference: float, level: float = 0.05) -> 
         difference: True difference of their success rates.
         level: Of the test, two-sided.
     """
+    from scipy.special import bdtr, bdtrik
     from scipy.stats import binom
 
-    counts = np.arange(n + 1)
-    weights = binom.pmf(counts, n, discordant)
-    kept = counts[weights > 1e-12]
+    weights = binom.pmf(np.arange(n + 1), n, discordant)
+    kept = np.flatnonzero(weights > 1e-12)
     better = 0.5 + difference / (2 * discordant)  # chance that such a state is one of the first's
-    low = binom.ppf(level / 2, kept, 0.5)  # largest k with P(X <= k) <= level / 2: this one, or one less
-    low = np.where(binom.cdf(low, kept, 0.5) <= level / 2, low, low - 1)
-    return float((weights[kept] * (binom.cdf(low, kept, better) + binom.sf(kept - low - 1, kept, better))).sum())
+    low = np.ceil(np.nan_to_num(bdtrik(level / 2, kept, 0.5), nan=0.0))  # largest k with P(X <= k) <= level / 2: this one, or one or two less
+    for _ in range(3):
+        low = np.where((low >= 0) & (bdtr(np.maximum(low, 0), kept, 0.5) > level / 2), low - 1, low)
+    few, many = (np.where(low >= 0, bdtr(np.maximum(low, 0), kept, p), 0.0) for p in (better, 1 - better))
+    return float((weights[kept] * (few + many)).sum())
 
 
 def episodes_for(difference: float, discordant: float, wanted: float = 0.8, level: float = 0.05) -> int:

@@ -74,7 +74,7 @@ def test_the_hint_has_the_power_it_says_and_not_much_more() -> None:
 def test_tasks_are_joined_by_hand() -> None:
     pairs = [statistics.compare([True] * 8 + [False] * 2, [True] * 5 + [False] * 5), statistics.compare([True, False] * 5, [False, True] * 5)]
     found = paired.successes(pairs)
-    assert (found.tasks, found.n) == (2, 20) and found.difference == pytest.approx(0.15) and (found.first, found.second) == pytest.approx((0.65, 0.5))
+    assert (found.tasks, found.n) == (2, 20) and found.difference == pytest.approx(0.15) and (found.first_mean, found.second_mean) == pytest.approx((0.65, 0.5))
     assert found.p_value == statistics.mcnemar(3 + 5, 5)
     down = np.hypot(*(p.difference - p.low for p in pairs)) / 2
     assert found.low == pytest.approx(0.15 - down)

@@ -1,0 +1,131 @@
+"""``robopolicy compare``: what it takes, evaluates, says, and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policies.spec import InputError
+from robopolicy.cli import main
+from robopolicy.evaluation import chain, ledger, outcomes
+from robopolicy.evaluation.comparison import judge
+from robopolicy.evaluation.outcomes import Outcomes
+from robopolicy.evaluation.statistics import mcnemar, paired_difference
+from robopolicy.training.imitation import train
+from tests.robopolicy import small_runs
+
+
+def side(label: str, success: np.ndarray, task: str = "pusht", first: int = 2_000_000, **more: Any) -> Outcomes:
+    """Return outcomes of as many states as ``success`` (n,) has."""
+    n = len(success)
+    values = {"score": success * 0.5, "returns": success * 10.0, **more}
+    return Outcomes(label, task, outcomes.world_of(task, "1", 100, {}), "report", np.arange(n) + first, np.asarray(success, bool), **values, source="test")
+
+
+def test_the_sentence_says_what_the_tests_say() -> None:
+    a, b = np.arange(100) < 80, (np.arange(100) >= 5) & (np.arange(100) < 65)
+    found = judge([side("flow", a)], [side("regression", b)])
+    difference, low, _ = paired_difference(100, 20, 0)
+    assert found.whole.p_value == mcnemar(20, 0) and found.significant
+    expected = f"flow solves 80.0% and regression 60.0% on the same 100 initial states of pusht: a difference of +20.0 points, 95% interval {100 * low:+.1f} to"
+    assert found.sentence().startswith(expected) and found.sentence().endswith("flow is better.") and difference == 0.2
+    other = judge([side("regression", b)], [side("flow", a)])
+    assert "-20.0 points" in other.sentence() and other.sentence().endswith("flow is better.")
+    assert other.whole.p_value == found.whole.p_value
+    none = judge([side("flow", a)], [side("twin", np.roll(a, 1))], tell=0.1)
+    assert "no difference could be told" in none.sentence() and list(none.episodes) == [0.1] and "for 10.0 points" in none.hint()
+
+
+def test_only_shared_states_of_the_same_world_are_paired() -> None:
+    a = side("flow", np.ones(10, bool))
+    assert judge([a], [side("other", np.zeros(10, bool), first=2_000_006)]).whole.n == 4
+    for wrong in (side("other", np.ones(10, bool), first=2_000_010), side("other", np.ones(10, bool), task="two-route")):
+        with pytest.raises(InputError, match="cannot be paired"):
+            judge([a], [wrong])
+    assert outcomes.world_of("t", "1", 5, {"engine": "mujoco", "observations": "image", "randomize": None}) == outcomes.world_of("t", "1", 5, {})
+    assert outcomes.world_of("t", "1", 5, {"perturb": {"mass": 2}}) != outcomes.world_of("t", "1", 5, {})
+
+
+def test_several_tasks_weigh_the_same() -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"a": 30, "b": 60, "c": 30}
+    first = [side("flow", rng.random(n) < 0.7, task) for task, n in sizes.items()]
+    second = [side("regression", rng.random(n) < 0.5, task) for task, n in sizes.items()]
+    found = judge([*first, side("flow", np.ones(3, bool), "alone")], second)
+    assert [task for task, _, _ in found.tasks] == ["a", "b", "c"] and found.whole.n == 120
+    assert found.whole.difference == pytest.approx(np.mean([d.difference for _, d, _ in found.tasks]))
+    assert "only flow was run on alone" in found.notes[0] and "3 tasks" in found.sentence()
+    assert json.loads(json.dumps(found.to_dict()))["by_task"][1]["n"] == 60
+    with pytest.raises(InputError, match="cannot be averaged"):
+        judge(first, second, "return")
+
+
+def test_scores_and_returns_where_success_says_nothing() -> None:
+    rng = np.random.default_rng(1)
+    never, base = np.zeros(40, bool), rng.random(40)
+    one = side("flow", never, score=base + 0.1, returns=base)
+    other = side("regression", never, score=base + rng.normal(0, 0.02, 40), returns=base)
+    assert judge([one], [other]).quantity == "score"
+    plain = [side(name, never, score=None, returns=base + shift) for name, shift in (("x", 0.3), ("y", 0.0))]
+    found = judge([plain[0]], [plain[1]])
+    assert found.quantity == "return" and found.whole.difference == pytest.approx(0.3) and found.whole.p_value < 1e-3
+    with pytest.raises(InputError, match="no score of single episodes"):
+        judge([one], [side("bare", never, score=None)], "score")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run of two-route."""
+    folder = tmp_path_factory.mktemp("compare") / "run"
+    train(small_runs.recipe(folder, evaluation={"episodes": 6, "block": 3}), progress=False)
+    return folder
+
+
+def said(tmp_path: Path, *arguments: object) -> dict[str, Any]:
+    file = tmp_path / "result.json"
+    assert main(["compare", *map(str, arguments), "--json", str(file), "--quiet"]) == 0
+    return json.loads(file.read_text())
+
+
+def test_a_run_against_the_expert_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "e"
+    found = said(tmp_path, run, "expert", "--out", out)
+    assert (found["first"], found["second"], found["n"], found["tasks"]) == ("flow", "expert", 6, 1) and found["power"]
+    assert found["sentence"] in capsys.readouterr().out
+    rows = chain.merged([out / ledger.FILE])
+    assert [r["label"] for r in rows] == ["flow", "expert"] and rows[0]["training"]["seed"] == 3 and rows[0]["training"]["step"] == 60
+    again = said(tmp_path, run, "expert", "--out", out)
+    assert again == found and len(chain.merged([out / ledger.FILE])) == 2, "what the ledger has is not evaluated again"
+    more = said(tmp_path, "expert", run, "-n", 4, "--out", out, "--task", "two-route")
+    assert more["n"] == 4 and more["first"] == "expert" and len(chain.merged([out / ledger.FILE])) == 4
+
+    # the same from what was written: folders, the ledger's labels, and the ledger alone
+    folders = {r["label"]: out / Path(r["results"]).parent for r in rows}
+    assert said(tmp_path, folders["flow"], folders["expert"]) == found
+    labels = [f"{out / ledger.FILE}:{label}" for label in ("flow", "expert")]
+    assert said(tmp_path, *labels)["n"] == 4  # the newest
+    alone = tmp_path / "alone.jsonl"
+    assert main(["ledger", "merge", str(alone), str(out / ledger.FILE)]) == 0
+    assert said(tmp_path, f"{alone}:flow", f"{alone}:expert")["n"] == 4
+    beside = said(tmp_path, run, folders["expert"], "--out", tmp_path / "new")
+    assert beside == found, "a checkpoint is evaluated in the world and on the states of the other side"
+
+
+def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "e"
+    said(tmp_path, run, "expert", "--out", out, "-n", 2)
+    for arguments, expected in (
+        ((f"{out / ledger.FILE}:flaw", "expert"), "did you mean 'flow'?"),
+        ((out, "expert"), "found those of 2"),
+        ((run, tmp_path / "none"), "no such checkpoint or run"),
+        ((run, "expert", "--by", "sucess"), "did you mean 'success'?"),
+        ((run, "expert", "--tell", "5"), "at most 1"),
+        ((f"{tmp_path}/no.jsonl:flow", "expert"), "cannot be read"),
+    ):
+        assert main(["compare", *map(str, arguments), "--quiet"]) == 2
+        error = capsys.readouterr().err
+        assert expected in error and error.count("\n") == 1, error
