@@ -18,7 +18,7 @@ from policies.spec import InputError, suggest
 from sim.env import BatchEnv
 
 #: Modules and packages of ``sim/suites/``.
-SUITES = ("metaworld", "pusht", "two_route", "arm", "classic", "gymnasium", "locomotion", "quadrotor", "ogbench")
+SUITES = ("metaworld", "pusht", "two_route", "arm", "classic", "gymnasium", "locomotion", "quadrotor", "robotics", "dmcontrol", "ogbench", "aloha")
 
 ObservationMode = Literal["state", "image", "state+image"]
 

@@ -138,10 +138,11 @@ class Camera:
         self._gl = _gl_context(width, height)
         self._gl.make_current()
         look = model.vis
-        kept = look.quality.offsamples, look.global_.offwidth, look.global_.offheight
+        kept = look.quality.offsamples, look.quality.shadowsize, look.global_.offwidth, look.global_.offheight
         look.quality.offsamples, look.global_.offwidth, look.global_.offheight = (4 if shadows else 0), width, height
+        look.quality.shadowsize = kept[1] if shadows else 0  # a map that is never drawn into takes longest to make
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        look.quality.offsamples, look.global_.offwidth, look.global_.offheight = kept
+        look.quality.offsamples, look.quality.shadowsize, look.global_.offwidth, look.global_.offheight = kept
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=2000)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows

@@ -135,6 +135,8 @@ NEEDS = {
     "git": Need(_on_path("git"), "git", "apt-get install git"),
     "network": Need(_index_answers, "a package index that answers", "a network connection"),
     "metaworld": Need(_module("metaworld"), "Meta-World", "robopolicy install metaworld"),
+    "robotics": Need(_module("gymnasium_robotics"), "Gymnasium-Robotics", "pip install 'robopolicy[suites]'"),
+    "dmcontrol": Need(_module("dm_control"), "dm_control", "pip install 'robopolicy[suites]'"),
     "bullet": Need(_module("pybullet"), "the second physics engine", "pip install 'robopolicy[bullet]'"),
     "warp": Need(lambda: _module("mujoco_warp")() and _module("warp")(), "physics on Warp", "pip install 'robopolicy[warp]'"),
     "ray": Need(_module("ray"), "a cluster engine", "pip install 'robopolicy[ray]'"),
