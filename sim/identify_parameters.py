@@ -97,7 +97,8 @@ def parameter(text: str, model: Any, most: float, dt: float) -> Parameter:
     if selection.named.also in ("rotation", "direction", "material"):
         raise InputError(f"--fit {text!r}: {split_key(key)[0]} is not one number; positions, masses, frictions and the like can be fitted")
     base = selection.base if start is None else np.full(selection.base.shape, start)
-    positive = selection.named.low == 0.0
+    strengths = selection.named.kind == "actuator" and base.size > 1 and bool((base > 0).all())  # of several motors: one factor, no summand
+    positive = selection.named.low == 0.0 or strengths
     if positive and (base <= 0).any():
         where = "the model has 0 there, so say where to begin" if start is None else "expected a start above 0"
         raise InputError(f"--fit {text!r}: {where}, e.g. --fit {key}=0.1")
