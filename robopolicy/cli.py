@@ -30,6 +30,7 @@ COMMANDS = (
     "sweep",
     "reward",
     "eval",
+    "robustness",
     "tune",
     "compare",
     "report",
