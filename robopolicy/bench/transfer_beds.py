@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from policies.spec import InputError
+from policies.spec import InputError, suggest
 
 NOMINAL, RANDOMIZED, IDENTIFIED, BOTH = "nominal", "randomised", "identified", "identified and randomised"
 VARIANTS = (NOMINAL, RANDOMIZED, IDENTIFIED, BOTH)
 #: Where policies are tried. The last is the robot; the two between it and the training worlds say how much is the engine's and how much the parameters'.
-MUJOCO, BULLET, PARAMETERS, ROBOT = "MuJoCo", "PyBullet", "MuJoCo, robot's parameters", "robot"
+MUJOCO, BULLET, PARAMETERS, ROBOT = "MuJoCo", "PyBullet", "MuJoCo as robot", "robot"
 WORLDS = (MUJOCO, BULLET, PARAMETERS, ROBOT)
 
 
@@ -101,7 +101,9 @@ def section(given: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def world_env(world: str, robot: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of ``sim.registry.make`` of one of :data:`WORLDS`; ``robot`` is the section that makes the robot."""
+    """Return the options of ``sim.registry.make`` of one of :data:`WORLDS`; ``robot`` is the section that makes the robot. Raises InputError."""
+    if world not in WORLDS:
+        raise InputError(f"world {world!r}: expected one of {', '.join(WORLDS)}{suggest(world, WORLDS)}")
     env: dict[str, Any] = {"engine": "bullet"} if world in (BULLET, ROBOT) else {}
     return {**env, "randomize": dict(robot)} if world in (PARAMETERS, ROBOT) else env
 

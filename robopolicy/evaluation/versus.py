@@ -114,7 +114,7 @@ def prepare(
         if isinstance(each, str) and each in earlier:
             entrants.append(Entrant(each, {}, earlier[each]))
             continue
-        given_worlds = {**({"randomize": dict(randomize)} if randomize else {}), **({"engine": engine} if engine else {}), **wrong}
+        given_worlds = {**({} if randomize is None else {"randomize": dict(randomize) or None}), **({"engine": engine} if engine else {}), **wrong}
         env = {**defaults[each].env, "max_episode_steps": limit, **given_worlds}
         require_fit(found[each], name, env)
         own = (method, weights) if number == 0 else (None, None)
