@@ -93,9 +93,8 @@ def register(app: typer.Typer) -> None:
 
 def _require_fit(context: typer.Context, whole: bool) -> None:
     """Refuse options that say nothing together. Raises InputError."""
-    from click.core import ParameterSource
-
-    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
     options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     if whole:
         for name in given:

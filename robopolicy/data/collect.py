@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from policies.spec import InputError
 from robopolicy.data.collection import EXTRA_STEPS, Collection, CollectSummary, Episode, provenance_of, require_same, summary
-from robopolicy.data.demonstrators import Act, describe_expert
+from robopolicy.data.demonstrators import Act, describe_expert, require_seen
 from robopolicy.data.disturb import Recovery
 from robopolicy.data.simulate import BLOCK, Lanes, Work, make_worlds, pilot_steps, simulated
 from robopolicy.data.writer import DatasetWriter
@@ -128,6 +128,8 @@ def collect(
     work = Work(recipe, block if checkpoint else max(1, min(block, -(-episodes // workers))), checkpoint, act)
     with contextlib.closing(make_worlds(recipe, 1)) as world:
         spec, suite = world.spec, world.suite_version
+    if checkpoint:
+        require_seen(checkpoint, spec, name)
     if recovery is not None and recovery.chance:
         work = replace(work, recipe=replace(recipe, recovery=_recovery(recovery, work, root, spec.action.rate_hz)))
     provenance = {"collect": asdict(work.recipe) | {"suite_version": suite}, "attempts": 0}

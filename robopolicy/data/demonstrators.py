@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from policies.spec import InputError
+from policies.spec import InputError, Spec
 from sim.env import BatchEnv, Observation
 
 #: How a policy with a distribution over actions acts.
@@ -65,19 +65,13 @@ class CheckpointExpert:
     Args:
         checkpoint: Its folder.
         act: How a policy with a distribution acts; None: as it was trained to.
-        env: The worlds.
         every_step: Plan anew at every step, also where a plan has several: after a disturbance an old plan is worth nothing.
-
-    Raises:
-        InputError: if the worlds do not show what the policy reads.
     """
 
-    def __init__(self, checkpoint: str, act: Act | None, env: BatchEnv, every_step: bool) -> None:
+    def __init__(self, checkpoint: str, act: Act | None, every_step: bool) -> None:
         from robopolicy.evaluation.blocks import PolicyPlanner
 
-        policy = load_expert(checkpoint, act)
-        policy.spec.require(env.spec, f"checkpoint {checkpoint}", f"task {env.task!r} as it is recorded (see observations, image_size)")
-        self._planner, self._every_step = PolicyPlanner(policy, NOISE_SEED), every_step
+        self._planner, self._every_step = PolicyPlanner(load_expert(checkpoint, act), NOISE_SEED), every_step
 
     def begin(self, seeds: np.ndarray, first: Observation) -> None:
         """See base class."""
@@ -121,6 +115,13 @@ def load_expert(checkpoint: str, act: Act | None) -> Any:
             raise InputError(f"--{act}: policy {name!r} of {checkpoint} has no distribution over actions to choose from; leave it out")
         bare.config = bare.config.model_copy(update={"stochastic": act == "sample"})
     return policy
+
+
+def require_seen(checkpoint: str, spec: Spec, task: str) -> None:
+    """Refuse a checkpoint that reads what worlds with ``spec`` do not show as they are recorded. Raises SpecMismatch naming the field."""
+    from policies.checkpoint import read_spec
+
+    read_spec(checkpoint).require(spec, f"checkpoint {checkpoint}", f"task {task!r} as it is recorded (see observations, image_size)")
 
 
 def describe_expert(checkpoint: str | Path, act: Act | None) -> tuple[str, dict[str, Any], Mapping[str, Any]]:

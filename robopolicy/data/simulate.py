@@ -89,7 +89,7 @@ class Simulator:
         self.env = make_worlds(work.recipe, work.block)
         self._scale = work.recipe.noise * half_range(self.env.spec.action)
         disturbed = work.recipe.recovery is not None
-        self._expert: Demonstrator = CheckpointExpert(work.checkpoint, work.act, self.env, disturbed) if work.checkpoint else ScriptedExpert(self.env)
+        self._expert: Demonstrator = CheckpointExpert(work.checkpoint, work.act, disturbed) if work.checkpoint else ScriptedExpert(self.env)
 
     def close(self) -> None:
         """Release the worlds; may be called twice."""
