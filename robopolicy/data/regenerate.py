@@ -19,7 +19,7 @@ from robopolicy.data import layout
 from robopolicy.data.atomic import read_json, write_json
 from robopolicy.data.collect import Disturbing, Told, collect
 from robopolicy.data.collection import CollectSummary, provenance_of
-from robopolicy.data.regenerate_recipe import Plan, Settings
+from robopolicy.data.regenerate_recipe import Plan, SetSettings, Settings
 from robopolicy.data.simulate import Lanes
 
 if TYPE_CHECKING:
@@ -110,11 +110,13 @@ def regenerate(plan: Plan, workers: int = 2, progress: bool = True, expected: st
             except InputError as error:
                 failed.append(error)
                 continue
-            _note(plan, lock, task, done)
+            _note(plan, lock, task, done, str((provenance_of(done.path) or {}).get("suite_version", "")))
+    for name, asked in plan.sets.items():
+        _generate(plan, lock, name, asked, workers, progress)
     if failed:
         more = f" (and {len(failed) - 1} more tasks)" if len(failed) > 1 else ""
         raise InputError(f"{plan.name}: {failed[0]}{more}; the other tasks are collected: mend it and run the same command to continue")
-    tasks = {task: TaskSet(**lock["tasks"][task]) for task in plan.tasks}
+    tasks = {task: TaskSet(**lock["tasks"][task]) for task in (*plan.tasks, *plan.sets)}
     found = whole_fingerprint({task: one.fingerprint for task, one in tasks.items()})
     _require_expected(plan, found, expected or lock.get("fingerprint"))
     lock["fingerprint"] = found
@@ -174,12 +176,22 @@ def _collect(path: Path, task: str, settings: Settings, workers: int, told: Told
     return collect(task, path, seed0=settings.seed, workers=workers, progress=told, recovery=recovery, lanes=lanes, cluster=cluster, **values)
 
 
-def _note(plan: Plan, lock: dict[str, Any], task: str, done: CollectSummary) -> None:
+def _generate(plan: Plan, lock: dict[str, Any], name: str, asked: SetSettings, workers: int, progress: bool) -> None:
+    """Have a data set made by the suite's own generator, and write down what it holds."""
+    from robopolicy.data import ogbench
+
+    path = task_folder(plan.root, name)
+    episodes = ogbench.regenerate(name, path, asked.episodes, workers, progress, asked.frames)
+    about = ((layout.read_own(path) or {}).get("provenance") or {}).get("ogbench") or {}
+    done = CollectSummary(path, episodes, int(layout.read_info(path)["total_frames"]), episodes, 0)
+    _note(plan, lock, name, done, str(about.get("suite_version", "")))
+
+
+def _note(plan: Plan, lock: dict[str, Any], task: str, done: CollectSummary, suite: str) -> None:
     """Write down what a finished data set holds; its contents must be those of an earlier run. Raises InputError."""
     from robopolicy.data.dataset import Dataset
 
     dataset = Dataset.open(done.path)
-    suite = str((provenance_of(done.path) or {}).get("suite_version", ""))
     numbers = done.episodes, done.frames, done.attempts, done.failures
     found = TaskSet(done.path.name, *numbers, suite, dataset.fingerprint)
     before = lock["tasks"].get(task)
@@ -201,7 +213,7 @@ def _merge(plan: Plan, lock: dict[str, Any], progress: bool) -> Path:
 
     path = plan.root / MERGED
     if not layout.is_dataset(path):
-        merge([task_folder(plan.root, task) for task in plan.tasks], path, progress)
+        merge([task_folder(plan.root, task) for task in (*plan.tasks, *plan.sets)], path, progress)
     found = Dataset.open(path).fingerprint
     if lock.get(MERGED) not in (None, found):
         raise InputError(f"{path}: its contents have changed since it was written ({lock[MERGED]} then, {found} now); remove it to write it again")
@@ -221,8 +233,8 @@ def _bars(plan: Plan, shown: bool) -> Iterator[Bars]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
     with Progress(*columns, disable=not shown) as bar:
-        whole = bar.add_task(f"collecting {plan.name}", total=len(plan.tasks), state="tasks")
-        present = bar.add_task("", total=1, state="")
+        whole = bar.add_task(f"collecting {plan.name}", total=len(plan.tasks), visible=bool(plan.tasks), state="tasks")
+        present = bar.add_task("", total=1, visible=bool(plan.tasks), state="")
 
         @contextlib.contextmanager
         def of_task(task: str, wanted: int) -> Iterator[Told]:

@@ -54,15 +54,23 @@ class Settings(Config):
         return value
 
 
+class SetSettings(Config):
+    """How much there is of a data set that a suite's own generator makes."""
+
+    episodes: pydantic.PositiveInt | None = None  # None: as many as published
+    frames: pydantic.PositiveInt | None = None  # of an episode; None: as published
+
+
 class DataRecipe(Settings):
     """A suite's demonstrations. Settings are those of every task; ``tasks`` as a mapping changes them for one."""
 
     tag: str | None = None  # the tasks that carry it and have an expert
     tasks: dict[str, dict[str, Any]] = pydantic.Field(default_factory=dict)  # or these: a list, or a name with the settings that differ
+    sets: dict[str, SetSettings] = pydantic.Field(default_factory=dict)  # of a suite's own generator (OGBench), a list or a mapping as tasks
     output: str = "data/{name}"  # {name} is the recipe's
     merge: bool = False  # also one data set of all tasks
 
-    @pydantic.field_validator("tasks", mode="before")
+    @pydantic.field_validator("tasks", "sets", mode="before")
     @classmethod
     def _list_of_names(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -89,12 +97,14 @@ class Plan:
         name: Of the recipe.
         root: Folder that gets one data set a task.
         tasks: Registered name -> settings, in the order in which they are collected.
+        sets: Name of a data set of a suite's own generator -> how much of it; after the tasks.
         merge: Whether all are also written as one data set.
     """
 
     name: str
     root: Path
     tasks: Mapping[str, Settings]
+    sets: Mapping[str, SetSettings]
     merge: bool
 
     def identity(self) -> dict[str, Any]:
@@ -102,7 +112,8 @@ class Plan:
 
         A checkpoint that demonstrates is identified by its hash, which each data set keeps; where it lies decides nothing.
         """
-        return {task: settings.model_dump(mode="json", exclude={"expert"}) for task, settings in self.tasks.items()}
+        tasks = {task: settings.model_dump(mode="json", exclude={"expert"}) for task, settings in self.tasks.items()}
+        return tasks | {name: settings.model_dump(mode="json") for name, settings in self.sets.items()}
 
 
 def data_recipes() -> list[str]:
@@ -126,7 +137,7 @@ def load_plan(name: str, overrides: Sequence[str] = (), out: Path | None = None,
             settings.expert = settings.expert.replace("{task}", task.replace("/", "-"))
         tasks[task] = settings
     root = out or Path(recipe.output.format(name=path.stem))
-    return Plan(path.stem, root, tasks, recipe.merge if merge is None else merge)
+    return Plan(path.stem, root, tasks, _sets(recipe, str(path)), recipe.merge if merge is None else merge)
 
 
 def _find(name: str) -> Path:
@@ -142,8 +153,8 @@ def _tasks(recipe: DataRecipe, source: str) -> dict[str, dict[str, Any]]:
     """Return the registered name of every task and what it says of itself. Raises InputError."""
     from sim import registry
 
-    if not recipe.tag and not recipe.tasks:
-        raise InputError(f"{source}: expected tag or tasks, found neither")
+    if not recipe.tag and not recipe.tasks and not recipe.sets:
+        raise InputError(f"{source}: expected tag, tasks or sets, found none of them")
     own = {}
     for name, settings in recipe.tasks.items():
         try:
@@ -160,3 +171,17 @@ def _tasks(recipe: DataRecipe, source: str) -> dict[str, dict[str, Any]]:
     if not can:
         raise InputError(f"{source}: no task with tag {recipe.tag!r} has an expert; name a checkpoint with expert=runs/{{task}}-...")
     return {**{task: own.get(task, {}) for task in can}, **own}
+
+
+def _sets(recipe: DataRecipe, source: str) -> dict[str, SetSettings]:
+    """Return the data sets of a suite's own generator. Raises InputError."""
+    if not recipe.sets:
+        return {}
+    from robopolicy.data.ogbench import find
+
+    for name in recipe.sets:
+        try:
+            find(name)
+        except InputError as error:
+            raise InputError(f"{source}: key 'sets': {error}") from None
+    return dict(recipe.sets)
