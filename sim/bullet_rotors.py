@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-TRIES = 10  # ticks at most, the last with the best guess so far
-SETTLED = 2e-3  # m/s and rad/s by which a wrong guess may change velocities
+TRIES = 14
+SETTLED = 2e-3  # m/s and rad/s by which velocities may be wrong
 SETTLED_SHARE = 0.01  # of what the constraints do to them
 _HISTORY = 5  # guesses that are extrapolated from
 _WORSE = 2.0  # times the best: begin anew from that
@@ -71,6 +71,7 @@ def settle(
         timestep: s.
     """
     whole: np.ndarray | None = None  # H^-1
+    links: np.ndarray | None = None  # M^-1
     guesses: list[np.ndarray] = []
     offs: list[np.ndarray] = []
     best, chosen, guess, answer = np.inf, reaction, reaction, reaction
@@ -83,7 +84,8 @@ def settle(
         if number == TRIES - 1 or np.abs(off).max(initial=0.0) < 1e-9:
             break
         whole = np.linalg.inv(inertia + np.diag(rotors)) if whole is None else whole
-        wrong = timestep * float(np.abs(whole @ off).max())
+        links = np.linalg.inv(inertia) if links is None else links
+        wrong = timestep * float(np.abs(links @ (rotors * (whole @ off))).max())  # by how much the velocities are
         if wrong < SETTLED + SETTLED_SHARE * timestep * float(np.abs(whole @ answer).max()):
             break
         again()
