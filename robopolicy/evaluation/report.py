@@ -59,12 +59,14 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
 
-def write_report(folder: str | Path | Sequence[Path], out: str | Path | None = None) -> Path:
+def write_report(folder: str | Path | Sequence[Path], out: str | Path | None = None, export: Path | None = None, forms: Sequence[str] = ()) -> Path:
     """Write the page for a run, an evaluation, or any folder that holds some, and return its path.
 
     Args:
         folder: Where to look, with everything below it; several folders make one page.
         out: The HTML file; None: ``report.html`` in ``folder``, or in the folder that holds all of them.
+        export: Folder for the page's tables; None: ``NAME-tables`` beside the page, if there are ``forms``.
+        forms: Of the tables: ``csv``, ``latex``, ``markdown``; empty: all three, if there is an ``export``.
 
     Raises:
         InputError: if there are no evaluation, no training log and no curves, or the page cannot be written.
@@ -74,8 +76,13 @@ def write_report(folder: str | Path | Sequence[Path], out: str | Path | None = N
 
     folders = [Path(folder)] if isinstance(folder, str | Path) else list(folder)
     parent = folders[0] if len(folders) == 1 else Path(os.path.commonpath([f.resolve() for f in folders]))
-    page = render(gather(*folders), parent.resolve().name).encode()
+    found = gather(*folders)
+    page = render(found, parent.resolve().name).encode()
     file = Path(out) if out is not None else parent / "report.html"
+    if export is not None or forms:
+        from robopolicy.evaluation import exports, tables
+
+        tables.write(exports.tables(found.evaluations), export or file.with_name(f"{file.stem}-tables"), forms or tuple(tables.WRITERS))
     try:
         write_bytes(file, page)
     except OSError as error:

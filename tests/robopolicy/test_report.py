@@ -134,8 +134,18 @@ def test_the_page_says_what_was_measured(folder: Path) -> None:
     for label, _, rate, _, _ in SIDES:
         low, high = wilson(rate, 100)
         assert label in text and f"{rate}.0%" in text and f"{100 * low:.1f} to {100 * high:.1f}" in text
-    assert reader.counts["video"] == 4 and reader.counts["svg"] == 4
-    for word in ("Success over time", "Latency", "Network calls per chunk", "Paired comparison", "Training loss", "Success during training", "Some CPU"):
+    assert reader.counts["video"] == 4 and reader.counts["svg"] == 5
+    for word in (
+        "Success over time",
+        "Latency",
+        "Network calls per chunk",
+        "Success against network calls",
+        "Failures, the worst first",
+        "Paired comparison",
+        "Training loss",
+        "Success during training",
+        "Some CPU",
+    ):
         assert word in text
 
 
