@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from robopolicy.bench import robustness
+from robopolicy.bench.harness import Result, run_benchmark
 from robopolicy.cli import main
-from robopolicy.data.collect import collect
 from robopolicy.evaluation import ledger
-from robopolicy.evaluation.robustness import Curve, Ladder, Table, crossing, ladders
+from robopolicy.evaluation.perturb import KINDS
+from robopolicy.evaluation.robustness import Curve, Ladder, Table, crossing, ladders, sweep
 from robopolicy.evaluation.robustness_page import half_text, markdown
+from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.statistics import holm, mcnemar, wilson
-from robopolicy.recipe import recipe_from_dict
-from robopolicy.training.imitation import train
+from robopolicy.evaluation.versus import prepare
 
 
 def curve(kind: str, sizes: tuple[float, ...], successes: list[int], n: int = 20) -> Curve:
@@ -114,27 +116,51 @@ def test_a_stopped_table_goes_on_and_the_page_can_be_read(tmp_path: Path, capsys
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two-route, trained for a moment."""
-    root = tmp_path_factory.mktemp("run")
-    collect("two-route", root / "data", 4, workers=1, progress=False)
-    policy = {"type": "regression", "backbone": "mlp", "mlp": {"width": 16, "blocks": 1}, "n_obs_steps": 1, "state_normalization": "mean_std"}
-    training = {"steps": 10, "batch_size": 32, "optimizer": {"warmup_steps": 2}, "checkpoint_every": 10}
-    values = {"task": "two-route", "data": {"path": str(root / "data")}, "output": str(root / "run"), "policy": policy, "training": training}
-    train(recipe_from_dict({**values, "env": {"max_episode_steps": 30}}, "test"), progress=False)
-    return root / "run"
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The benchmark's folder, cut down to one bed and one policy, and what it gave."""
+    folder = tmp_path_factory.mktemp("bench")
+    return folder, run_benchmark("robustness", True, only="arm-push regression", folder=folder)
+
+
+@pytest.fixture(scope="module")
+def run(measured: tuple[Path, Result]) -> Path:
+    """A run of arm/push, trained for a moment."""
+    return measured[0] / "arm-push" / "runs" / "regression"
+
+
+def test_the_benchmark_measures_every_cell_once_and_names_what_is_missing(measured: tuple[Path, Result]) -> None:
+    folder, result = measured
+    assert [row.name.partition(" [")[0] for row in result.rows] == ["arm-push, regression, " + what for what in ("unperturbed", "noise", "delay", "push")]
+    assert len(result.missing) == 16 and all("--only arm-push regression" in line for line in result.missing)  # of 3 beds, 3 policies, 2 cells
+    lines = list(ledger.read(folder / "arm-push" / "evaluations" / "ledger.jsonl"))
+    assert len(lines) == 4 and {line["checkpoint_hash"] for line in lines} == {lines[0]["checkpoint_hash"]}
+    again = run_benchmark("robustness", True, only="arm-push regression", folder=folder)
+    assert again.rows == result.rows and len((folder / "results.jsonl").read_text().splitlines()) == 2
+    assert "| regression |" in (folder / "arm-push" / "robustness.md").read_text()
+
+
+def test_all_beds_share_what_must_be_equal() -> None:
+    assert {kind for bed in robustness.BEDS for kind in bed.kinds} == set(KINDS)
+    for bed in (*robustness.BEDS, *robustness.quick_beds()):
+        changed = [key.partition("=")[0] for keys in bed.own.values() for key in keys]
+        assert set(changed) <= {"training.optimizer.lr"} and set(bed.sizes) <= set(bed.kinds)
 
 
 def test_noise_is_in_deviations_of_the_data_and_what_a_task_cannot_have_is_said(run: Path, tmp_path: Path) -> None:
-    found = result(tmp_path, run, "expert", "-n", 4, "--out", tmp_path / "out", "--sizes", "noise=0.5", "--kinds", "noise,drops")
+    found = result(tmp_path, run, "expert", "-n", 2, "--out", tmp_path / "out", "--sizes", "noise=0.5", "--sizes", "drops=0.5", "--kinds", "noise,drops")
     assert [(c["policy"], c["kind"]) for c in found["curves"]] == [("regression", "noise"), ("regression", "drops")]
     assert found["left_out"] == [f"expert: perturbation {kind}: the scripted expert reads the true state" for kind in ("noise", "drops")]
     [noise] = [r for r in ledger.read(tmp_path / "out" / "ledger.jsonl") if "noise" in json.dumps(r["env"])]
-    [[scale]] = [list(p["scale"].values()) for p in noise["env"]["perturb"]]
-    assert len(scale) == 2 and all(0 < s < 2 for s in scale)
-    every = result(tmp_path, run, "-n", 2, "--out", tmp_path / "all", *(w for k in ("latency", "delay", "drops") for w in ("--sizes", f"{k}=0.9")))
-    assert {c["kind"] for c in every["curves"]} == {"noise", "latency", "drops", "delay", "lost_commands", "action_noise"}
-    assert sum("offer no model" in line for line in every["left_out"]) == 9 and len(every["left_out"]) == 10
+    [scale] = [p["scale"] for p in noise["env"]["perturb"]]
+    assert {name: len(values) for name, values in scale.items()} == {"observation.state": 17, "observation.environment_state": 4}
+    assert all(0 <= value < 3 for values in scale.values() for value in values)
+
+
+def test_without_kinds_all_that_the_task_can_have_are_measured(run: Path, tmp_path: Path) -> None:
+    contest = prepare([str(run)], None, {"episodes": 2, "block": 2}, Purpose.REPORT, tmp_path)
+    table = sweep(contest, [Ladder(kind.name, (kind.neutral, kind.ladder[-1])) for kind in KINDS.values() if kind.name != "light"], explicit=False)
+    assert [c.ladder.kind for c in table.curves] == [name for name in KINDS if name in robustness.STATE_KINDS]
+    assert [line.partition(":")[0] for line in table.left_out] == ["regression"] * 4 and "observe no pictures" in table.left_out[0]
 
 
 @pytest.mark.parametrize(
