@@ -66,7 +66,8 @@ class Bed:
 
     def settings(self) -> dict[str, Any]:
         """Return all fields as plain values, with the sections in place of their files' names: what figures depend on."""
-        return {**asdict(self), "ranges": section(self.ranges), "robot": section(self.robot)}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {**plain, "ranges": section(self.ranges), "robot": section(self.robot)}
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Bed:
