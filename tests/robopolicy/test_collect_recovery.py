@@ -36,7 +36,7 @@ def test_chance_time_length_and_kind_are_as_they_were_asked_for() -> None:
 
 def test_wrong_actions_are_anywhere_in_the_range_and_targets_of_positions_near_the_experts() -> None:
     drawn = Disturbances(Recovery(1.0, steps=2, within=1), SEEDS[:20_000], ACTION)
-    expert = np.tile(np.float32([0.5, 3.0, 1.0]), (20_000, 1))
+    expert = np.tile(np.array([0.5, 3.0, 1.0], np.float32), (20_000, 1))
     first, now = drawn.executed(0, expert, expert)
     assert now.all()
     later = expert + 1  # what the expert would do a step later: a wrong target stays where it was drawn
@@ -110,10 +110,9 @@ def test_cut_episodes_are_what_comes_behind_the_stretch(both: tuple[Dataset, Dat
     assert "disturbed" not in cut.arrays
     shortened = 0
     for e, seed in enumerate(cut.seeds):
-        (other,) = np.flatnonzero(marked.seeds == seed) if seed in marked.seeds else ([],)
-        if not np.size(other):
+        if seed not in marked.seeds:
             continue  # an attempt that ended while it was disturbed leaves nothing, so the cut set reaches further
-        whole, frames = marked.episode(int(other)), cut.episode(e)
+        whole, frames = marked.episode(int(np.flatnonzero(marked.seeds == seed)[0])), cut.episode(e)
         begin = int(frames["step"][0, 0])
         shortened += begin > 0
         for name in ("observation.state", "action", "step"):

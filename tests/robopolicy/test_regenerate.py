@@ -117,7 +117,7 @@ def test_all_tasks_in_one_set(tmp_path: Path) -> None:
     (tmp_path / "pair.yaml").write_text("tasks: [metaworld/reach, metaworld/push]\nepisodes: 2\nmax_episode_steps: 12\nonly_success: false\n")
     done = regenerate(load_plan(str(tmp_path / "pair.yaml"), out=tmp_path / "pair", merge=True), workers=1, progress=False)
     assert done.merged == tmp_path / "pair/merged"
-    merged = Dataset.open(done.merged)
+    merged = Dataset.open(tmp_path / "pair/merged")
     assert merged.tasks == ["metaworld/reach", "metaworld/push"] and merged.num_episodes == 4 and merged.num_frames == 48
     assert merged.arrays["task_index"].ravel().tolist() == [0] * 24 + [1] * 24
     push = Dataset.open(tmp_path / "pair/metaworld-push")
