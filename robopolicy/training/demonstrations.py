@@ -163,7 +163,7 @@ class DemonstrationSets:
 
 
 def goal_sampler(recipe: Recipe, dataset: Dataset, fields: Sequence[str], episodes: Sequence[int] | int, marked: np.ndarray | None) -> WindowSampler:
-    """Return the sampler of a recipe whose goals are drawn by hindsight."""
+    """Return the sampler of a recipe whose goals are drawn by hindsight; ``marked`` (F,) bool as in ``WindowSampler``."""
     from robopolicy.data.goal_windows import GoalSampler
 
     assert recipe.data.goals is not None

@@ -113,7 +113,7 @@ class ArmWorld:
         self.draws = GlobalDraws(0)
 
     def begin(self, seed: int, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin the episode of ``seed``; return the observation and the suite's info, with ``goal`` in task mode."""
+        """Begin the episode of ``seed``; return the observation (S,) and the suite's info, with ``goal`` (S,) in task mode."""
         self.shared.load(self)
         for field, array in self.shared.pristine().items():
             getattr(self.shared.model, field)[:] = array
@@ -129,7 +129,7 @@ class ArmWorld:
         return observation, info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
-        """Advance by one control step: observation, reward, whether the suite ends the episode, its info."""
+        """Advance by one control step with ``action`` (5,): observation (S,), reward, whether the suite ends the episode, its info."""
         self.shared.load(self)
         observation, reward, terminated, _, info = self.env.step(action)
         return observation, float(reward), bool(terminated), info

@@ -74,7 +74,7 @@ def another(env: Any) -> Any:
 
 
 def begin(env: Any, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any], GlobalDraws]:
-    """Begin the episode of ``seed``: observation, the suite's info (with ``goal``), and the global numbers of its steps."""
+    """Begin the episode of ``seed``: observation (S,), the suite's info (with ``goal`` (S,)), and the global numbers of its steps."""
     draws = GlobalDraws(stream_seed(seed, "global"))
     env.action_space.seed(stream_seed(seed, "space"))
     with draws.used():
