@@ -187,7 +187,9 @@ def estimate_failure_rate(design: Design, features: np.ndarray, roll: Roll, pred
         raise InputError(f"failures: a pool of {pool} seeds is too small for {design.rollouts} rollouts: expected at least {4 * design.rollouts}")
     places, failed, margins, rounds = np.zeros(0, np.int64), np.zeros(0, bool), None, []
     for number, size in enumerate(design.sizes):
-        left = np.setdiff1d(np.arange(pool), places)
+        fresh = np.ones(pool, bool)
+        fresh[places] = False
+        left = np.flatnonzero(fresh)
         if number == 0:
             labels, anticipated = np.zeros(len(left), np.int64), np.full(1, 0.5)
         else:
@@ -255,7 +257,7 @@ def allocate(counts: np.ndarray, spread: np.ndarray, total: int, defensive: floa
     neyman = product / product.sum() if product.sum() > 0 else counts / counts.sum()
     wanted = total * (defensive * counts / counts.sum() + (1 - defensive) * neyman)
     low, high = 0.0, 2.0 + float((counts / np.maximum(wanted, 1e-300)).max())
-    for _ in range(100):  # the factor at which the clipped wishes sum to the total
+    for _ in range(60):  # the factor at which the clipped wishes sum to the total
         middle = (low + high) / 2
         low, high = (middle, high) if np.clip(wanted * middle, least, counts).sum() < total else (low, middle)
     exact = np.clip(wanted * high, least, counts)
