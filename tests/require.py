@@ -40,12 +40,24 @@ def require(name: str) -> None:
     Raises:
         KeyError: if ``name`` is not in ``NEEDS``.
     """
-    need = NEEDS[name]
-    if present(name):
-        return
-    reason = f"needs {need.what}" + (f": {need.brings}" if need.brings else "")
+    if not present(name):
+        _refuse(NEEDS[name].what, NEEDS[name].brings)
+
+
+def require_task(name: str) -> None:
+    """Return when what a registered task needs is installed; otherwise as :func:`require`. Raises InputError for no task."""
+    from sim import registry
+
+    entry = registry.entry(name)
+    if entry.missing:
+        _refuse(f"{', '.join(entry.missing)} for task {entry.name}", entry.install.strip("`"))
+
+
+def _refuse(what: str, brings: str) -> None:
+    """Skip the running test, or fail it where everything is required, for want of ``what``."""
+    reason = f"needs {what}" + (f": {brings}" if brings else "")
     absent.append((os.environ.get("PYTEST_CURRENT_TEST", "?").partition(" ")[0], reason))
-    if need.brings and os.environ.get("REQUIRE_ALL") == "1":
+    if brings and os.environ.get("REQUIRE_ALL") == "1":
         pytest.fail(f"REQUIRE_ALL=1 and this machine lacks it: {reason}", pytrace=False)
     pytest.skip(reason)
 

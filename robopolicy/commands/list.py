@@ -1,4 +1,4 @@
-"""``robopolicy list``: tasks, policies, methods of execution, update rules, recipes and robots, without importing what they need."""
+"""``robopolicy list``: tasks, their tags, policies, methods of execution, update rules, recipes and robots, without importing what they need."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Kind(str, enum.Enum):
     """What can be listed."""
 
     tasks = "tasks"
+    tags = "tags"
     policies = "policies"
     methods = "methods"
     rules = "rules"
@@ -32,17 +33,22 @@ def register(app: typer.Typer) -> None:
         tag: Annotated[str | None, typer.Option(help="Only tasks with this tag, e.g. metaworld, expert.", show_default=False)] = None,
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.")] = None,
     ) -> None:
-        """List tasks, policies, methods of execution, rules of learning by trial, recipes or robots, with one line on each."""
+        """List tasks, their tags, policies, methods of execution, rules of learning by trial, recipes or robots, with one line on each.
+
+        Example: robopolicy list tasks --tag mt10. What a task counts as solved is in the JSON.
+        """
         from robopolicy.json_output import emit_json
 
         if tag is not None and kind is not Kind.tasks:
             raise InputError(f"--tag is for tasks; {kind.value} carry none")
-        lists = {Kind.policies: _policies, Kind.methods: _methods, Kind.rules: _rules, Kind.recipes: _recipes, Kind.robots: _robots}
+        lists = {Kind.tags: _tags, Kind.policies: _policies, Kind.methods: _methods, Kind.rules: _rules, Kind.recipes: _recipes, Kind.robots: _robots}
         rows = _tasks(tag) if kind is Kind.tasks else lists[kind]()
         if json_file is not None:
             emit_json(rows, json_file)
         if str(json_file) != "-":
-            _print(rows)
+            _print(rows, hidden=("success",))
+            if kind is Kind.tasks:
+                typer.echo(_counted(rows, tag))
 
 
 def _tasks(tag: str | None) -> list[dict[str, Any]]:
@@ -58,9 +64,29 @@ def _tasks(tag: str | None) -> list[dict[str, Any]]:
                 "steps": entry.max_episode_steps,
                 "tags": list(entry.tags),
                 "description": entry.description,
+                "success": entry.success,
                 "needs": "" if entry.installed else entry.install,
             }
         )
+    return out
+
+
+def _counted(rows: Sequence[Mapping[str, Any]], tag: str | None) -> str:
+    """Return how many tasks were listed, how many have an expert, and what brings those that are not installed."""
+    experts, missing = sum("expert" in row["tags"] for row in rows), [row["needs"] for row in rows if row["needs"]]
+    line = f"{len(rows)} task{'s' * (len(rows) != 1)}{f' tagged {tag}' if tag else ''}, {experts} with an expert"
+    commands = ", ".join(dict.fromkeys(missing))
+    return f"{line}; {len(missing)} not installed: {commands}" if missing else line
+
+
+def _tags() -> list[dict[str, Any]]:
+    from sim import registry
+
+    out = []
+    for tag in registry.tags():
+        entries = [registry.entry(name) for name in registry.names(tag)]
+        needs = ", ".join(dict.fromkeys(entry.install for entry in entries if not entry.installed))
+        out.append({"name": tag, "tasks": len(entries), "experts": sum(entry.has_expert for entry in entries), "needs": needs})
     return out
 
 
@@ -119,7 +145,7 @@ def first_line(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
-def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+def _print(rows: Sequence[Mapping[str, Any]], hidden: Sequence[str] = ()) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -127,7 +153,7 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=240)  # one row a line, for grep
-    columns = [key for key in (rows[0] if rows else ()) if any(row[key] not in ("", []) for row in rows)]
+    columns = [key for key in (rows[0] if rows else ()) if key not in hidden and any(row[key] not in ("", []) for row in rows)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for key in columns:
         table.add_column(key.replace("rate_hz", "Hz"), no_wrap=key == "name", overflow="fold")

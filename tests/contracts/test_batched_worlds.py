@@ -127,11 +127,6 @@ def test_random_steps_give_finite_numbers(task: str) -> None:
 
 
 @few
-def test_gymnasium_accepts_it(task: str) -> None:
-    check_adapter(task)
-
-
-@few
 def test_the_contract_of_every_batch_of_worlds(task: str) -> None:
     contract.test_an_episode_depends_on_its_seed_and_actions_alone(task)
     contract.test_an_auto_reset_keeps_the_true_successor(task)

@@ -1,31 +1,31 @@
 """What every batch of worlds promises, checked on a handful of tasks of each suite (and on an adapted Gymnasium one).
 
-Every Meta-World task must at least begin, step and act with its expert; the full contract on all 50 is a soak.
+What one world can show is checked on every task in ``test_every_task.py``; the full contract on all of them is a soak.
 """
 
 from __future__ import annotations
 
-import warnings
-
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 from policies.spec import Field
 from sim import gym, registry
 from sim.env import BatchEnv
-from tests.require import require
+from tests.require import require, require_task
 
 TASKS = ("two-route", "pusht", "metaworld/push", "metaworld/peg-insert-side", "metaworld/drawer-open", "arm/reach", "arm/push", "arm/tour", "classic/cartpole")
+FOREIGN = ("robotics/fetch-push", "robotics/adroit-door", "dmcontrol/reacher-easy")  # stepped by other packages' environments, no expert asked
 GYM_TASK = "Pendulum-v1"
 SEEDS = np.array([7, 2_000_003, 11], np.int64)
-every_task = pytest.mark.parametrize("task", [*TASKS, GYM_TASK])
+every_task = pytest.mark.parametrize("task", [*TASKS, *FOREIGN, GYM_TASK])
 
 
 def needs(task: str) -> None:
     if task == "pusht":
         require("libgl")
+    if task != GYM_TASK:
+        require_task(task)
 
 
 def make(task: str, num_worlds: int, **options) -> BatchEnv:
@@ -60,9 +60,8 @@ def check_random_episode(task: str, steps: int) -> None:
     env.close()
 
 
-@every_task
-def test_random_actions_give_finite_observations_that_match_the_spec(task: str) -> None:
-    check_random_episode(task, 300)
+def test_random_actions_give_finite_observations_that_match_the_spec() -> None:
+    check_random_episode(GYM_TASK, 300)
 
 
 @every_task
@@ -223,14 +222,10 @@ def test_cameras_show_the_world(task: str) -> None:
     env.close(), images.close()
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_gymnasium_accepts_every_task(task: str) -> None:
-    needs(task)
+@pytest.mark.parametrize("task", ["two-route", "metaworld/push", "arm/reach"])
+def test_gymnasium_gets_the_same_episodes(task: str) -> None:
     env = gymnasium.make(f"robopolicy/{registry.entry(task).short_name}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it recommends bounded spaces and symmetric actions
-        check_env(env.unwrapped, skip_render_check=True)
-    worlds = registry.make(task)
+    worlds = make(task, 1)
     obs, _ = env.reset(seed=9)
     expected = worlds.reset(np.array([9]))
     for _ in range(5):
@@ -244,20 +239,6 @@ def test_gymnasium_accepts_every_task(task: str) -> None:
     env.close(), worlds.close()
 
 
-@pytest.mark.parametrize("task", registry.names("mt50"))
-def test_every_metaworld_task_begins_steps_and_has_an_expert(task: str) -> None:
-    env = registry.make(task, 2)
-    obs = env.reset(SEEDS[:2])
-    for _ in range(5):
-        before = obs
-        result = env.step(env.expert_action())
-        obs = result.obs
-        env.spec.observation.validate(obs, (2,))
-        assert all(np.isfinite(array).all() for array in obs.values())
-    assert (obs["observation.state"][:, :3] != before["observation.state"][:, :3]).any(axis=1).all(), "the hand stands still"
-    env.close()
-
-
 @pytest.mark.soak
 @pytest.mark.parametrize("task", registry.names("mt50"))
 def test_the_whole_contract_on_every_metaworld_task(task: str) -> None:
@@ -265,4 +246,4 @@ def test_the_whole_contract_on_every_metaworld_task(task: str) -> None:
     test_an_episode_depends_on_its_seed_and_actions_alone(task)
     test_an_auto_reset_keeps_the_true_successor(task)
     test_a_masked_reset_leaves_the_other_worlds_alone(task)
-    test_gymnasium_accepts_every_task(task)
+    test_gymnasium_gets_the_same_episodes(task)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from robopolicy.cli import main
 from robopolicy.config import recipe_names
+from sim import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,6 +32,24 @@ def test_all_fifty_tasks_of_meta_world_and_pusht_are_listed(capsys: pytest.Captu
 def test_a_tag_chooses(capsys: pytest.CaptureFixture[str]) -> None:
     assert all("expert" in row["tags"] for row in rows(capsys, "tasks", "--tag", "expert"))  # type: ignore[operator]
     assert len(rows(capsys, "tasks", "--tag", "mt50")) == 50
+
+
+def test_every_task_says_when_it_counts_as_solved(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {str(row["name"]): row["success"] for row in rows(capsys, "tasks")}
+    assert all(found.values()) and "3 cm" in str(found["metaworld/drawer-open"])
+
+
+def test_tags_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {row["name"]: row for row in rows(capsys, "tags")}
+    assert {tag: found[tag]["tasks"] for tag in ("mt10", "mt50", "ml45-train", "ml45-test")} == {"mt10": 10, "mt50": 50, "ml45-train": 45, "ml45-test": 5}
+    assert found["dmcontrol"]["experts"] == 0 and found["expert"]["tasks"] == found["expert"]["experts"]
+
+
+def test_a_suite_that_is_missing_is_counted_with_its_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {name: replace(entry, requires=("a_suite_that_is_not_there",)) for name, entry in registry._entries().items() if "mt10" in entry.tags}
+    monkeypatch.setattr(registry, "_entries", lambda: entries)
+    assert main(["list", "tasks"]) == 0
+    assert "10 tasks, 10 with an expert; 10 not installed: `robopolicy install metaworld`" in capsys.readouterr().out
 
 
 def test_policies_are_the_modules_that_hold_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +80,8 @@ def test_robots_are_the_drivers(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_table_has_one_line_a_row_when_it_is_piped(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "tasks", "--tag", "mt50"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 51 and lines[0].startswith("name") and all(line.startswith("metaworld/") for line in lines[1:])
+    assert len(lines) == 52 and lines[0].startswith("name") and all(line.startswith("metaworld/") for line in lines[1:-1])
+    assert lines[-1].startswith("50 tasks tagged mt50, 50 with an expert")
 
 
 @pytest.mark.parametrize(

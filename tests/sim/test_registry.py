@@ -19,17 +19,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_listing_imports_no_simulator() -> None:
-    heavy = ("mujoco", "metaworld", "gymnasium", "pymunk", "cv2", "torch")
+    heavy = ("mujoco", "metaworld", "gymnasium", "gymnasium_robotics", "dm_control", "ogbench", "pymunk", "cv2", "torch")
     code = f"import sys; from sim import registry; registry.names(); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_the_tasks_are_those_of_the_suite() -> None:
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS, MT10_V3
+    from metaworld import env_dict
 
-    assert {f"{task}-v3" for task in metaworld.TASKS} == set(ALL_V3_ENVIRONMENTS)
-    assert {f"{task}-v3" for task in metaworld.MT10} == set(MT10_V3)
+    sets = {f"ml{n}-{part}": getattr(env_dict, f"ML{n}_V3")[part] for n in (10, 25, 45) for part in ("train", "test")}
+    sets |= {f"mt{n}": getattr(env_dict, f"MT{n}_V3") for n in (10, 25, 50)}
+    assert {tag for tag in registry.tags() if tag.startswith(("mt", "ml"))} == set(sets)
+    for tag, members in sets.items():
+        assert {f"{name.partition('/')[2]}-v3" for name in registry.names(tag)} == set(members), tag
     assert len(registry.names("mt50")) == 50 and set(registry.names("mt50")) <= set(registry.names("expert")) < set(registry.names())
     assert registry.names("multimodal") == ["two-route"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ def test_episodes_are_those_of_the_suite(task: str) -> None:
 
     ours, theirs = registry.make(f"robotics/{task}", 2), own(REGISTERED[task])
     assert theirs.spec is not None and ours.max_episode_steps == theirs.spec.max_episode_steps == KINDS[task].steps
-    robot = next((getattr(theirs.unwrapped, name) for name in ("point_env", "ant_env", "robot_env") if hasattr(theirs.unwrapped, name)), theirs.unwrapped)
+    robot: Any = next((getattr(theirs.unwrapped, name) for name in ("point_env", "ant_env", "robot_env") if hasattr(theirs.unwrapped, name)), theirs.unwrapped)
     assert 1.0 / robot.dt == pytest.approx(ours.spec.action.rate_hz), "the control rate is not that of the physics"
     mujoco.mj_resetData(robot.model, robot.data)  # some of the suite's resets leave the warm start as it was  # type: ignore[attr-defined]
     ours.reset(np.array([5, 11]))
@@ -137,13 +139,13 @@ def test_pictures_change_nothing() -> None:
     for task in ("fetch-push", "hand-block"):
         seen, plain = (registry.make(f"robotics/{task}", 2) for _ in range(2))
         seen.reset(np.array([1, 2])), plain.reset(np.array([1, 2]))
-        first = seen.render()
+        first = pictures = seen.render()
         for action in np.random.default_rng(0).uniform(-1, 1, (6, 2, seen.spec.action.dim)).astype(np.float32):
             a, b = seen.step(action), plain.step(action)
             pictures = seen.render(np.array([1]))
             for name in a.obs:
                 np.testing.assert_array_equal(a.obs[name], b.obs[name])
-        assert first is not None and pictures is not None and (first[1] != pictures[0]).any()
+        assert first is not None and pictures is not None and pictures is not first and (first[1] != pictures[0]).any()
         seen.close(), plain.close()
 
 

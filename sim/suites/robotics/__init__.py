@@ -52,6 +52,8 @@ class Kind:
 
 _FETCH_VIEW = {"lookat": (1.3, 0.75, 0.55), "distance": 1.6, "azimuth": 132.0, "elevation": -25.0}
 _HAND_VIEW = {"lookat": (1.0, 0.96, 0.14), "distance": 0.5, "azimuth": 55.0, "elevation": -25.0}
+_DOOR_VIEW = {"lookat": (0.0, 0.1, 0.25), "distance": 1.5, "azimuth": 70.0, "elevation": -25.0}
+_PEN_VIEW = {"lookat": (0.0, -0.15, 0.25), "distance": 0.8, "azimuth": -45.0, "elevation": -35.0}
 _KITCHEN_VIEW = {"lookat": (-0.2, 0.5, 2.0), "distance": 2.2, "azimuth": 70.0, "elevation": -35.0}
 
 
@@ -73,7 +75,7 @@ def _adroit(name: str, what: str, success: str, view: Mapping[str, Any]) -> Kind
 
 def _kitchen(*tasks: str) -> Kind:
     listed = ", ".join(tasks)
-    success = f"each of {listed} was within 0.3 of its goal at a step (the suite's list of tasks to complete is empty); ends the episode"
+    success = f"each of {listed} was within 0.3 of its goal at a step; ends the episode {FLAG}"
     environment = "franka_kitchen.kitchen_env:KitchenEnv"
     arguments = {"tasks_to_complete": tasks}
     return Kind("kitchen", environment, f"Franka arm in a kitchen: {listed}", success, 12.5, 280, arguments, ("sparse",), view=_KITCHEN_VIEW)
@@ -120,11 +122,9 @@ KINDS: dict[str, Kind] = {
     "hand-egg-rotate": _hand("egg", "turn an egg to any orientation", "", target_position="ignore", target_rotation="xyz"),
     "hand-pen": _hand("pen", "bring a pen to a pose", _PEN, _ABOUT, target_position="random", target_rotation="xyz"),
     "hand-pen-rotate": _hand("pen", "turn a pen to any orientation", "", _ABOUT, target_position="ignore", target_rotation="xyz"),
-    "adroit-door": _adroit("door", "undo a latch and open a door", "the door's hinge at 1.35 rad or more", {"distance": 1.5, "azimuth": 90.0}),
+    "adroit-door": _adroit("door", "undo a latch and open a door", "the door's hinge at 1.35 rad or more", _DOOR_VIEW),
     "adroit-hammer": _adroit("hammer", "drive a nail in", "the nail within 1 cm of its goal", {"distance": 2.0, "azimuth": 45.0}),
-    "adroit-pen": _adroit(
-        "pen", "turn a pen to an orientation", "the pen within 7.5 cm of its place, cosine to its goal's axis above 0.95", {"distance": 1.0, "azimuth": -45.0}
-    ),
+    "adroit-pen": _adroit("pen", "turn a pen to an orientation", "the pen within 7.5 cm of its place, cosine to its goal's axis above 0.95", _PEN_VIEW),
     "adroit-relocate": _adroit("relocate", "bring a ball to a point", "the ball within 10 cm of its goal", {"distance": 1.5, "azimuth": 90.0}),
     "kitchen": _kitchen("microwave", "kettle", "light switch", "slide cabinet"),
     "kitchen-mixed": _kitchen("microwave", "kettle", "bottom burner", "light switch"),
