@@ -61,8 +61,14 @@ def require(world: BatchEnv, perturbations: Sequence[Perturbation]) -> None:
             raise InputError(f"perturbation {p}: engine 'bullet' takes no forces on bodies; use engine mujoco")
 
 
-def section(p: Perturbation, model: Any, task: str) -> dict[str, FieldDraw]:
+def section(p: Perturbation, model: Any, task: str, cameras: Sequence[str] = ()) -> dict[str, FieldDraw]:
     """Return the draws of model fields that one perturbation of a ``MjModel`` is.
+
+    Args:
+        p: The perturbation.
+        model: ``mujoco.MjModel``.
+        task: Registered name.
+        cameras: Whose pictures are observed.
 
     Raises:
         InputError: if the model has nothing of the kind.
@@ -72,8 +78,8 @@ def section(p: Perturbation, model: Any, task: str) -> dict[str, FieldDraw]:
         "friction": _friction,
         "damping": lambda p, m: _all(p, m, "damping", scale=p.size),
         "gain": lambda p, m: {**_all(p, m, "kp", scale=p.size), **_all(p, m, "gain", scale=p.size)},
-        "camera": lambda p, m: _all(p, m, "camera_position", add={"direction": p.size / 100}),
-        "camera_turn": lambda p, m: _all(p, m, "camera_orientation", add={"direction": math.radians(p.size)}),
+        "camera": lambda p, m: _cameras(p, m, cameras, "camera_position", p.size / 100),
+        "camera_turn": lambda p, m: _cameras(p, m, cameras, "camera_orientation", math.radians(p.size)),
         "light": _light,
         "texture": _texture,
     }
@@ -89,8 +95,8 @@ _MEANT = {
     "friction": "surface or joint",
     "damping": "joint",
     "gain": "motor or servo",
-    "camera": "camera",
-    "camera_turn": "camera",
+    "camera": "observed camera that its model holds",
+    "camera_turn": "observed camera that its model holds",
     "light": "light",
     "texture": "coloured surface",
     "push": "body",
@@ -111,6 +117,12 @@ def _all(p: Perturbation, model: Any, field: str, **draw: Any) -> dict[str, Any]
     named = NAMED[field]
     matching = _matching(p, names_of(named.kind, model), able_elements(named, model))
     return {f"{field}:{p.element or '*'}": draw} if matching else {}
+
+
+def _cameras(p: Perturbation, model: Any, observed: Sequence[str], field: str, size: float) -> dict[str, Any]:
+    """Move or turn what is observed from; a suite that looks through a camera outside its model has nothing to move."""
+    held = names_of("camera", model)
+    return {f"{field}:{name}": {"add": {"direction": size}} for name in _matching(p, observed) if name in held}
 
 
 def _friction(p: Perturbation, model: Any) -> dict[str, Any]:
@@ -176,6 +188,8 @@ class ChangedModels:
     def __init__(self, world: BatchEnv, perturbations: Sequence[Perturbation]) -> None:
         self._world, self._perturbations = world, perturbations
         self._kept: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        if perturbations and isinstance(world, MujocoRows) and not on_engine(world):
+            self._draws(world.mujoco_row(0)[0])  # what the model does not have is refused now
         if perturbations and on_engine(world):
             own = world.randomizer
             config = joined(None if own is None else own.config, self._draws(world.engine.model))
@@ -184,7 +198,8 @@ class ChangedModels:
                 _dim(world.engine.scene(0)[0], p.size)  # the same model for all pictures from now on
 
     def _draws(self, model: Any) -> dict[str, FieldDraw]:
-        return {name: draw for p in self._perturbations for name, draw in section(p, model, self._world.task).items()}
+        cameras = [name.rpartition(".")[2] for name in self._world.spec.observation.image_names]
+        return {name: draw for p in self._perturbations for name, draw in section(p, model, self._world.task, cameras).items()}
 
     @property
     def by_row(self) -> bool:

@@ -17,6 +17,7 @@ from robopolicy.evaluation.perturb_env import PerturbedWorlds
 from robopolicy.evaluation.perturb_worlds import joined, pushed_bodies
 from robopolicy.evaluation.rollout import evaluate, make_world
 from sim.randomize_config import FieldDraw, RandomizeConfig
+from tests.require import require
 
 
 def states(task: str, env: Mapping[str, Any], steps: int = 12, rows: int = 2) -> np.ndarray:
@@ -102,8 +103,6 @@ def test_masses_friction_and_gains_are_those_that_were_asked_for() -> None:
 
 @pytest.mark.parametrize("text", ["camera:5", "camera_turn:4", "light:0.3", "texture:0.6"])
 def test_what_is_seen_changes_and_what_happens_does_not(text: str) -> None:
-    from tests.require import require
-
     require("egl")
     env = {"observations": "state+image", "image_size": 32}
     found = []
@@ -141,6 +140,27 @@ def test_metaworld_takes_every_kind_and_pushes_its_object() -> None:
     world.close()
 
 
+def test_a_suite_whose_rows_have_models_of_their_own_takes_the_same_kinds() -> None:
+    """dm_control: fields are changed after every reset and put back before the next, pushes act on the row's own data."""
+    require("dmcontrol")
+    worlds: dict[str, Any] = {}
+    for text in ("", "mass:2", "push:0.5,every=0.01", "gain:0.5"):
+        worlds[text] = make_world("dmcontrol/cartpole-balance", {"perturb": [text] if text else []}, 2)
+    plain = worlds[""].world if hasattr(worlds[""], "world") else worlds[""]
+    own = plain.mujoco_row(0)[0].body_mass.copy()
+    found: dict[str, list[np.ndarray]] = {}
+    for text, world in worlds.items():
+        for _ in range(2):  # the second time is as the first
+            world.reset(np.array([2_000_000, 2_000_001]))
+            *_, result = (world.step(np.full((2, 1), 0.4, np.float32)) for _ in range(5))
+            found.setdefault(text, []).append(result.next_obs["observation.state"])
+        assert (found[text][0] == found[text][1]).all() and (text == "") == (found[text][0] == found[""][0]).all(), text
+    assert np.allclose(worlds["mass:2"].mujoco_row(1)[0].body_mass, 2 * own)
+    assert not any(world.mujoco_row(0)[1].xfrc_applied.any() for world in worlds.values())
+    for world in worlds.values():
+        world.close()
+
+
 # What is refused ----------------------------------------------------------------------------------------------------
 
 
@@ -156,9 +176,12 @@ def test_metaworld_takes_every_kind_and_pushes_its_object() -> None:
         ("arm/push", {}, "noise:0.1", "need a checkpoint"),
         ("arm/push", {}, "latency:10,element=nothing", "no observed field"),
         ("arm/push", {"engine": "bullet"}, "push:1", "engine 'bullet'"),
+        ("robotics/fetch-reach", {"observations": "image", "image_size": 16}, "camera:1", "no observed camera that its model holds"),
     ],
 )
 def test_what_a_task_cannot_have_is_one_line(task: str, env: dict[str, Any], text: str, says: str) -> None:
+    for need in ["robotics", "egl"] if task.startswith("robotics") else []:
+        require(need)
     with pytest.raises(InputError, match=says) as caught:
         make_world(task, {**env, "perturb": [text]}, 1)
     assert "\n" not in str(caught.value)
@@ -174,10 +197,10 @@ def test_two_draws_of_one_field_both_stay() -> None:
 
 
 def test_results_are_the_same_bits_for_any_workers_and_the_ledger_keeps_the_perturbation(tmp_path: Path) -> None:
-    env = {"perturb": ["lost_commands:0.3", "push:0.3"], "max_episode_steps": 40}
+    env = {"perturb": ["lost_commands:0.3", "push:0.3"], "max_episode_steps": 25}
     results = [
-        evaluate("expert", "arm/push", episodes=6, block=block, workers=workers, env=env, latency_calls=0, progress=False, out=tmp_path)
-        for block, workers in ((3, 1), (3, 2), (2, 1))
+        evaluate("expert", "arm/push", episodes=4, block=block, workers=workers, env=env, latency_calls=0, progress=False, out=tmp_path)
+        for block, workers in ((2, 1), (2, 2), (3, 1))
     ]
     records = [[e.__dict__ for e in r.episodes] for r in results]
     assert records[0] == records[1] == records[2] and sum(e.info["pushes"] for e in results[0].episodes) > 0
