@@ -64,12 +64,13 @@ def test_a_run_is_evaluated_as_its_recipe_says(runs: Path, tmp_path: Path, capsy
 
 
 def test_workers_change_nothing_and_selection_seeds_are_others(runs: Path, tmp_path: Path) -> None:
-    one = result(tmp_path, "eval", runs / "flow", "--workers", 1, "--out", tmp_path / "e")
-    two = result(tmp_path, "eval", checkpoint(runs), "--workers", 2, "--out", tmp_path / "e")
-    assert one["evaluations"][0]["episodes"] == two["evaluations"][0]["episodes"]
+    one = result(tmp_path, "eval", runs / "flow", "--block", 3, "--workers", 1, "--out", tmp_path / "e")
+    for workers in (2, 4):  # four blocks: each of four has one
+        more = result(tmp_path, "eval", checkpoint(runs), "--block", 3, "--workers", workers, "--out", tmp_path / "e")
+        assert one["evaluations"][0]["episodes"] == more["evaluations"][0]["episodes"]
     chosen = result(tmp_path, "eval", runs / "flow", "--selection", "--seed", 7, "-n", 3, "--out", tmp_path / "e")["evaluations"][0]
     assert [e["seed"] for e in chosen["episodes"]] == [1_000_007, 1_000_008, 1_000_009] and chosen["noise_seed"] == 7 and chosen["block"] == 3
-    assert len(list(ledger.read(tmp_path / "e" / "ledger.jsonl"))) == 3
+    assert len(list(ledger.read(tmp_path / "e" / "ledger.jsonl"))) == 4
 
 
 def test_others_are_compared_on_the_same_states(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
