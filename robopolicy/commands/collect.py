@@ -22,6 +22,10 @@ HELP = (
 WITH_ALL = ("task", "changes", "whole", "out", "workers", "engine", "address", "merge", "check", "json_file")
 ONLY_WITH_ALL = ("merge", "check", "json_file")
 
+Recovery = Annotated[float, typer.Option(min=0, max=1, help="Chance that an episode is disturbed by a stretch of wrong actions, of which the expert recovers.")]
+RecoverySteps = Annotated[int | None, typer.Option(min=1, help="Longest stretch, control steps.", show_default="a quarter of a second")]
+RecoveryWithin = Annotated[int | None, typer.Option(min=1, help="Steps in which it begins.", show_default="as many as the expert takes")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -41,11 +45,9 @@ def register(app: typer.Typer) -> None:
         noise: Annotated[
             float, typer.Option(min=0, help="Gaussian noise on executed actions, share of half their range; the expert's action is recorded.")
         ] = 0.0,
-        recovery: Annotated[
-            float, typer.Option(min=0, max=1, help="Chance that an episode is disturbed by a stretch of wrong actions, of which the expert recovers.")
-        ] = 0.0,
-        recovery_steps: Annotated[int | None, typer.Option(min=1, help="Longest stretch, control steps.", show_default="a quarter of a second")] = None,
-        recovery_within: Annotated[int | None, typer.Option(min=1, help="Steps in which it begins.", show_default="as many as the expert takes")] = None,
+        recovery: Recovery = 0.0,
+        recovery_steps: RecoverySteps = None,
+        recovery_within: RecoveryWithin = None,
         recovery_size: Annotated[float, typer.Option(help="Share of the action range that wrong actions are drawn from.")] = 1.0,
         marked: Annotated[bool, typer.Option("--marked/--cut", help="Keep disturbed frames, marked, or begin the record behind them.")] = False,
         expert: Annotated[str | None, typer.Option(help="Checkpoint or training run that demonstrates.", show_default="the scripted expert")] = None,
