@@ -180,19 +180,19 @@ class BulletEngine:
         inertia, bias = self._inertia(rows), self._bias[rows]
         implied = np.einsum("kij,kj->ki", inertia, (self._qvel[rows] - before) / timestep) + bias
         force = np.where(self._driven, implied, self._smooth[rows] + bias)
-        begun, qvel = qpos.copy(), before.copy()
-        for k, row in enumerate(rows):
-            world, q, v = self._worlds[row], qpos[k], qvel[k]
+        begun, qvel, worlds = qpos.copy(), before.copy(), [self._worlds[row] for row in rows]
 
-            def tick(sent: np.ndarray, world: BulletWorld = world, q: np.ndarray = q, v: np.ndarray = v) -> np.ndarray:
-                world.step(sent, q, v)
-                return v
+        def tick(some: np.ndarray, sent: np.ndarray) -> np.ndarray:
+            for k, own in zip(some.tolist(), sent, strict=True):
+                worlds[k].step(own, qpos[k], qvel[k])
+            return qvel[some]
 
-            def again(world: BulletWorld = world, k: int = k, q: np.ndarray = q, v: np.ndarray = v) -> None:
-                q[:], v[:] = begun[k], before[k]
-                world.take_back(q, v)
+        def again(some: np.ndarray) -> None:
+            qpos[some], qvel[some] = begun[some], before[some]
+            for k in some.tolist():
+                worlds[k].take_back(qpos[k], qvel[k])
 
-            self._reaction[row] = settle(tick, again, inertia[k], self._rotors[row], force[k], bias[k], before[k], self._reaction[row], timestep)
+        self._reaction[rows] = settle(tick, again, inertia, self._rotors[rows], force, bias, before, self._reaction[rows], timestep)
         self._qpos[rows], self._qvel[rows] = qpos, qvel
 
     def _inertia(self, rows: np.ndarray) -> np.ndarray:

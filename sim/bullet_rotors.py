@@ -24,8 +24,8 @@ SETTLED_SHARE = 0.01  # of what the constraints do to them
 _HISTORY = 5  # guesses that are extrapolated from
 _WORSE = 2.0  # times the best: begin anew from that
 
-#: One tick with joint forces (nv,) from the state that it began with: returns the velocities (nv,) after it.
-Tick = Callable[[np.ndarray], np.ndarray]
+#: One tick of worlds (A,) with joint forces (A, nv) from the state that it began with: returns the velocities (A, nv) after it.
+Tick = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def rotor_inertia(model: Any, armature: np.ndarray, damping: np.ndarray, bias: np.ndarray, gear: np.ndarray) -> np.ndarray:
@@ -53,61 +53,70 @@ def rotor_inertia(model: Any, armature: np.ndarray, damping: np.ndarray, bias: n
     return np.where(free, 0.0, out)
 
 
-def settle(
-    tick: Tick, again: Callable[[], None], inertia: np.ndarray, rotors: np.ndarray, force: np.ndarray, bias: np.ndarray, before: np.ndarray,
-    reaction: np.ndarray, timestep: float,
-) -> np.ndarray:  # fmt: skip
-    """Advance one world by a tick of its robot; returns the generalized force (nv,) of the constraints in it.
+def settle(tick: Tick, again: Callable[[np.ndarray], None], inertia: np.ndarray, rotors: np.ndarray, force: np.ndarray, bias: np.ndarray,
+           before: np.ndarray, reaction: np.ndarray, timestep: float) -> np.ndarray:  # fmt: skip
+    """Advance K worlds by a tick of their robots; returns the generalized forces (K, nv) of the constraints in it.
 
     Args:
         tick: Bullet's.
-        again: Takes the last tick back.
-        inertia: M (nv, nv).
-        rotors: R (nv,).
-        force: f0 (nv,).
-        bias: (nv,) of gravity, Coriolis and centrifugal forces.
-        before: (nv,) velocities.
-        reaction: (nv,) the first guess, of the tick before.
+        again: Takes back the last tick of worlds (A,).
+        inertia: M (K, nv, nv).
+        rotors: R (K, nv).
+        force: f0 (K, nv).
+        bias: (K, nv) of gravity, Coriolis and centrifugal forces.
+        before: (K, nv) velocities.
+        reaction: (K, nv) the first guesses, of the tick before.
         timestep: s.
     """
-    whole: np.ndarray | None = None  # H^-1
-    links: np.ndarray | None = None  # M^-1
-    guesses: list[np.ndarray] = []
-    offs: list[np.ndarray] = []
-    best, chosen, guess, answer = np.inf, reaction, reaction, reaction
+    total, eye = inertia.copy(), np.arange(inertia.shape[1])
+    total[:, eye, eye] += rotors
+    whole = np.linalg.inv(total)  # H^-1
+    wrongs = timestep * np.einsum("kij,kj,kjl->kil", np.linalg.inv(inertia), rotors, whole)  # of a force: what it does to velocities by being wrong
+    out, searches, rows, guess = np.zeros_like(force), {}, np.arange(len(force)), reaction
     for number in range(TRIES):
-        if whole is None and guess.any():
-            whole = np.linalg.inv(inertia + np.diag(rotors))
-        sent = force if whole is None else force - rotors * (whole @ guess)
-        answer = inertia @ (tick(sent) - before) / timestep + bias - sent
+        sent = force[rows] - rotors[rows] * np.einsum("kij,kj->ki", whole[rows], guess)
+        after = tick(rows, sent)
+        answer = np.einsum("kij,kj->ki", inertia[rows], (after - before[rows]) / timestep) + bias[rows] - sent
+        out[rows] = answer
         off = answer - guess
-        if number == TRIES - 1 or np.abs(off).max(initial=0.0) < 1e-9:
+        wrong = np.abs(np.einsum("kij,kj->ki", wrongs[rows], off)).max(axis=1, initial=0.0)
+        small = SETTLED + SETTLED_SHARE * timestep * np.abs(np.einsum("kij,kj->ki", whole[rows], answer)).max(axis=1, initial=0.0)
+        left = np.flatnonzero(wrong >= small)
+        if number == TRIES - 1 or not left.size:
             break
-        whole = np.linalg.inv(inertia + np.diag(rotors)) if whole is None else whole
-        links = np.linalg.inv(inertia) if links is None else links
-        wrong = timestep * float(np.abs(links @ (rotors * (whole @ off))).max())  # by how much the velocities are
-        if wrong < SETTLED + SETTLED_SHARE * timestep * float(np.abs(whole @ answer).max()):
-            break
-        again()
-        if wrong < best:
-            best, chosen = wrong, guess
-        if number == TRIES - 2:
-            guess = chosen
-            continue
-        guesses, offs = [*guesses[-_HISTORY + 1 :], guess], [*offs[-_HISTORY + 1 :], off]
-        guess, guesses, offs = _next(guesses, offs, whole, wrong > _WORSE * best)
-    return answer
+        rows = rows[left]
+        again(rows)
+        found = []
+        for k, row in zip(left, rows.tolist(), strict=True):
+            search = searches.setdefault(row, _Search(whole[row]))
+            found.append(search.next(guess[k], off[k], float(wrong[k]), last=number == TRIES - 2))
+        guess = np.array(found)
+    return out
 
 
-def _next(guesses: list[np.ndarray], offs: list[np.ndarray], whole: np.ndarray, worse: bool) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Return the next guess (nv,) and the guesses that stay, with what they were off by."""
-    if worse:
-        k = int(np.argmin([np.abs(whole @ off).max() for off in offs]))
-        return guesses[k] + offs[k], [guesses[k]], [offs[k]]
-    guess = guesses[-1] + offs[-1]
-    if len(guesses) > 1:
-        moved, changed = np.diff(guesses, axis=0), np.diff(offs, axis=0)
-        scale = np.sqrt(np.diag(whole))
-        share = np.linalg.lstsq((changed * scale).T, offs[-1] * scale, rcond=1e-6)[0]
-        guess = guess - share @ (moved + changed)
-    return guess, guesses, offs
+class _Search:
+    """The guesses of one world in one tick, and what they were off by; ``whole`` is H^-1 (nv, nv)."""
+
+    def __init__(self, whole: np.ndarray) -> None:
+        self.whole, self.scale = whole, np.sqrt(np.diag(whole))
+        self.guesses: list[np.ndarray] = []
+        self.offs: list[np.ndarray] = []
+        self.least, self.best = np.inf, np.zeros(len(whole))
+
+    def next(self, guess: np.ndarray, off: np.ndarray, wrong: float, last: bool) -> np.ndarray:
+        """Take in a guess (nv,), what it was off by (nv,), how ``wrong`` velocities were with it; return the next, or the best as ``last``."""
+        worse = wrong > _WORSE * self.least
+        if wrong < self.least:
+            self.least, self.best = wrong, guess
+        if last:
+            return self.best
+        self.guesses, self.offs = [*self.guesses[-_HISTORY + 1 :], guess], [*self.offs[-_HISTORY + 1 :], off]
+        if worse:
+            k = int(np.argmin([np.abs(self.whole @ one).max() for one in self.offs]))
+            self.guesses, self.offs = [self.guesses[k]], [self.offs[k]]
+            return self.guesses[0] + self.offs[0]
+        if len(self.guesses) == 1:
+            return guess + off
+        moved, changed = np.diff(self.guesses, axis=0), np.diff(self.offs, axis=0)
+        share = np.linalg.lstsq((changed * self.scale).T, off * self.scale, rcond=1e-6)[0]
+        return guess + off - share @ (moved + changed)

@@ -32,7 +32,7 @@ class BulletWorld:
         standing: Poses (S, 7) of the standing shapes' geoms, position and quaternion wxyz, in the world or on their mocap body.
 
     Attributes:
-        joints: For every tree, (links, addresses in qpos, addresses in qvel) of its moving joints.
+        joints: For every tree, (links, addresses in qpos, addresses in qvel) of its moving joints; slices where they follow one another.
         floating: (tree, body, address in qpos, address in qvel) of every tree that floats.
     """
 
@@ -49,6 +49,7 @@ class BulletWorld:
         self._trees = [self._build(tree) for tree in translation.trees]
         self._fixed = {shape: self._stand(shape) for shape in translation.fixed}
         self.joints = [_moving(model, tree) for tree in translation.trees]
+        self._zeros = [model.qpos0[places].copy() for _, places, _ in self.joints]
         self.floating = [(t, tree.base, *_addresses(model, tree.base)) for t, tree in enumerate(translation.trees) if tree.base >= 0]
         self._limit_joints()
         self._filter()
@@ -225,11 +226,11 @@ class BulletWorld:
                 p.applyExternalForce(self._trees[tree], -1, force[v : v + 3].tolist(), qpos[q : q + 3].tolist(), p.WORLD_FRAME, **self._c)
                 p.applyExternalTorque(self._trees[tree], -1, turned.tolist(), p.WORLD_FRAME, **self._c)
         p.stepSimulation(**self._c)
-        for body, (links, places, dofs) in zip(self._trees, self.joints, strict=True):
+        for body, (links, places, dofs), zero in zip(self._trees, self.joints, self._zeros, strict=True):
             if links:
-                states = p.getJointStates(body, links, **self._c)
-                qpos[places] = np.array([state[0] for state in states]) + model.qpos0[places]
-                qvel[dofs] = [state[1] for state in states]
+                positions, speeds, *_ = zip(*p.getJointStates(body, links, **self._c), strict=True)
+                qpos[places], qvel[dofs] = positions, speeds
+                qpos[places] += zero
         for tree, base, q, v in self.floating:
             position, orientation = p.getBasePositionAndOrientation(self._trees[tree], **self._c)
             linear, spin = (np.array(part) for part in p.getBaseVelocity(self._trees[tree], **self._c))
@@ -268,10 +269,17 @@ def carried(model: Any, translation: Translation) -> list[int]:
     return [shape for shape in translation.fixed if carrier(model, translation.shapes[shape][0])]
 
 
-def _moving(model: Any, tree: Tree) -> tuple[list[int], np.ndarray, np.ndarray]:
+def _moving(model: Any, tree: Tree) -> tuple[list[int], Any, Any]:
     links: list[tuple[int, Link]] = [(k, link) for k, link in enumerate(tree.links) if link.joint >= 0]
     joints = np.array([link.joint for _, link in links], np.int64)
-    return [k for k, _ in links], model.jnt_qposadr[joints], model.jnt_dofadr[joints]
+    return [k for k, _ in links], _run(model.jnt_qposadr[joints]), _run(model.jnt_dofadr[joints])
+
+
+def _run(index: np.ndarray) -> Any:
+    """Return ``index`` (n,) as a slice if its numbers follow one another: half the time a tick."""
+    if len(index) and (np.diff(index) == 1).all():
+        return slice(int(index[0]), int(index[-1]) + 1)
+    return index
 
 
 def _addresses(model: Any, body: int) -> tuple[int, int]:

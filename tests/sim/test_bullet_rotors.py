@@ -56,13 +56,15 @@ def test_a_contact_meets_links_with_their_rotors(seed: int, heavy: float) -> Non
                 return after
         raise AssertionError("a linear complementarity problem of a positive definite matrix has a solution")
 
-    def tick(sent: np.ndarray) -> np.ndarray:
-        seen.append(held(inertia, sent))
-        return seen[-1]
+    def tick(rows: np.ndarray, sent: np.ndarray) -> np.ndarray:
+        assert rows.tolist() == [0]
+        seen.append(held(inertia, sent[0]))
+        return seen[-1][None]
 
     whole = inertia + np.diag(rotors)
     force = inertia @ wanted + bias  # so that without contacts it accelerates as wanted
-    reaction = settle(tick, lambda: None, inertia, rotors, force, bias, before, np.zeros(n), STEP)
+    worlds = (each[None] for each in (inertia, rotors, force, bias, before, np.zeros(n)))
+    reaction = settle(tick, lambda rows: None, *worlds, STEP)[0]
     exact = held(whole, whole @ wanted + bias)
     moved = STEP * np.abs(np.linalg.solve(whole, reaction)).max()
     assert np.abs(seen[-1] - exact).max() < 0.02 + 0.1 * moved or len(seen) == TRIES
