@@ -15,7 +15,8 @@ import numpy as np
 _PLACED = 0.03  # m, a cube this near to its goal is left alone (0.04 counts)
 _LEVEL = 0.04  # m, height of a cube
 _CLEAR = 0.07  # m, cubes nearer than this to a place, on its level, are in the way
-_DRAWER_CUBE = np.array([0.33, -0.22, 0.066])  # m, where a cube is put into the open drawer: it ends where the goal wants it
+_DRAWER_CUBE = np.array([0.33, -0.24, 0.066])  # m, where a cube is put into the open drawer: closing it, it slides to its front
+_DRAWER_FLOOR = 0.08  # m, a cube lower than this lies in the drawer, above it hangs on its edge
 _DRAWER_OPEN, _DRAWER_LOCK, _WINDOW_LOCK = -0.16, 0, 1
 _SLID = 0.02  # m, drawer and window this near to their goals are left alone (0.04 counts)
 _TABLE = np.stack(np.meshgrid(np.linspace(0.32, 0.53, 4), np.linspace(-0.27, 0.27, 7), indexing="ij"), -1).reshape(-1, 2)  # m, places to put a cube down
@@ -179,7 +180,10 @@ def _next_in_scene(env: Any) -> Subtask | None:
     cube, goal = _cubes(env)[0], _cube_goals(env)[0]
     drawer, window = float(env._data.joint("drawer_slide").qpos[0]), float(env._data.joint("window_slide").qpos[0])
     into_drawer = goal[1] < -0.3
-    if into_drawer and not env._is_in_drawer(cube):
+    inside = bool(env._is_in_drawer(cube)) and 0.05 < cube[2] < _DRAWER_FLOOR
+    if into_drawer and inside and abs(drawer) < _SLID and np.linalg.norm(cube - goal) > 0.04:
+        return _slide(env, "drawer", _DRAWER_LOCK, _DRAWER_OPEN)  # once more: it slides when the drawer moves
+    if into_drawer and not inside:
         if drawer > _DRAWER_OPEN + 0.03:
             return _slide(env, "drawer", _DRAWER_LOCK, _DRAWER_OPEN)
         return Subtask("cube", 0, _DRAWER_CUBE)
