@@ -118,14 +118,12 @@ def collect(
         max_episode_steps,
         seed0,
         _whole(randomize),
-        engine=engine if engine != "mujoco" else None,
-        reward=reward or seen.get("reward") or None,
+        engine if engine != "mujoco" else None,
+        reward or seen.get("reward") or None,
         expert=about,
         min_return=min_return,
     )
-    # what a policy computes depends in the last bit on how many rows it is asked for at once
-    block = BLOCK["image" in recipe.observations]
-    work = Work(recipe, block if checkpoint else max(1, min(block, -(-episodes // workers))), checkpoint, act)
+    work = Work(recipe, _block(recipe, episodes, workers, bool(checkpoint)), checkpoint, act)
     with contextlib.closing(make_worlds(recipe, 1)) as world:
         spec, suite = world.spec, world.suite_version
     if checkpoint:
@@ -152,6 +150,12 @@ def _demonstrator(task: str, expert: str | Path | None, act: Act | None) -> tupl
     if not registry.entry(task).has_expert:
         raise InputError(f"task {task!r} has no scripted expert; let a trained policy demonstrate (--expert RUN), or record by hand with `robopolicy teleop`")
     return "", None, {}
+
+
+def _block(recipe: Collection, episodes: int, workers: int, fixed: bool) -> int:
+    """Return how many seeds are simulated together; always as many for a policy, whose numbers depend in the last bit on how many rows there are."""
+    block = BLOCK["image" in recipe.observations]
+    return block if fixed else max(1, min(block, -(-episodes // workers)))
 
 
 def _extra_steps(given: int | None, min_return: float | None) -> int | None:
