@@ -155,8 +155,8 @@ class MujocoTask(EpisodicBatch):
 
     @classmethod
     def asset_paths(cls) -> tuple[Path, ...]:
-        """Return the files that the worlds are built from, what these refer to aside: that of the model, unless a task reads more."""
-        return (cls.xml_path(),)
+        """Return the files that the worlds are built from, what these refer to aside: that of the model, unless a task reads more or none."""
+        return (cls.xml_path(),) if getattr(cls, "xml", "") else ()
 
     @classmethod
     def max_steps(cls) -> int:
