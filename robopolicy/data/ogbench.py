@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -140,7 +140,7 @@ def _run(seed: int) -> Trajectory:
     return _simulator.run(seed)
 
 
-def _trajectories(one: Published, frames: int, seeds: range, workers: int) -> Iterator[Trajectory]:
+def _trajectories(one: Published, frames: int, seeds: range, workers: int) -> Generator[Trajectory, None, None]:
     """Yield the episodes of ``seeds`` in this order."""
     if workers == 1:
         simulator = _simulate(one, frames)

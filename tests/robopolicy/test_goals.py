@@ -47,8 +47,7 @@ def test_goals_by_hand() -> None:
 def test_distances_follow_the_geometric_distribution_cut_at_the_end() -> None:
     count, rest, discount = 20_000, 30, 0.95
     ahead = frames(GoalsConfig(distribution="geometric", discount=discount), time=4, length=5 + rest, count=count) - 104
-    law = stats.geom(1 - discount)
-    expected = np.append(law.pmf(np.arange(1, rest)), law.sf(rest - 1)) * count  # what lies beyond ends on the last frame
+    expected = np.append(stats.geom.pmf(np.arange(1, rest), 1 - discount), stats.geom.sf(rest - 1, 1 - discount)) * count  # what lies beyond ends on the last frame
     assert stats.chisquare(np.bincount(ahead, minlength=rest + 1)[1:], expected).pvalue > 0.01
     uniform = frames(GoalsConfig(), time=4, length=5 + rest, count=count) - 104
     assert stats.chisquare(np.bincount(uniform, minlength=rest + 1)[1:]).pvalue > 0.01
