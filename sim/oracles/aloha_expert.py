@@ -152,6 +152,7 @@ _PICKING = towards(np.array([-np.cos(_DOWN), 0.0, -np.sin(_DOWN)]), np.array([0.
 _TAKING = towards(np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0]))  # the left arm, with a finger below and one above
 _ABOVE = 0.09  # m, before the cube is reached for
 _FAST, _SLOW = 0.02, 0.006  # m a control step
+_CAREFUL, _INTO = 0.008, 0.003  # m a control step, with something in the hand
 HELD = 0.64  # opening below which the fingers hold the cube, which is 40 mm wide
 
 
@@ -189,3 +190,47 @@ def _turned(quaternion: np.ndarray) -> np.ndarray:
     yaw = float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
     yaw = (yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4
     return np.array([[np.cos(yaw), -np.sin(yaw), 0.0], [np.sin(yaw), np.cos(yaw), 0.0], [0.0, 0.0, 1.0]])
+
+
+JOINING = np.array([0.0, 0.5, 0.28])  # m, where the peg meets the socket
+_GAP = 0.14  # m between the middles of peg and socket, each 0.12 m long, before one enters the other
+_PEG_HELD, _SOCKET_HELD = 0.42, 0.72  # openings below which the fingers hold a peg 20 mm wide, a socket 44 mm wide
+_OVER = np.array([0.0, 0.0, 0.009])  # m: the fingers are thicker than half the peg that lies on the table
+_FROM_RIGHT = _PICKING
+_FROM_LEFT = towards(np.array([np.cos(_DOWN), 0.0, -np.sin(_DOWN)]), np.array([0.0, 1.0, 0.0]))
+
+
+def insertion_action(hands: Hands, qpos: np.ndarray, sent: np.ndarray) -> np.ndarray:
+    """Return what both arms do next (14,) to put the peg into the socket, in the world at ``qpos`` (nq,); see :func:`transfer_action`."""
+    hands.place(qpos)
+    peg, socket = qpos[16:19], qpos[23:26]
+    (right, _), (left, _) = hands.grip(RIGHT), hands.grip(LEFT)
+    openings = hands.opening(LEFT, qpos), hands.opening(RIGHT, qpos)
+    held = _holds(socket, left, openings[LEFT], _SOCKET_HELD), _holds(peg, right, openings[RIGHT], _PEG_HELD)
+    at = JOINING - np.array([_GAP / 2, 0.0, 0.0])
+    ready = held[LEFT] and held[RIGHT] and float(np.linalg.norm(socket - at)) < 0.02 and float(np.linalg.norm((peg - socket)[1:])) < 0.004
+    inside = float(peg[0] - socket[0]) < 0.118 and float(np.linalg.norm((peg - socket)[1:])) < 0.012
+    goal = socket + np.array([0.08 if ready or inside else _GAP, 0.0, 0.0]) if held[LEFT] else JOINING + np.array([_GAP / 2, 0.0, 0.0])
+    hands_do = (
+        Pose(at + (left - socket), _FROM_LEFT, 0.0, _CAREFUL) if held[LEFT] else _reach(socket, left, openings[LEFT], _FROM_LEFT),
+        Pose(goal + (right - peg), _FROM_RIGHT, 0.0, _INTO if ready or inside else _CAREFUL)
+        if held[RIGHT]
+        else _reach(peg + _OVER, right, openings[RIGHT], _FROM_RIGHT),
+    )
+    return np.concatenate([hands.command(side, sent[side], hands_do[side]) for side in (LEFT, RIGHT)])
+
+
+def _holds(thing: np.ndarray, point: np.ndarray, opening: float, held: float) -> bool:
+    return float(np.linalg.norm(thing - point)) < 0.03 and opening < held
+
+
+def _reach(thing: np.ndarray, point: np.ndarray, opening: float, rotation: np.ndarray) -> Pose:
+    """Return what an arm does to have ``thing`` (3,) between its fingers, whose grip point is at ``point`` (3,): before it, along, close."""
+    ahead, off = rotation[:, 0], thing - point
+    along = float(off @ ahead)
+    aside = float(np.linalg.norm(off - along * ahead))
+    if abs(along) < 0.012 and aside < 0.012:
+        return Pose(thing, rotation, 0.0, _SLOW)
+    if opening > 0.85 and -0.02 < along < _ABOVE + 0.03 and aside < 0.02:
+        return Pose(thing - max(0.0, along - 0.03) * ahead, rotation, 1.0, _SLOW)
+    return Pose(thing - _ABOVE * ahead, rotation, 1.0, _FAST)

@@ -10,6 +10,7 @@ pictures are asked for. Contacts, of which the reward is made, are read from sen
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ from sim.draws import Draws
 from sim.env import Observation
 from sim.episodes import Outcome
 from sim.identity import identity, model_files, versions
-from sim.oracles.aloha_expert import Hands, transfer_action
+from sim.oracles.aloha_expert import Hands, insertion_action, transfer_action
 from sim.registry import Entry, Options
 from sim.task import MujocoTask
 
@@ -61,6 +62,7 @@ class AlohaTask(MujocoTask):
         low: Lower corner of the box that each object begins in, m.
         high: Upper corner.
         touches: Name -> pair of geoms; whether they touch is judged.
+        move: The expert, of one world: (hands, positions, joint targets sent before) -> (14,).
     """
 
     rate_hz, time_limit_s = 50.0, 6.0
@@ -73,6 +75,7 @@ class AlohaTask(MujocoTask):
     low: ClassVar[tuple[tuple[float, float, float], ...]]
     high: ClassVar[tuple[tuple[float, float, float], ...]]
     touches: ClassVar[dict[str, tuple[str, str]]]
+    move: ClassVar[Callable[[Hands, np.ndarray, np.ndarray], np.ndarray]]
 
     @classmethod
     def entry(cls) -> Entry:
@@ -170,6 +173,14 @@ class AlohaTask(MujocoTask):
         """Return the reward (N,) for what touches, name -> (N,) bool."""
         return np.zeros(self.num_worlds)
 
+    def expert_action(self) -> np.ndarray:
+        """Return where the expert moves both arms (N, 14) float32; zeros, clipped, where ended."""
+        out = np.zeros((self.num_worlds, 14), np.float32)
+        hands = self._hands_of()
+        for row in np.flatnonzero(self._running):
+            out[row] = type(self).move(hands, self.qpos[row], self.ctrl[row, self._arms].reshape(2, 6))
+        return self.spec.action.clip(out)
+
     def _hands_of(self) -> Hands:
         if self._hands is None:
             self._hands = Hands(self.model)
@@ -187,6 +198,7 @@ class TransferCube(AlohaTask):
     tags = ("bimanual", "expert")
     success = "the left gripper's left finger touches the cube, the cube does not touch the table (gym-aloha's reward 4); ends the episode"
     xml = "bimanual_viperx_transfer_cube.xml"
+    move = staticmethod(transfer_action)
     objects = ("cube",)
     low, high = ((0.0, 0.4, 0.05),), ((0.2, 0.6, 0.05),)
     touches: ClassVar[dict[str, tuple[str, str]]] = {
@@ -200,14 +212,6 @@ class TransferCube(AlohaTask):
         left, right, lifted = touching["left"], touching["right"], ~touching["table"]
         return np.where(left, 3.0 + lifted, np.where(right, 1.0 + lifted, 0.0))
 
-    def expert_action(self) -> np.ndarray:
-        """Return where the expert moves both arms (N, 14) float32; the first pose where ended."""
-        out = np.zeros((self.num_worlds, 14), np.float32)
-        hands = self._hands_of()
-        for row in np.flatnonzero(self._running):
-            out[row] = transfer_action(hands, self.qpos[row], self.ctrl[row, self._arms].reshape(2, 6))
-        return self.spec.action.clip(out)
-
 
 _SOCKET = tuple(f"socket-{k}" for k in (1, 2, 3, 4))
 
@@ -220,9 +224,10 @@ class Insertion(AlohaTask):
 
     task_name = "aloha/insertion"
     description = "two arms: put a peg into a socket in mid-air (gym-aloha)"
-    tags = ("bimanual",)
+    tags = ("bimanual", "expert")
     success = "the peg touches the pin inside the socket (gym-aloha's reward 4); ends the episode"
     xml = "bimanual_viperx_insertion.xml"
+    move = staticmethod(insertion_action)
     objects = ("peg", "socket")
     low, high = ((0.1, 0.4, 0.05), (-0.2, 0.4, 0.05)), ((0.2, 0.6, 0.05), (-0.1, 0.6, 0.05))
     touches: ClassVar[dict[str, tuple[str, str]]] = {
