@@ -42,6 +42,11 @@ HELP = (
 )
 
 
+TAG = "Evaluate all tasks of a set: a tag (robopolicy list tasks), or names with commas between."
+METHOD = "How CHECKPOINT is executed, e.g. rti:steps=3,level=15; none: as it was trained."
+COMPARE = "Checkpoint, run, expert or earlier evaluation to pair with; repeatable."
+COMPOSE = "Act as several checkpoints at once, in place of CHECKPOINT; weights sum to 1."
+RANDOMIZE = "Recipe or file whose randomize section the worlds differ by."
 ENGINE = "What steps the worlds: mujoco, warp, bullet; and ray, alone or behind a comma: episodes run on a Ray cluster."
 WEIGHTS = "Number format of CHECKPOINT's large matrices: float32, bfloat16, int8."
 PERTURB = "What is wrong in the worlds of all, e.g. noise:0.05 or latency:50; repeatable; kinds: robopolicy robustness --help."
@@ -56,10 +61,7 @@ def register(app: typer.Typer) -> None:
             list[str] | None, typer.Argument(help="Checkpoint folder, training run, or expert.", metavar="CHECKPOINT", show_default=False)
         ] = None,
         task: Annotated[str | None, typer.Option(help="Task (see: robopolicy list tasks).", show_default="the checkpoint's")] = None,
-        tag: Annotated[
-            str | None,
-            typer.Option(help="Evaluate all tasks of a set: a tag (robopolicy list tasks), or names with commas between.", show_default="the checkpoint's"),
-        ] = None,
+        tag: Annotated[str | None, typer.Option(help=TAG, show_default="the checkpoint's")] = None,
         episodes: Annotated[int | None, typer.Option("--episodes", "-n", min=1, help="Episodes.", show_default="the recipe's, 50")] = None,
         block: Annotated[int | None, typer.Option(min=1, help="B: worlds and policy rows at once, padded.", show_default="the recipe's, 50")] = None,
         workers: Annotated[int | None, typer.Option(min=1, help="Processes; each takes whole blocks.", show_default="the recipe's, 1")] = None,
@@ -67,23 +69,13 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int | None, typer.Option(min=0, help="Offset into the seeds, and key of the policy's noise.", show_default="the recipe's, 0")] = None,
         selection: Annotated[bool, typer.Option("--selection", help="Use the seeds for choosing, not those for reporting.")] = False,
         videos: Annotated[int | None, typer.Option(min=0, help="Film this many best and worst episodes, each.", show_default="the recipe's, 0")] = None,
-        method: Annotated[
-            str | None,
-            typer.Option(help="How CHECKPOINT is executed, e.g. rti:steps=3,level=15; none: as it was trained.", show_default="the checkpoint's"),
-        ] = None,
+        method: Annotated[str | None, typer.Option(help=METHOD, show_default="the checkpoint's")] = None,
         weights: Annotated[str | None, typer.Option(help=WEIGHTS, show_default="as trained")] = None,
-        compare: Annotated[
-            list[str] | None, typer.Option(help="Checkpoint, run, expert or earlier evaluation to pair with; repeatable.", metavar="OTHER")
-        ] = None,
-        compose: Annotated[
-            list[str] | None,
-            typer.Option(help="Act as several checkpoints at once, in place of CHECKPOINT; weights sum to 1.", metavar="CHECKPOINT:WEIGHT ..."),
-        ] = None,
+        compare: Annotated[list[str] | None, typer.Option(help=COMPARE, metavar="OTHER")] = None,
+        compose: Annotated[list[str] | None, typer.Option(help=COMPOSE, metavar="CHECKPOINT:WEIGHT ...")] = None,
         compose_by: Annotated[str, typer.Option(help="How: average their scores, or let each plan follow one of them (or).")] = "average",
         choose_weights: Annotated[bool, typer.Option("--choose-weights", help="Choose the weights on selection seeds, then report on others.")] = False,
-        randomize: Annotated[
-            str | None, typer.Option(help="Recipe or file whose randomize section the worlds differ by.", show_default="the checkpoint's")
-        ] = None,
+        randomize: Annotated[str | None, typer.Option(help=RANDOMIZE, show_default="the checkpoint's")] = None,
         perturb: Annotated[list[str] | None, typer.Option(help=PERTURB, metavar="KIND:SIZE")] = None,
         engine: Annotated[str | None, typer.Option(help=ENGINE, show_default="the checkpoint's")] = None,
         address: Annotated[str | None, typer.Option(help="Ray cluster.", show_default="RAY_ADDRESS, or one started here")] = None,
