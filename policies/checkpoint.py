@@ -168,10 +168,15 @@ def read_execution(folder: str | Path) -> dict[str, Any] | None:
     return execution
 
 
-def save_execution(folder: str | Path, execution: Mapping[str, Any] | None) -> Path:
+def save_execution(folder: str | Path, execution: Mapping[str, Any] | None, chosen: Mapping[str, Any] | None = None) -> Path:
     """Write the method of execution into a checkpoint that exists, None for no method; all else in it stays as it is.
 
     Whoever looks sees the checkpoint before or after. Its fingerprint changes: it acts in another way.
+
+    Args:
+        folder: Of the checkpoint.
+        execution: See :func:`read_execution`.
+        chosen: ``{what, seed0, episodes, trials}`` of the evaluations that it was chosen by, for the manifest; None: it was given.
 
     Raises:
         InputError: as :func:`load` and :func:`save` do, and for a method that cannot be.
@@ -188,6 +193,10 @@ def save_execution(folder: str | Path, execution: Mapping[str, Any] | None) -> P
     body = yaml.safe_dump(_with_execution(_parse_policy(folder, contents["policy.yaml"]), execution), sort_keys=False).encode()
     contents["policy.yaml"] = body
     manifest["files"]["policy.yaml"] = _entry(body)
+    extra = dict(manifest.get("extra") or {})
+    others = [one for one in extra.pop("chosen", ()) if one.get("what") != "execution"]
+    kept = [*others, *([{**chosen, "what": "execution"}] if chosen else [])]
+    manifest["extra"] = {**extra, "chosen": kept} if kept else extra
     _write(folder, contents, manifest)
     return folder
 

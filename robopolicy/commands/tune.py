@@ -63,7 +63,8 @@ def register(app: typer.Typer) -> None:
             print(f"error: {error}", file=sys.stderr)
             return 1
         if save:
-            save_execution(folder, trials[0].method)
+            e = trials[0].evaluation
+            save_execution(folder, trials[0].method, {"seed0": e.seed0, "episodes": len(e.episodes), "trials": len(trials)})
         if json_file is not None:
             from robopolicy.json_output import emit_json
 

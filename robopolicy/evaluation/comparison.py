@@ -214,7 +214,9 @@ def _evaluated(names: Sequence[str], task: str | None, settings: Settings, env: 
     from robopolicy.evaluation import versus
 
     contest = versus.prepare(names, task, settings.given, settings.purpose, settings.out)
-    entrants = [dataclasses.replace(e, env={**e.env, **(env or {})}) for e in contest.entrants]
+    entrants = contest.entrants
+    if env is not None:  # the other side's world: nothing of what the checkpoint's recipe says of it
+        entrants = [dataclasses.replace(e, env={**{k: v for k, v in e.env.items() if k not in outcomes.DECIDING}, **env}) for e in entrants]
     contest = dataclasses.replace(contest, entrants=entrants)
     known = [_known(contest, entrant) for entrant in entrants]
     contest = dataclasses.replace(contest, entrants=[dataclasses.replace(e, made=m) for e, m in zip(entrants, known, strict=True)])

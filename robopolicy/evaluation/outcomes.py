@@ -16,7 +16,7 @@ from robopolicy.evaluation.records import FILE, Evaluation
 
 Quantity = Literal["success", "score", "return"]
 #: Options of a world that decide what happens in it; the others say what a policy is shown of it.
-_DECIDING = ("randomize", "engine", "reward", "perturb")
+DECIDING = ("randomize", "engine", "reward", "perturb")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Outcomes:
 def world_of(task: str, suite_version: str, max_episode_steps: int | None, env: Mapping[str, Any]) -> str:
     """Return what makes two evaluations ones of the same world, as JSON; how its options are spelt does not matter."""
     defaults = (None, {}, "", "mujoco")
-    deciding = {key: env[key] for key in _DECIDING if env.get(key) not in defaults}
+    deciding = {key: env[key] for key in DECIDING if env.get(key) not in defaults}
     return json.dumps([task, suite_version, max_episode_steps, deciding], sort_keys=True)
 
 

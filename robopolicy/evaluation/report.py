@@ -82,7 +82,7 @@ def write_report(folder: str | Path | Sequence[Path], out: str | Path | None = N
     if export is not None or forms:
         from robopolicy.evaluation import exports, tables
 
-        tables.write(exports.tables(found.evaluations), export or file.with_name(f"{file.stem}-tables"), forms or tuple(tables.WRITERS))
+        tables.export(exports.tables(found.evaluations), export or file.with_name(f"{file.stem}-tables"), forms or tuple(tables.WRITERS))
     try:
         write_bytes(file, page)
     except OSError as error:

@@ -98,7 +98,7 @@ def _latex(cell: str) -> str:
 WRITERS = {"csv": to_csv, "latex": to_latex, "markdown": to_markdown}
 
 
-def write(tables: Sequence[Table], folder: Path, forms: Sequence[str]) -> list[Path]:
+def export(tables: Sequence[Table], folder: Path, forms: Sequence[str]) -> list[Path]:
     """Write every table in every form into ``folder`` and return the files.
 
     Raises:

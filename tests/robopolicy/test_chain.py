@@ -20,7 +20,7 @@ from robopolicy.evaluation.rollout import evaluate
 
 def row(label: str, successes: int = 3, seed0: int = 2_000_000, purpose: str = "report", **more: Any) -> dict[str, Any]:
     """Return a row as far as the chain looks at it."""
-    place = {"checkpoint": f"/home/someone/runs/{label}/checkpoints/step_000100", "results": None}
+    place = {"checkpoint": f"/srv/someone/runs/{label}/checkpoints/step_000100", "results": None}
     base = {"time": f"2026-01-01T00:00:0{successes}+00:00", "label": label, "task": "pusht", "purpose": purpose, "seed0": seed0, "episodes": 8}
     return {**base, "successes": successes, **place, "training": {"dataset": "/data/pusht", "seed": 0}, **more}
 
@@ -102,7 +102,7 @@ def test_ledgers_merge_without_duplicates_and_without_machine_paths(file: Path, 
     assert main(["ledger", "merge", str(joined), str(other), str(file)]) == 0
     printed = capsys.readouterr().out
     assert "5 rows appended, 5 in all" in printed and "0 rows appended" in printed
-    assert chain.check(joined).problems == [] and "/home" not in joined.read_text() and "/data" not in joined.read_text()
+    assert chain.check(joined).problems == [] and "/srv" not in joined.read_text() and "/data" not in joined.read_text()
     assert [r["label"] for r in chain.merged([joined, file, other])] == [f"policy{i}" for i in (0, 1, 2, 3, 9)]
     assert json.loads(joined.read_text().splitlines()[0])["checkpoint"] == "policy0/checkpoints/step_000100"
     edit(file, lambda lines: lines[1:])

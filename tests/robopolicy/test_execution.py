@@ -241,6 +241,7 @@ def test_tune_chooses_on_selection_seeds_and_what_it_saves_is_used(folder: Path,
     assert "chosen: rti:level=" in printed and "95% interval" in printed
     used = result(tmp_path, "eval", folder, *out)["evaluations"][0]
     assert registry.parse(used["execution"])["level"] == tuned["chosen"]["level"] and used["label"] == "diffusion+rti"
+    assert [(c["what"], c["seed0"], c["trials"]) for c in used["chosen"]] == [("execution", 1_000_000, 2)], "the ledger knows on which seeds"
     assert result(tmp_path, "eval", folder, "--method", "none", *out)["evaluations"][0]["execution"] is None
     assert main(["tune", str(folder), "none"]) == 0 and checkpoint.read_execution(folder) is None
 

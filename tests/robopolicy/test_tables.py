@@ -95,9 +95,9 @@ def test_mistakes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected 2 cells"):
         Table("t", "", ["a", "b"], [["1"]])
     with pytest.raises(InputError, match="did you mean 'latex'"):
-        tables.write([], tmp_path, ["latx"])
+        tables.export([], tmp_path, ["latx"])
     with pytest.raises(InputError, match="of one name"):
-        tables.write([Table("t", "", ["a"], [])] * 2, tmp_path, ["csv"])
+        tables.export([Table("t", "", ["a"], [])] * 2, tmp_path, ["csv"])
 
 
 @pytest.fixture(scope="module")
