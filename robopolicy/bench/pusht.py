@@ -129,11 +129,11 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
     return float(each.mean()), 1.96 * float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else 0.0
 
 
-def collected(folder: str, episodes: int) -> dict[str, Any]:
+def collected(folder: str, episodes: int, workers: int = 2) -> dict[str, Any]:
     """Collect the planner's demonstrations; a cell."""
     from robopolicy.data.collect import collect
 
-    done = collect(TASK, Path(folder) / "data", episodes, workers=2, progress=False)
+    done = collect(TASK, Path(folder) / "data", episodes, workers=workers, progress=False)
     return {"episodes": done.episodes, "frames": done.frames, "attempts": done.attempts}
 
 

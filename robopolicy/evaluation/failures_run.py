@@ -209,7 +209,10 @@ def _features(search: Search, folder: Path, pool: np.ndarray, progress: bool) ->
 
     file = folder / "features.npy"
     if file.is_file():
-        return np.load(file, allow_pickle=False)
+        known = np.load(file, allow_pickle=False)
+        if len(known) != len(pool):
+            raise InputError(f"{file}: holds {len(known)} states, expected {len(pool)}, one for every seed of the pool; delete it")
+        return known
     env = {k: v for k, v in search.env.items() if k not in ("perturb", "condition", "image_size")} | {"observations": "state"}
     rows = []
     with contextlib.closing(make_world(search.task, env, search.block)) as world:

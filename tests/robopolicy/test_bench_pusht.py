@@ -1,0 +1,66 @@
+"""The PushT benchmark: its table from made-up cells, by hand; the recipes are what the protocol says; a whole run at the smallest size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robopolicy.bench import pusht
+from robopolicy.bench.harness import Result
+from robopolicy.evaluation import ledger
+from robopolicy.recipe import load_recipe
+
+
+def test_means_and_intervals_are_those_made_by_hand() -> None:
+    """Two seeds, two checkpoints, two states; a state's checkpoints are averaged before its spread is taken."""
+    rows = [
+        {"coverage": [[0.95, 0.5], [1.0, 0.5]], "success": [[1, 0], [1, 0]], "calls": 60.0, "steps": 40},
+        {"coverage": [[0.2, 0.4], [0.4, 0.6]], "success": [[0, 0], [0, 1]], "calls": 20.0, "steps": 40},
+    ]
+    result = Result()
+    pusht._rows(result, "flow", rows, pusht.Size(seeds=2, states=2, checkpoints=2))
+    success, coverage, score, calls = (row.value for row in result.rows)
+    assert success == pytest.approx(3 / 8) and calls == 1.0
+    assert coverage == pytest.approx((0.975 + 0.5 + 0.3 + 0.5) / 4)
+    assert score == pytest.approx((1.0 + 0.5 / 0.95 + 0.3 / 0.95 + 0.5 / 0.95) / 4)
+    half = 1.96 * np.std([1, 0, 0, 0.5], ddof=1) / 2
+    assert f"success 0.375 +- {half:.3f} (0.50, 0.25)" in result.notes[0]
+    assert result.rows[0].target == 0.46 and result.rows[1].target == 0.81 and result.rows[2].peer_value == 0.91
+
+
+@pytest.mark.parametrize("name", ["flow", "diffusion"])
+def test_recipes_differ_in_the_policy_alone(name: str) -> None:
+    recipe = load_recipe(f"imitation/pusht_{name}")
+    assert recipe.policy_type == name and recipe.data.collect == 500 and recipe.policy.actions == "chunk_relative"
+    assert recipe.training.keep_checkpoints == pusht.Size.checkpoints and recipe.training.steps // recipe.training.checkpoint_every >= pusht.Size.checkpoints
+    other = load_recipe(f"imitation/pusht_{'diffusion' if name == 'flow' else 'flow'}")
+    assert recipe.training == other.training and recipe.data == other.data
+
+
+SMALL = ("training.steps=4", "training.checkpoint_every=2", "training.batch_size=8", "training.optimizer.warmup_steps=1")
+TINY = ("policy.mlp.width=16", "policy.mlp.blocks=1", "policy.steps=2")
+
+
+def test_cells_train_choose_and_evaluate_the_last_checkpoints(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    assert pusht.collected(folder, 2, workers=1)["episodes"] == 2
+    assert pusht.trained(folder, "flow", 0, 8, [*SMALL, *TINY], 2)["steps"] == 4
+    assert pusht.level(folder, "flow", 0, 8, [10], 1)["level"] == 10
+    plain = pusht.evaluated(folder, "flow", 0, 8, "none", 2, 2, 1, 1)
+    warm = pusht.evaluated(folder, "flow", 0, 8, "rti:level=10,steps=3", 2, 2, 1, 1)
+    assert np.shape(plain["coverage"]) == np.shape(warm["success"]) == (2, 2) and plain["steps"] == 2 * 2 * 8
+    assert plain["calls"] == 2 * 2 * 2 * 2 and warm["calls"] == 2 * 2 * (2 + 7 * 3)  # two plans of two calls; one, then three a step
+    rows = list(ledger.read(tmp_path / "evaluations" / ledger.FILE))
+    assert len(rows) == 4 and {row["set"] for row in rows} == {"pusht"} and {row["label"] for row in rows} == {"flow", "flow+rti"}
+    assert all(row["chosen"] for row in rows if row["label"] == "flow+rti") and len({row["checkpoint_hash"] for row in rows}) == 2
+
+
+@pytest.mark.soak
+def test_a_run_at_the_smallest_size_leaves_rows_and_is_not_run_twice(tmp_path: Path) -> None:
+    size = pusht.Size(2, 1, 2, 1, (10,), 2, (*SMALL, *TINY), 8)
+    result = pusht.measure(tmp_path, size, policies=("flow",), progress=False)
+    assert result.missing == [] and [row.name.partition(":")[0] for row in result.rows] == ["flow"] * 4 + ["flow + RTI, 3 calls"] * 4
+    assert pusht.measure(tmp_path, size, policies=("flow",), progress=False).rows == result.rows
+    assert len(list(ledger.read(tmp_path / "evaluations" / ledger.FILE))) == 4
