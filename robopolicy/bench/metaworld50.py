@@ -195,7 +195,7 @@ def _mean(group: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
     """Return the mean over tasks of all trainings together, and its interval."""
     from robopolicy.evaluation.statistics import mean_rate
 
-    return mean_rate([tuple(sum(row["tasks"][task][k] for row in group) for k in range(2)) for task in group[0]["tasks"]])
+    return mean_rate([(sum(row["tasks"][task][0] for row in group), sum(row["tasks"][task][1] for row in group)) for task in group[0]["tasks"]])
 
 
 def _rows(grouped: Grouped) -> list[Row]:
@@ -207,7 +207,7 @@ def _rows(grouped: Grouped) -> list[Row]:
         seeds = f", {len(group)} seeds" if len(group) > 1 else ""
         name = f"{way.set.upper()}: {way.label}{seeds}, mean of {len(group[0]['tasks'])} tasks [{low:.3f}, {high:.3f}]"
         wall = sum(row["train_s"] + row["evaluate_s"] for row in group)
-        out.append(Row(name, value, "success", *((PEER, peer[0]) if peer else ()), wall_s=wall))
+        out.append(Row(name, value, "success", PEER if peer else None, peer[0] if peer else None, wall_s=wall))
     return out
 
 

@@ -243,7 +243,7 @@ def untrained(folder):
     stats = {**flat, **unscaled(condition), "action": {"min": -np.ones(4), "max": np.ones(4)}}
     modes = {name: "min_max" if name == "action" else "mean_std" for name in stats}
     torch.manual_seed(0)
-    policy = create("flow", config_class("flow")(steps=1, mlp={"width": 33, "blocks": 1}), spec, Normalizer.fit(stats, modes))
+    policy = create("flow", config_class("flow").model_validate({"steps": 1, "mlp": {"width": 33, "blocks": 1}}), spec, Normalizer.fit(stats, modes))
     checkpoint.save(folder, policy, recipe={}, extra={})
     return str(folder), {"max_episode_steps": 12, "condition": condition.model_dump()}
 
