@@ -84,9 +84,9 @@ _TRIAL = ("training.steps=1_000_000",)
 #: What arms record for identification is fitted whole (``window_s`` 0): their tasks keep references beside the physics.
 BEDS = (
     Bed("arm-reach", "arm/reach", "arm_reach", "transfer/arm-reach", "transfer/arm-reach-robot", ("mass:link7", *_ARM), 100,
-        shake=0.03, seconds=1.5, window_s=0.0, starts=1),
+        shake=0.03, episodes=6, seconds=1.5, window_s=0.0, starts=1, iterations=8),
     Bed("arm-push", "arm/push", "arm_push", "transfer/arm-push", "transfer/arm-push-robot", _PUSHED, 100, ("training.steps=4000",),
-        shake=0.02, seconds=4.0, window_s=0.0, starts=1),
+        shake=0.02, episodes=6, seconds=3.0, window_s=0.0, starts=1, iterations=8),
     Bed("hopper", "locomotion/hopper", "rl/hopper", "transfer/hopper", "transfer/hopper-robot", ("mass:torso", "damping:[hka]*", *_RUNNER),
         overrides=("task=locomotion/hopper", *_TRIAL), score="distance", shake=0.3, episodes=16, seconds=3.0, window_s=0.2),
     Bed("cheetah", "locomotion/cheetah", "rl/half-cheetah", "transfer/cheetah", "transfer/cheetah-robot", ("mass:trunk", "damping:*_*", *_RUNNER),

@@ -63,8 +63,8 @@ def test_a_contact_meets_links_with_their_rotors(seed: int, heavy: float) -> Non
 
     whole = inertia + np.diag(rotors)
     force = inertia @ wanted + bias  # so that without contacts it accelerates as wanted
-    worlds = (each[None] for each in (inertia, rotors, force, bias, before, np.zeros(n)))
-    reaction = settle(tick, lambda rows: None, *worlds, STEP)[0]
+    still = np.zeros((1, n))
+    reaction = settle(tick, lambda rows: None, inertia[None], rotors[None], force[None], bias[None], before[None], still, STEP)[0]
     exact = held(whole, whole @ wanted + bias)
     moved = STEP * np.abs(np.linalg.solve(whole, reaction)).max()
     assert np.abs(seen[-1] - exact).max() < 0.02 + 0.1 * moved or len(seen) == TRIES
@@ -208,4 +208,5 @@ def test_worlds_of_both_engines_are_one_task(task: str) -> None:
     steps = [env.step(env.expert_action()) for env in (one, two)]
     np.testing.assert_allclose(steps[0].reward, steps[1].reward, atol=2e-3)
     assert steps[0].info.keys() == steps[1].info.keys()
-    one.close(), two.close()
+    one.close()
+    two.close()
