@@ -13,6 +13,7 @@ import pytest
 from policies.spec import InputError
 from sim import registry
 from sim.suites import metaworld, pusht, two_route
+from tests import require as require_module
 from tests.require import require
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,3 +122,17 @@ def test_entries_agree_with_the_worlds(module) -> None:
 def test_numbers_below_one_are_refused_by_name(task: str, name: str) -> None:
     with pytest.raises(InputError, match=f"{name} of task '{task}': expected at least 1, found 0"):
         registry.make(task, **{name: 0})
+
+
+def test_a_task_that_cannot_run_here_is_listed_and_where_all_is_required_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {n: replace(e, requires=("a_suite_that_is_not_there",)) for n, e in registry._entries().items()}
+    listed: list[tuple[str, str]] = []
+    monkeypatch.setattr(registry, "_entries", lambda: entries)
+    monkeypatch.setattr(require_module, "absent", listed)
+    monkeypatch.delenv("REQUIRE_ALL", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="needs a_suite_that_is_not_there for task robotics/fetch-push"):
+        require_module.require_task("robotics/fetch-push")
+    monkeypatch.setenv("REQUIRE_ALL", "1")
+    with pytest.raises(pytest.fail.Exception, match=r"lacks it: .*pip install 'robopolicy\[suites\]'"):
+        require_module.require_task("robotics/fetch-push")
+    assert [test.partition("::")[0] for test, _ in listed] == ["tests/sim/test_registry.py"] * 2
