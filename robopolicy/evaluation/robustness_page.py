@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from robopolicy.evaluation.bootstrap import Estimate
-from robopolicy.evaluation.page import POLICY, Palette, esc
+from robopolicy.evaluation.page import POLICY
+from robopolicy.evaluation.page_elements import Palette, esc
 from robopolicy.evaluation.plots import Axis, Line, line_chart
 from robopolicy.evaluation.robustness import Curve, Table
 
