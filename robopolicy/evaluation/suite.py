@@ -219,8 +219,11 @@ class _Results:
 
 
 def set_of(checkpoint: str) -> str | None:
-    """Return the set of tasks that a checkpoint (or a run's last) was trained for, None for one task. Raises InputError without a checkpoint."""
-    task = None if checkpoint == EXPERT else read_defaults(find_checkpoint(checkpoint)).task
+    """Return the set of tasks that a checkpoint (or a run's last) was trained for; None for one task, and for what is no checkpoint."""
+    try:
+        task = None if checkpoint == EXPERT else read_defaults(find_checkpoint(checkpoint)).task
+    except InputError:
+        return None  # said by who evaluates it
     return task if task is not None and task_set(task) else None
 
 
