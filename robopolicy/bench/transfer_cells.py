@@ -194,9 +194,8 @@ def try_policy(
         env = {**world_env(world, robot), **({} if limit is None else {"max_episode_steps": limit})}
         label = who if who == EXPERT else f"{who} seed {seed}"
         block = min(50, episodes)
-        done = evaluate(
-            policy, what.task, episodes=episodes, seed0=REPORT, block=block, env=env, latency_calls=0, out=Path(ledger), label=label, progress=False
-        )
+        asked: dict[str, Any] = {"episodes": episodes, "seed0": REPORT, "block": block, "env": env, "latency_calls": 0, "set_name": "transfer"}
+        done = evaluate(policy, what.task, **asked, out=Path(ledger), label=label, progress=False)
         scores = [e.info.get(what.score, float("nan")) for e in done.episodes] if what.score else []
         if what.score and not np.isfinite(scores).all():
             raise InputError(f"task {what.task!r} reports no {what.score!r} to compare")

@@ -171,7 +171,7 @@ def test_the_benchmark_from_end_to_end(done: tuple[Path, Result]) -> None:
     lines = [json.loads(line) for line in (folder / "evaluations" / "ledger.jsonl").read_text().splitlines()]
     assert len(lines) == 2 * len(WORLDS) * (len(VARIANTS) + 1)
     assert sum(line["env"].get("engine") == "bullet" for line in lines) == len(lines) / 2
-    assert all(line["purpose"] == "report" and line["seed0"] == REPORT for line in lines)
+    assert all(line["purpose"] == "report" and line["seed0"] == REPORT and line["set"] == "transfer" for line in lines)
     record = Evaluation.load(folder / "evaluations" / lines[-1]["results"])
     assert len(record.episodes) == 4 and record.env["randomize"] == CART.robot
     assert any(row.name.startswith("classic/cartpole, identified - nominal on the robot") for row in result.rows)
