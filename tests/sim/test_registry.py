@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _pytest.outcomes import Failed, Skipped
 
 from policies.spec import InputError
 from sim import registry
@@ -130,9 +131,9 @@ def test_a_task_that_cannot_run_here_is_listed_and_where_all_is_required_fails(m
     monkeypatch.setattr(registry, "_entries", lambda: entries)
     monkeypatch.setattr(require_module, "absent", listed)
     monkeypatch.delenv("REQUIRE_ALL", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="needs a_suite_that_is_not_there for task robotics/fetch-push"):
+    with pytest.raises(Skipped, match="needs a_suite_that_is_not_there for task robotics/fetch-push"):
         require_module.require_task("robotics/fetch-push")
     monkeypatch.setenv("REQUIRE_ALL", "1")
-    with pytest.raises(pytest.fail.Exception, match=r"lacks it: .*pip install 'robopolicy\[suites\]'"):
+    with pytest.raises(Failed, match=r"lacks it: .*pip install 'robopolicy\[suites\]'"):
         require_module.require_task("robotics/fetch-push")
     assert [test.partition("::")[0] for test, _ in listed] == ["tests/sim/test_registry.py"] * 2
