@@ -49,7 +49,7 @@ class Size:
     workers: int = 2
 
 
-QUICK = Size(1000, 500, (250,), 20, ("data.episodes=10", "training.steps=300", "training.checkpoint_every=300"), 120)
+QUICK = Size(1000, 500, (250,), 20, ("data.episodes=10", "training.steps=300", "training.checkpoint_every=300"), 70, 1)
 
 
 def run(quick: bool, folder: Path | None = None, only: str | None = None) -> Result:
@@ -57,13 +57,18 @@ def run(quick: bool, folder: Path | None = None, only: str | None = None) -> Res
     return measure(folder or FOLDER.with_name("failures-quick" if quick else FOLDER.name), QUICK if quick else Size(), only)
 
 
+def planned(folder: Path, size: Size) -> list[Cell]:
+    """Return the cells: training, then the plain rollouts, so many a cell."""
+    about = {"folder": str(folder), "overrides": list(size.overrides), "limit": size.limit}
+    more = [{**about, "first": i, "count": size.cell, "workers": size.workers} for i in range(0, size.table, size.cell)]
+    rolling = [Cell(f"rollouts from {settings['first']}", f"{_HERE}:rolled", settings, seconds=30) for settings in more]
+    return [Cell("training", f"{_HERE}:trained", about, seconds=60), *rolling]
+
+
 def measure(folder: Path, size: Size, only: str | None = None, progress: bool = True) -> Result:
     """Make the table and repeat the estimator on it, with the learnt predictor and with one that says the opposite."""
-    about = {"folder": str(folder), "overrides": list(size.overrides), "limit": size.limit}
-    training = Cell("training", f"{_HERE}:trained", about, seconds=60)
-    firsts = range(0, size.table, size.cell)
-    rolled = [Cell(f"rollouts from {i}", f"{_HERE}:rolled", {**about, "first": i, "count": size.cell, "workers": size.workers}, seconds=30) for i in firsts]
-    cells = run_cells([training, *rolled], folder, progress, only)
+    wanted = planned(folder, size)
+    cells, rolled = run_cells(wanted, folder, progress, only), wanted[1:]
     rows = [row for cell in rolled if (row := cells.get(cell))]
     result = Result(missing=list(cells.failed))
     if len(rows) < len(rolled):
@@ -73,10 +78,10 @@ def measure(folder: Path, size: Size, only: str | None = None, progress: bool = 
     margins = np.concatenate([np.array(row["margins"], np.float64) for row in rows])
     features = np.concatenate([np.array(row["features"], np.float64) for row in rows])
     low, high = wilson(int(failed.sum()), len(failed))
-    took = {key: sum(row[key] for row in rows) for key in ("wall_s", "cpu_s")}
-    result.rows.append(Row(f"failure rate of {len(failed):,} plain rollouts", float(failed.mean()), "1", better="lower", **took))
+    wall, cpu = (sum(row[key] for row in rows) for key in ("wall_s", "cpu_s"))
+    result.rows.append(Row(f"failure rate of {len(failed):,} plain rollouts", float(failed.mean()), "1", better="lower", wall_s=wall, cpu_s=cpu))
     result.notes.append(f"plain: {int(failed.sum())} failures of {len(failed)}, 95 % Wilson interval [{100 * low:.2f}, {100 * high:.2f}] %")
-    share = sum(row["reset_cpu_s"] for row in rows) / max(took["cpu_s"], 1e-9)
+    share = sum(row["reset_cpu_s"] for row in rows) / max(cpu, 1e-9)
     result.notes.append(f"looking at the pool, once for all policies of a task, takes {100 * share:.0f} % of the CPU time of rolling it out")
     for rollouts in size.rollouts:
         _repeat(result, f"{rollouts} rollouts", features, Outcomes(failed, margins), rollouts, size.repetitions, None)

@@ -33,7 +33,7 @@ def test_means_and_intervals_are_those_made_by_hand() -> None:
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
 def test_recipes_differ_in_the_policy_alone(name: str) -> None:
     recipe = load_recipe(f"imitation/pusht_{name}")
-    assert recipe.policy_type == name and recipe.data.collect == 500 and recipe.policy.actions == "chunk_relative"
+    assert recipe.policy_type == name and recipe.data.collect == 500 and recipe.policy.n_action_steps == 4
     assert recipe.training.keep_checkpoints == pusht.Size.checkpoints and recipe.training.steps // recipe.training.checkpoint_every >= pusht.Size.checkpoints
     other = load_recipe(f"imitation/pusht_{'diffusion' if name == 'flow' else 'flow'}")
     assert recipe.training == other.training and recipe.data == other.data

@@ -11,6 +11,7 @@ import pytest
 
 from policies.spec import InputError
 from robopolicy.bench import failures as bench
+from robopolicy.bench.cells import RESULTS
 from robopolicy.cli import main
 from robopolicy.evaluation import ledger
 from robopolicy.evaluation.failures import Design
@@ -79,12 +80,19 @@ def test_the_command_prints_the_rate_and_writes_json(tmp_path: Path, capsys: pyt
     assert "expected at least 230 rollouts, found 50" in capsys.readouterr().err
 
 
-def test_the_benchmark_repeats_the_estimator_on_its_own_table() -> None:
-    """A table with a known rate, without training: bias, variance and coverage are those of the estimator's own checks."""
-    generator = np.random.default_rng(4)
-    x = generator.random((3000, 2))
-    failed = generator.random(3000) < np.where(x[:, 0] < 0.06, 0.5, 0.001)
-    result, margins = bench.Result(), (1 - x[:, :1]) + 0.2 * generator.standard_normal((3000, 1))
-    bench._repeat(result, "toy", x, bench.Outcomes(failed, margins), 600, 25, None)
-    bias, variance, coverage, width = result.rows
-    assert bias.value < 4 and 0.1 < variance.value < 0.8 and coverage.value > 0.8 and width.peer_value is not None and width.value < width.peer_value
+def test_the_benchmark_repeats_the_estimator_on_the_table_that_is_there(tmp_path: Path) -> None:
+    """A table with a known rate in place of trained cells: bias, variance and coverage are those of the estimator's own checks."""
+    size, generator = bench.Size(3000, 1500, (600,), 20), np.random.default_rng(4)
+    training, *rolling = bench.planned(tmp_path, size)
+    ledger.append(tmp_path / RESULTS, {"key": training.key, "name": training.name, "row": {"checkpoint": "none", "seconds": 1.0}})
+    for cell in rolling:
+        x = generator.random((1500, 2))
+        failed = generator.random(1500) < np.where(x[:, 0] < 0.06, 0.5, 0.001)
+        margins = (1 - x[:, :1]) + 0.2 * generator.standard_normal((1500, 1))
+        row = {"failed": failed.astype(int).tolist(), "margins": margins.tolist(), "features": x.tolist(), "wall_s": 1.0, "cpu_s": 2.0, "reset_cpu_s": 0.5}
+        ledger.append(tmp_path / RESULTS, {"key": cell.key, "name": cell.name, "row": row})
+    result = bench.measure(tmp_path, size, progress=False)
+    rate, bias, variance, coverage, width, *adverse = result.rows
+    assert result.missing == [] and 0.02 < rate.value < 0.045 and rate.cpu_s == 4.0 and len(adverse) == 4
+    assert bias.value < 4 and 0.1 < variance.value < min(0.8, adverse[1].value) and coverage.value > 0.8
+    assert width.peer_value is not None and width.value < width.peer_value and "takes 25 % of the CPU time" in result.notes[1]
