@@ -37,7 +37,7 @@ class _Wire:
         noise: (D,) standard deviation, or None.
         ring: What is still on its way, or None where nothing is late.
         steps: How late, control steps.
-        dropping: Whether frames of it can be lost.
+        chance: That a frame of it is lost.
     """
 
     name: str
@@ -45,7 +45,7 @@ class _Wire:
     noise: np.ndarray | None = None
     ring: Ring | None = None
     steps: float = 0.0
-    dropping: bool = False
+    chance: float = 0.0
 
 
 class SensorPath:
@@ -53,7 +53,8 @@ class SensorPath:
 
     Measured numbers that are late by a fraction of a step lie between two readings in proportion; pictures are never mixed: the
     newest whole frame that is old enough is delivered. Before the first frame has arrived, it is there already. The first frame of
-    an episode is never lost. A lost frame repeats what was delivered last, in all fields that can be lost.
+    an episode is never lost. A lost frame repeats what was delivered last, in all fields that can be lost; where their chances
+    differ, one draw decides for all of them, so that the likelier one is lost whenever the other is.
 
     Args:
         spec: Of the worlds.
@@ -66,11 +67,15 @@ class SensorPath:
 
     def __init__(self, spec: Spec, num_worlds: int, perturbations: Sequence[Perturbation]) -> None:
         self._wires = {name: _Wire(name, field) for name, field in spec.observation.fields.items()}
-        self._chance = 0.0
         self.dropped, self._time, self._seeds = (np.zeros(num_worlds, np.int64) for _ in range(3))
         self.expert = any(p.expert for p in perturbations)
-        self._expert_steps = 0
+        self._expert_steps, self._expert_chance = 0, 0.0
+        met: set[tuple[str, str]] = set()
         for p in perturbations:
+            for wire in self._meant(p):
+                if (p.kind, wire.name) in met:
+                    raise InputError(f"perturbation {p}: {p.kind} of {wire.name!r} is given twice, by patterns that meet")
+                met.add((p.kind, wire.name))
             self._add(p, spec, num_worlds)
         self.out: Observation = {n: np.zeros((num_worlds, *w.field.shape), w.field.dtype) for n, w in self._wires.items()}
         self._expert = np.zeros((num_worlds, spec.action.dim), np.float32)
@@ -87,15 +92,15 @@ class SensorPath:
             for wire in wires:
                 wire.noise = np.full(wire.field.size, 255.0 * p.size)
         elif p.kind == "drops":
-            self._chance = p.size
             for wire in wires:
-                wire.dropping = True
+                wire.chance = p.size
+            self._expert_chance = max(self._expert_chance, p.size * p.expert)
         else:
             steps = 1e-3 * p.size * spec.observation.rate_hz
             for wire in wires:
                 wire.steps = steps if np.issubdtype(np.dtype(wire.field.dtype), np.floating) else float(np.ceil(steps - 1e-9))
                 wire.ring = Ring(num_worlds, wire.field.size, wire.steps, wire.field.dtype)
-            self._expert_steps = int(np.ceil(steps - 1e-9))
+            self._expert_steps = max(self._expert_steps, int(np.ceil(steps - 1e-9)) * p.expert)
 
     def _meant(self, p: Perturbation) -> list[_Wire]:
         """Return the fields that a perturbation is about. Raises InputError if there are none."""
@@ -123,9 +128,10 @@ class SensorPath:
     def deliver(self, rows: np.ndarray, true: Observation) -> None:
         """Write into :attr:`out` what worlds ``rows`` (K,) deliver after one more frame ``true``, field -> (N, *shape); others keep theirs."""
         time, seeds = self._time[rows], self._seeds[rows]
-        self._lost[rows] = (step_uniform(key(seeds, "drops"), time) < self._chance) & (time > 0) if self._chance else False
-        lost = self._lost[rows]
-        self.dropped[rows] += lost
+        chances = [wire.chance for wire in self._wires.values()]
+        drawn = np.where(time > 0, step_uniform(key(seeds, "drops"), time), np.inf) if any(chances) else np.full(len(rows), np.inf)
+        self._lost[rows] = drawn < self._expert_chance
+        self.dropped[rows] += drawn < max(chances)
         for wire in self._wires.values():
             values = true[wire.name][rows].reshape(len(rows), wire.field.size)
             if wire.ring is not None:
@@ -133,7 +139,7 @@ class SensorPath:
             if wire.noise is not None:
                 values = _noisy(wire, values, wire.noise * step_normals(key(seeds, "noise", wire.name), time, values.shape[1]))
             out = self.out[wire.name].reshape(len(self._time), wire.field.size)  # a view
-            out[rows] = np.where(lost[:, None], out[rows], values) if wire.dropping else values
+            out[rows] = np.where((drawn < wire.chance)[:, None], out[rows], values) if wire.chance else values
         self._time[rows] += 1
 
     def expert_action(self, rows: np.ndarray, action: np.ndarray) -> np.ndarray:

@@ -209,7 +209,7 @@ class ChangedModels:
     def before_reset(self, rows: np.ndarray) -> None:
         """Give the models of worlds ``rows`` (K,) back what they had."""
         for row in rows:
-            for live, before in self._kept.pop(int(row), ()):
+            for live, before in reversed(self._kept.pop(int(row), [])):
                 live[...] = before
 
     def after_reset(self, rows: np.ndarray, seeds: np.ndarray) -> None:
@@ -225,6 +225,18 @@ class ChangedModels:
             for p in (p for p in self._perturbations if p.kind == "light" and not p.element):
                 engine.kept += _dim(model, p.size)
             mujoco.mj_forward(model, data)
+
+
+#: What ``mj_setConst`` computes of a model, besides what is asked of it: all is put back before the next reset.
+_DERIVED = (
+    *(f"actuator_{what}" for what in ("acc0", "length0")),
+    *(f"body_{what}" for what in ("invweight0", "subtreemass")),
+    *(f"cam_{what}" for what in ("mat0", "pos0", "poscom0")),
+    *(f"dof_{what}" for what in ("M0", "invweight0")),
+    *(f"light_{what}" for what in ("dir0", "pos0", "poscom0")),
+    *(f"tendon_{what}" for what in ("invweight0", "length0", "lengthspring")),
+    "bvh_aabb",
+)
 
 
 class _OneModel:
@@ -245,7 +257,11 @@ class _OneModel:
     def refresh(self, rows: np.ndarray | None = None) -> None:
         import mujoco
 
+        for field in _DERIVED:
+            self.expand(field)  # the next reset may simulate: not with constants of the masses that were
+        welds = self.model.eq_data.copy()
         mujoco.mj_setConst(self.model, mujoco.MjData(self.model))
+        self.model.eq_data[:] = welds  # suites set the welds of their mocap bodies; computed anew they would pull elsewhere
 
 
 class Pushes:

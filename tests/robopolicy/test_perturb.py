@@ -100,6 +100,16 @@ def test_a_lost_frame_repeats_the_last_one_in_all_fields_and_is_counted() -> Non
     assert alone["observation.images.top"][:, 0, 0, 0, 0].tolist() == [0, 0, 0, 0] and alone["observation.state"][:, 0, 0].tolist() == [30, 31, 32, 33]
 
 
+def test_fields_are_lost_at_chances_of_their_own() -> None:
+    seen, steps = rolled(counting("drops:0.2,element=*state", "drops:0.7,element=*images*", steps=250), 240, SEED), np.arange(241)
+    state = seen["observation.state"][:, 0, 0] - seen["observation.state"][0, 0, 0]
+    lost, dark = state != steps, seen["observation.images.top"][:, 0, 0, 0, 0] != steps
+    assert abs(lost.mean() - 0.2) < 0.08 and abs(dark.mean() - 0.7) < 0.08 and not (lost & ~dark).any()
+    assert seen["info"][-1]["frames_dropped"][0] == dark.sum()
+    with pytest.raises(InputError, match=r"latency of .observation\.state. is given twice"):
+        counting("latency:50", "latency:100,element=*state")
+
+
 def test_a_lost_command_repeats_the_last_one_and_the_first_what_is_held() -> None:
     seen = rolled(counting("lost_commands:1"), 3, SEED)
     assert seen["got"][:, 0].tolist() == [[9, 0]] * 3 and seen["info"][-1]["commands_lost"].tolist() == [3]

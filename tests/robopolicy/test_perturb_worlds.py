@@ -161,6 +161,24 @@ def test_a_suite_whose_rows_have_models_of_their_own_takes_the_same_kinds() -> N
         world.close()
 
 
+@pytest.mark.parametrize("task", ["dmcontrol/cheetah-run", "robotics/fetch-reach", "robotics/adroit-relocate"])
+def test_a_changed_model_is_put_back_whole_before_the_next_reset(task: str) -> None:
+    """What MuJoCo derives of masses as well: the cheetah's reset simulates, with contacts that depend on it; and welds stay as the suite set them."""
+    require(task.partition("/")[0])
+    plain, changed = make_world(task, {}, 1), make_world(task, {"perturb": ["mass:3"]}, 1)
+    first, welds = ([world.reset(np.array([2_000_003])), world.mujoco_row(0)[0].eq_data.copy()] for world in (plain, changed))  # type: ignore[attr-defined]
+    assert (first[1] == welds[1]).all()
+    changed.reset(np.array([2_000_007]))
+    again = changed.reset(np.array([2_000_003]))
+    assert all((again[name] == welds[0][name]).all() for name in again)
+    before, after = plain.mujoco_row(0)[0], changed.mujoco_row(0)[0]  # type: ignore[attr-defined]
+    changed._models.before_reset(np.zeros(1, np.int64))  # type: ignore[attr-defined]
+    arrays = [name for name in dir(before) if isinstance(getattr(before, name, None), np.ndarray)]
+    assert [name for name in arrays if not np.array_equal(getattr(before, name), getattr(after, name))] == []
+    for world in (plain, changed):
+        world.close()
+
+
 # What is refused ----------------------------------------------------------------------------------------------------
 
 
