@@ -93,7 +93,7 @@ class Hands:
         return self.data.xpos[self.arms[side].body] + rotation @ GRIP, rotation
 
     def opening(self, side: int, qpos: np.ndarray) -> float:
-        """Return how far a gripper is open, 0 to 1."""
+        """Return how far a gripper is open, 0 to 1, at the positions ``qpos`` (nq,)."""
         return (float(qpos[self.arms[side].finger]) - CLOSED) / (OPEN - CLOSED)
 
     def solve(self, side: int, start: np.ndarray, point: np.ndarray, rotation: np.ndarray) -> np.ndarray:

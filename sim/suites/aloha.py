@@ -208,7 +208,7 @@ class TransferCube(AlohaTask):
     }
 
     def stages(self, touching: dict[str, np.ndarray]) -> np.ndarray:
-        """See base class."""
+        """See base class; (N,)."""
         left, right, lifted = touching["left"], touching["right"], ~touching["table"]
         return np.where(left, 3.0 + lifted, np.where(right, 1.0 + lifted, 0.0))
 
@@ -240,7 +240,7 @@ class Insertion(AlohaTask):
     }
 
     def stages(self, touching: dict[str, np.ndarray]) -> np.ndarray:
-        """See base class."""
+        """See base class; (N,)."""
         left, table, inside = (np.any([touching[f"{of}_{wall}"] for wall in _SOCKET], axis=0) for of in ("left", "table", "peg"))
         lifted = ~touching["peg_table"] & ~table
         held = left & touching["right"]
