@@ -236,6 +236,7 @@ def _print(evaluations: Sequence[Evaluation]) -> None:
     from rich.table import Table
 
     from robopolicy.evaluation.records import compare_evaluations
+    from robopolicy.evaluation.statistics import holm
 
     first, console = evaluations[0], Console()
     title = f"{first.task}, {len(first.episodes)} episodes on {first.purpose} seeds from {first.seed0}, B = {first.block}"
@@ -252,11 +253,13 @@ def _print(evaluations: Sequence[Evaluation]) -> None:
         cells = [e.label, f"{e.successes}/{len(e.episodes)}", f"{e.success_rate:.1%}", f"{100 * low:.1f}-{100 * high:.1f}%", score]
         table.add_row(*cells, f"{steps:.0f}", calls, f"{e.ms_per_chunk:.1f}" if e.ms_per_chunk is not None else "-")
     console.print(table)
-    for other in evaluations[1:]:
-        pair = compare_evaluations(first, other)
+    pairs = [compare_evaluations(first, other) for other in evaluations[1:]]
+    adjusted = holm([pair.p_value for pair in pairs])
+    for other, pair, p in zip(evaluations[1:], pairs, adjusted, strict=True):
+        several = f", {p:.2g} adjusted for {len(pairs)} comparisons (Holm)" if len(pairs) > 1 else ""
         console.print(
             f"{first.label} against {other.label}: {pair.difference:+.1%} [{pair.low:+.1%}, {pair.high:+.1%}] on {pair.n} states, "
-            f"only {first.label} {pair.first_only}, only {other.label} {pair.second_only}, McNemar p = {pair.p_value:.2g}",
+            f"only {first.label} {pair.first_only}, only {other.label} {pair.second_only}, McNemar p = {pair.p_value:.2g}{several}",
             soft_wrap=True,
             markup=False,
         )

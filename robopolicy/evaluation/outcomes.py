@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,9 @@ import numpy as np
 
 from policies.spec import InputError, suggest
 from robopolicy.evaluation import chain, ledger
-from robopolicy.evaluation.records import FILE, Evaluation
+from robopolicy.evaluation.records import FILE, Evaluation, world_of
 
 Quantity = Literal["success", "score", "return"]
-#: Options of a world that decide what happens in it; the others say what a policy is shown of it.
-DECIDING = ("randomize", "engine", "reward", "perturb")
 
 
 @dataclass(frozen=True)
@@ -54,20 +51,13 @@ class Outcomes:
         return self.score if quantity == "score" else self.returns
 
 
-def world_of(task: str, suite_version: str, max_episode_steps: int | None, env: Mapping[str, Any]) -> str:
-    """Return what makes two evaluations ones of the same world, as JSON; how its options are spelt does not matter."""
-    defaults = (None, {}, "", "mujoco")
-    deciding = {key: env[key] for key in DECIDING if env.get(key) not in defaults}
-    return json.dumps([task, suite_version, max_episode_steps, deciding], sort_keys=True)
-
-
 def of_evaluation(e: Evaluation) -> Outcomes:
     """Return the outcomes of an evaluation."""
     score = None if any(x.score is None for x in e.episodes) else np.array([x.score for x in e.episodes], np.float64)
     return Outcomes(
         e.label,
         e.task,
-        world_of(e.task, e.suite_version, e.max_episode_steps, e.env),
+        e.world,
         e.purpose,
         np.array([x.seed for x in e.episodes], np.int64),
         np.array([x.success for x in e.episodes], bool),
@@ -163,9 +153,13 @@ def read(name: str, purpose: str = "report") -> list[Outcomes]:
 
 
 def _newest(made: Sequence[Outcomes], name: str) -> list[Outcomes]:
-    """Return the last of ``made`` in every world. Raises InputError unless they are of one policy."""
+    """Return the last of ``made`` in every world. Raises InputError unless they are of one policy: one label, and one checkpoint a world."""
     labels = list(dict.fromkeys(o.label for o in made))
     if len(labels) != 1:
         said = f"those of {len(labels)}: {', '.join(labels)}; give the folder of one, or LEDGER.jsonl:LABEL" if labels else "none"
         raise InputError(f"{name}: expected evaluations of one policy, found {said}")
+    for o in made:
+        hashes = list(dict.fromkeys(str(x.checkpoint_hash) for x in made if (x.world, x.purpose) == (o.world, o.purpose)))
+        if len(hashes) > 1:
+            raise InputError(f"{name}: {len(hashes)} checkpoints of {labels[0]} were run on {o.task}: give LEDGER.jsonl:HASH, one of {', '.join(hashes)}")
     return list({(o.world, o.purpose): o for o in made}.values())

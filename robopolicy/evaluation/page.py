@@ -64,13 +64,15 @@ def _header(found: Findings, tasks: Sequence[str], name: str) -> str:
 
 
 def _lead(evaluations: Sequence[Evaluation]) -> str:
-    """Say the main result in one sentence."""
+    """Say the main result in one sentence: of report seeds and of the task's own world."""
+    evaluations = [e for e in evaluations if e.purpose == "report" and not e.conditions]
     learnt = [e for e in evaluations if e.policy != "expert"]
     if not learnt:
         return ""
     best, expert = max(learnt, key=lambda e: e.success_rate), next((e for e in evaluations if e.policy == "expert"), None)
     low, high = best.interval
-    text = f"{best.label} solves {best.success_rate:.1%} of the initial states (95% interval {low:.1%} to {high:.1%})"
+    of = f", the best of {len(learnt)}," if len(learnt) > 1 else ""
+    text = f"{best.label}{of} solves {best.success_rate:.1%} of the initial states (95% interval {low:.1%} to {high:.1%})"
     if expert is not None and expert is not best:
         text += f"; the scripted expert solves {expert.success_rate:.1%}"
     return f'<p class="lead">{esc(text)}.</p>'

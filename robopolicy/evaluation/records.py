@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from robopolicy.evaluation.statistics import Paired, compare, wilson
 
 FORMAT = 1
 FILE = "evaluation.json"
+#: Options of a world that decide what happens in it; the others say what a policy is shown of it.
+DECIDING = ("randomize", "engine", "reward", "perturb")
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,20 @@ class Evaluation:
         return self.successes / len(self.episodes)
 
     @property
+    def world(self) -> str:
+        """What must be equal in two evaluations that are paired, besides the seeds: JSON."""
+        return world_of(self.task, self.suite_version, self.max_episode_steps, self.env)
+
+    @property
+    def conditions(self) -> str:
+        """What is not as usual in its worlds, for people, e.g. ``noise 0.02, engine bullet``; empty where all is."""
+        said = [f"{p.get('kind')} {p.get('size', 0):g}" for p in self.env.get("perturb") or ()]
+        said += [f"engine {self.env['engine']}"] if self.env.get("engine") not in (None, "mujoco") else []
+        said += [f"reward {self.env['reward']}"] if self.env.get("reward") else []
+        drawn = self.env.get("randomize")
+        return ", ".join([*said, *([f"randomized {hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:4]}"] if drawn else [])])
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Wilson interval of the success rate, 95 %."""
         return wilson(self.successes, len(self.episodes))
@@ -221,20 +238,32 @@ class Evaluation:
         return out
 
 
+def world_of(task: str, suite_version: str, max_episode_steps: int | None, env: Mapping[str, Any]) -> str:
+    """Return what makes two evaluations ones of the same world, as JSON; how its options are spelt does not matter."""
+    defaults = (None, {}, [], "", "mujoco")
+    deciding = {key: env[key] for key in DECIDING if env.get(key) not in defaults}
+    return json.dumps([task, suite_version, max_episode_steps, deciding], sort_keys=True)
+
+
+def _said(e: Evaluation) -> str:
+    """Return the world and the states of an evaluation, for people."""
+    own = f", {e.conditions}" if e.conditions else ""
+    return f"{e.task} ({e.suite_version}, {e.max_episode_steps} steps{own}, seeds from {e.seed0})"
+
+
 def comparable(first: Evaluation, second: Evaluation) -> bool:
     """Return whether two evaluations share task, world and initial states, so that a paired test means something."""
-    world = [(e.task, e.suite_version, e.max_episode_steps) for e in (first, second)]
-    return world[0] == world[1] and bool({e.seed for e in first.episodes} & {e.seed for e in second.episodes})
+    return first.world == second.world and bool({e.seed for e in first.episodes} & {e.seed for e in second.episodes})
 
 
 def compare_evaluations(first: Evaluation, second: Evaluation) -> Paired:
     """Compare two evaluations on the initial states that both hold, by seed.
 
     Raises:
-        InputError: if they share no state or differ in task, suite version or time limit.
+        InputError: if they share no state or differ in task, suite version, time limit or what happens in their worlds.
     """
     if not comparable(first, second):
-        sides = [f"{e.task} ({e.suite_version}, {e.max_episode_steps} steps, seeds from {e.seed0})" for e in (first, second)]
+        sides = [_said(e) for e in (first, second)]
         raise InputError(f"{first.label} and {second.label} cannot be paired: {sides[0]} against {sides[1]}")
     outcomes = {e.seed: e.success for e in second.episodes}
     pairs: Sequence[tuple[bool, bool]] = [(e.success, outcomes[e.seed]) for e in first.episodes if e.seed in outcomes]

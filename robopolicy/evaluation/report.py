@@ -173,11 +173,12 @@ def _name_apart(evaluations: Sequence[Evaluation]) -> None:
     """Where two evaluations of a task carry the same label, add what tells them apart: seed, step, run or hash."""
     ways = (
         lambda e: e.label,
+        lambda e: f"{e.label}, {e.conditions}" if e.conditions else e.label,
         lambda e: f"{e.label} seed {e.training['seed']}" if "seed" in e.training else e.label,
         lambda e: f"{e.label} seed {e.training.get('seed')} step {e.training['step']}" if "step" in e.training else e.label,
         lambda e: f"{e.label} {Path(e.checkpoint).parent.parent.name}" if e.checkpoint else e.label,
         lambda e: f"{e.label} {e.checkpoint_hash or ''} {e.purpose} seeds from {e.seed0}".replace("  ", " "),
-        lambda e: f"{e.label} {e.checkpoint_hash or ''} {e.purpose} {e.seed0} noise {e.noise_seed} n={len(e.episodes)} {e.time}",
+        lambda e: f"{e.label} {e.checkpoint_hash or ''} {e.purpose} {e.seed0} {e.conditions} noise {e.noise_seed} n={len(e.episodes)} {e.time}",
     )
     for task in {e.task for e in evaluations}:
         here = [e for e in evaluations if e.task == task]

@@ -275,7 +275,7 @@ def _cell(contest: Contest, entrant: Entrant, label: str, p: Perturbation, devic
     config = contest.config
     env = {**entrant.env, **({} if p.neutral else {"perturb": [p.to_dict()]})}
     seed0 = int(contest.purpose) + config.seed
-    known = _known(contest, entrant, env, seed0)
+    known = _known(contest, entrant, env, seed0, device)
     if known is not None:
         return known
     return evaluate(
@@ -295,16 +295,21 @@ def _cell(contest: Contest, entrant: Entrant, label: str, p: Perturbation, devic
         progress=False,
         cluster=contest.cluster,
         set_name=SET,
+        method=entrant.method,
+        weights=entrant.weights,
     )
 
 
-def _known(contest: Contest, entrant: Entrant, env: Mapping[str, Any], seed0: int) -> Evaluation | None:
-    """Return the newest evaluation of the ledger with the same policy, world, seeds and packages, or None."""
+def _known(contest: Contest, entrant: Entrant, env: Mapping[str, Any], seed0: int, device: str) -> Evaluation | None:
+    """Return the newest evaluation of the ledger with the same policy, execution, world, seeds and packages, or None."""
     file, config = contest.out / ledger.FILE, contest.config
     if not file.is_file() or not isinstance(entrant.name, str):
         return None
     from policies.checkpoint import fingerprint
+    from policies.realtime.registry import to_text
+    from robopolicy.execution import method_of
 
+    described = None if entrant.name == EXPERT else method_of(entrant.name, entrant.method)
     wanted = {
         "task": contest.task,
         "checkpoint_hash": None if entrant.name == EXPERT else fingerprint(entrant.name),
@@ -315,7 +320,10 @@ def _known(contest: Contest, entrant: Entrant, env: Mapping[str, Any], seed0: in
         "block": min(config.block, config.episodes),
         "threads": config.threads,
         "episodes": config.episodes,
-        "weights": None,
+        "weights": entrant.weights,
+        "execution": None if described is None else to_text(described),
+        "device": device,
+        "mode": "synchronous",
         "packages": ledger.packages(),
     }
     for row in reversed(list(ledger.read(file))):

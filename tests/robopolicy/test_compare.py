@@ -11,12 +11,15 @@ import pytest
 
 from policies.spec import InputError
 from robopolicy.cli import main
-from robopolicy.evaluation import chain, ledger, outcomes
+from robopolicy.evaluation import chain, ledger, outcomes, robustness
 from robopolicy.evaluation.comparison import judge
 from robopolicy.evaluation.outcomes import Outcomes
+from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.statistics import mcnemar, paired_difference
+from robopolicy.evaluation.versus import prepare
 from robopolicy.training.imitation import train
 from tests.robopolicy import small_runs
+from tests.robopolicy.test_report import made
 
 
 def side(label: str, success: np.ndarray, task: str = "pusht", first: int = 2_000_000, **more: Any) -> Outcomes:
@@ -113,6 +116,30 @@ def test_a_run_against_the_expert_from_the_command_line(run: Path, tmp_path: Pat
     assert said(tmp_path, f"{alone}:flow", f"{alone}:expert")["n"] == 4
     beside = said(tmp_path, run, folders["expert"], "--out", tmp_path / "new")
     assert beside == found, "a checkpoint is evaluated in the world and on the states of the other side"
+
+
+def test_what_was_executed_otherwise_is_not_taken_from_the_ledger(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e"
+    assert main(["eval", str(run), "--method", "rti:level=2,steps=1", "--out", str(out), "--videos", "0", "--quiet"]) == 0
+    said(tmp_path, run, "expert", "--out", out)
+    assert [str(row["execution"]).partition(",")[0] for row in chain.merged([out / ledger.FILE])] == ["rti:level=2", "None", "None"]
+    contest = prepare([str(run)], None, {}, Purpose.REPORT, out)
+    rows = list(ledger.read(out / ledger.FILE))
+    found = robustness._known(contest, contest.entrants[0], rows[1]["env"], int(Purpose.REPORT), "cpu")
+    assert found is not None and found.execution is None
+    (out / ledger.FILE).write_text(json.dumps(rows[0]) + "\n")
+    assert robustness._known(contest, contest.entrants[0], rows[0]["env"], int(Purpose.REPORT), "cpu") is None
+
+
+def test_one_label_of_several_checkpoints_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / ledger.FILE
+    for seed in (1, 2):
+        e = made("flow", "flow", 50 + seed, 10, 1.0)
+        e.checkpoint_hash = f"{seed}" * 16
+        ledger.enter(file, ledger.row(e, ""))
+    with pytest.raises(InputError, match="2 checkpoints of flow were run on metaworld/peg-insert-side"):
+        outcomes.read(f"{file}:flow")
+    assert [o.success.sum() for o in outcomes.read(f"{file}:{'1' * 16}")] == [51]
 
 
 def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.spec import InputError
-from robopolicy.evaluation import plots, report, videos
+from robopolicy.evaluation import plots, records, report, videos
 from robopolicy.evaluation.records import Episode, Evaluation
 from robopolicy.evaluation.statistics import mcnemar, paired_difference, wilson
 from tests.require import require
@@ -158,6 +158,30 @@ def test_the_paired_table_is_that_of_the_tests(folder: Path) -> None:
     assert mcnemar(b, c) < 1e-6
     assert f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] +{b} −{c}, p < 0.0001" in text
     assert f"{-100 * difference:+.1f} [{-100 * high:+.1f}, {-100 * low:+.1f}] +{c} −{b}, p < 0.0001" in text
+
+
+def test_only_evaluations_of_one_world_are_paired_and_told_apart(tmp_path: Path) -> None:
+    plain, noisy = made("flow", "flow", 88, 10, 21.0), made("flow", "flow", 40, 10, 21.0)
+    noisy.env, noisy.time = {**noisy.env, "perturb": [{"kind": "noise", "size": 0.02}]}, "2026-01-02T03:04:06+00:00"
+    assert plain.conditions == "" and noisy.conditions == "noise 0.02" and not records.comparable(plain, noisy)
+    with pytest.raises(InputError, match=r"noise 0\.02"):
+        records.compare_evaluations(plain, noisy)
+    shown = made("flow", "flow", 70, 10, 21.0)
+    shown.env = {**shown.env, "observations": "image", "engine": "mujoco", "perturb": []}
+    assert records.comparable(plain, shown), "what a policy is shown of the same world does not matter"
+    plain.save(tmp_path / "plain")
+    noisy.save(tmp_path / "noisy")
+    _, text = read(report.write_report(tmp_path))
+    assert "flow, noise 0.02" in text and "Paired comparison" not in text
+
+
+def test_the_headline_is_of_report_seeds_and_of_the_tasks_own_world(tmp_path: Path) -> None:
+    for label, rate, purpose, env in (("a", 50, "report", {}), ("b", 99, "selection", {}), ("c", 98, "report", {"engine": "bullet"}), ("d", 40, "report", {})):
+        e = made(label, "flow", rate, 10, 21.0, purpose=purpose)
+        e.env = env
+        e.save(tmp_path / label)
+    _, text = read(report.write_report(tmp_path))
+    assert "a, the best of 2, solves 50.0%" in text and "solves 99" not in text and "solves 98" not in text
 
 
 def test_nothing_is_loaded_from_anywhere(folder: Path) -> None:
