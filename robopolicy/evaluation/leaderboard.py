@@ -18,7 +18,8 @@ import numpy as np
 from policies.spec import InputError
 from robopolicy.evaluation import chain, published, tables
 from robopolicy.evaluation.bootstrap import Estimate
-from robopolicy.evaluation.statistics import mean_rate, wilson
+from robopolicy.evaluation.ledger import unpacked
+from robopolicy.evaluation.statistics import joined, over_states, wilson
 
 BEGIN, END = "<!-- leaderboard: begin (made by robopolicy leaderboard) -->", "<!-- leaderboard: end -->"
 #: Suites in which what counts is the return.
@@ -73,16 +74,17 @@ class Entry:
         return max(len(rows) for rows in self.seeds.values())
 
     @property
-    def counted(self) -> tuple[int, int]:
-        """Successes and episodes behind the interval."""
-        n = self.episodes
-        return round(sum(rate * max(int(r["episodes"]) for r in rows) for rate, rows in zip(self.rates, self.seeds.values(), strict=True))), n
-
-    @property
     def success(self) -> Estimate:
-        """Success rate with its Wilson interval."""
-        k, n = self.counted
-        return Estimate(float(np.average(self.rates, weights=[max(int(r["episodes"]) for r in rows) for rows in self.seeds.values()])), *wilson(k, n))
+        """Mean success of the training seeds, with Wilson's interval for what their shared initial states tell (:func:`over_states`)."""
+        n, rate = int(self.rows[0]["episodes"]), float(np.mean(self.rates))
+        if any(row.get("outcomes") is None for row in self.rows):  # of an old ledger: as if all seeds agreed
+            return Estimate(rate, *wilson(round(rate * n), n))
+        by_seed = [np.mean([unpacked(str(row["outcomes"]), n) for row in rows], axis=0) for rows in self.seeds.values()]
+        return Estimate(*over_states(np.array(by_seed)))
+
+
+#: What rows of one entry share, besides recipe and world: how they were measured.
+_ALIKE = ("suite_version", "success", "max_episode_steps", "n_action_steps", "seed0", "episodes", "noise_seed", "execution", "weights")
 
 
 def entries(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
@@ -96,7 +98,7 @@ def entries(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
     for row in newest.values():
         training = row.get("training") or {}
         key = (_section(row), row["task"], training.get("episodes"), row["label"])
-        recipe = json.dumps([training.get("recipe_hash"), row.get("suite_version"), row["seed0"], row["episodes"], row.get("execution")])
+        recipe = json.dumps([training.get("recipe_hash"), *(row.get(key) for key in _ALIKE), row.get("env") or {}], sort_keys=True)
         groups.setdefault(key, {}).setdefault(recipe, []).append(row)
     out = []
     for key, recipes in groups.items():
@@ -134,9 +136,9 @@ def generate(rows: Sequence[Mapping[str, Any]], source: str = "", head: str = ""
         "## Leaderboard",
         "",
         f"Made by `robopolicy leaderboard` from {shown} evaluations{f' of `{source}`' if source else ''}{f' (chain {head})' if head else ''}; report seeds "
-        "only. A cell: the mean over training seeds [95% Wilson interval over all their episodes] (the training seeds one by one, where there are "
-        "several). A mean over tasks is equally weighted; its interval is about the initial states, not about other tasks or training seeds. Figures "
-        "marked *published* are those of their authors, in their protocol, which the line below the table gives.",
+        "only. A cell: the mean over training seeds [95% Wilson interval for the effective number of initial states, which training seeds share] (the "
+        "training seeds one by one, where there are several). A mean over tasks is equally weighted; its interval is about the initial states, not "
+        "about other tasks or training seeds. Figures marked *published* are those of their authors, in their protocol, which the line below the table gives.",
     ]
     for section in dict.fromkeys(e.section for e in found):
         out += ["", *_section_text(section, [e for e in found if e.section == section])]
@@ -192,7 +194,8 @@ def _means(
         for label in labels:
             found = [known.get((task, demonstrations, label)) or (known.get((task, None, label)) if label == "expert" else None) for task in tasks]
             whole = [e for e in found if e is not None]
-            mean, low, high = mean_rate([e.counted for e in whole]) if len(whole) == len(tasks) else (0.0, 0.0, 0.0)
+            known_all = [(e.success.value, e.success.low, e.success.high) for e in whole]
+            mean, low, high = joined(known_all) if len(whole) == len(tasks) else (0.0, 0.0, 0.0)
             cells.append(f"{100 * mean:.1f}% [{100 * low:.1f}, {100 * high:.1f}]" if len(whole) == len(tasks) else "")
         out.append([f"mean of {len(tasks)} tasks", *([str(demonstrations or "")] if counted else []), *cells, *([""] if beside else [])])
     return out
@@ -220,9 +223,10 @@ def _about(group: Sequence[Entry]) -> list[str]:
     checkpoints = sorted({e.checkpoints for e in learnt})
     versions = list(dict.fromkeys(re.sub(r", definition \w+", "", str(row["suite_version"])) for e in group for row in e.rows))
     recipes = list(dict.fromkeys(str(row["training"]["recipe"]) for e in learnt for row in e.rows if (row.get("training") or {}).get("recipe")))
-    said = [f"{_span(episodes)} initial states for each checkpoint"]
+    limits = sorted({int(row["max_episode_steps"]) for e in group for row in e.rows if row.get("max_episode_steps")})
+    said = [f"{_span(episodes)} initial states for each checkpoint{f' and at most {_span(limits)} control steps' if limits else ''}"]
     said += [f"{_span(seeds)} training {'seed' if seeds == [1] else 'seeds'}"] if learnt else []
-    said += [f"mean of the last {_span(checkpoints)} checkpoints of a run"] if checkpoints and checkpoints != [1] else []
+    said += [f"mean of {_span(checkpoints)} checkpoints of a run"] if checkpoints and checkpoints != [1] else []
     said += [f"recipes {', '.join(f'`{name}`' for name in recipes)}"] if recipes else []
     return [f"{'; '.join(said)}; {'; '.join(versions[:3])}.", ""]
 

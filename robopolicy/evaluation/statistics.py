@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import numpy as np
+
 from policies.spec import InputError
 
 
@@ -40,11 +42,50 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
         raise InputError(f"successes: expected at most {n} (the number of episodes), found {k}")
     if n == 0:
         return 0.0, 1.0
-    p, zz = k / n, z * z
+    return _score_interval(k / n, n, z)
+
+
+def _score_interval(p: float, n: float, z: float) -> tuple[float, float]:
+    """Return Wilson's interval of a rate ``p`` seen in as much as ``n`` trials tell."""
+    zz = z * z
     centre = (p + zz / (2 * n)) / (1 + zz / n)
     half = z / (1 + zz / n) * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
     # at the ends centre and half are equal in exact arithmetic; rounding must not leave 1e-17
-    return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
+    return (0.0 if p == 0 else centre - half), (1.0 if p == 1 else centre + half)
+
+
+def over_states(outcomes: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean success of several runs on the same initial states with its interval (mean, low, high).
+
+    Args:
+        outcomes: (R, N) 0 or 1, of R runs (training seeds, checkpoints) on N states.
+        confidence: Coverage.
+
+    States that are hard for one run are hard for the next, so R N episodes tell less than as many states would. Wilson's interval is
+    taken for the effective number of trials p (1 - p) / v (Kish's design effect), v the variance of the mean that follows from how the
+    states' own means differ; between N, which it is where the runs agree on every state, and R N. For one run it is Wilson's. It is
+    about new initial states for these runs, not about other training seeds.
+
+    Raises:
+        InputError: if there is no run or no state.
+    """
+    z = _normal_quantile(confidence)
+    values = np.asarray(outcomes, np.float64)
+    if values.ndim != 2 or not values.size:
+        raise InputError(f"success of several runs: expected outcomes (runs, states), found shape {values.shape}")
+    runs, n = values.shape
+    p = float(values.mean())
+    v = float(values.mean(0).var(ddof=1)) / n if n > 1 else 0.0
+    told = p * (1 - p) / v if v > 0 else float(n if p in (0.0, 1.0) else runs * n)
+    return p, *_score_interval(p, min(max(told, n), runs * n), z)
+
+
+def joined(ends: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """Return the mean of independent figures (value, low, high) with its interval, by MOVER; see :func:`mean_rate`."""
+    mean = sum(value for value, _, _ in ends) / len(ends)
+    down = math.sqrt(sum((value - low) ** 2 for value, low, _ in ends)) / len(ends)
+    up = math.sqrt(sum((high - value) ** 2 for value, _, high in ends)) / len(ends)
+    return mean, mean - down, mean + up
 
 
 def mean_rate(counts: Sequence[tuple[int, int]], confidence: float = 0.95) -> tuple[float, float, float]:
@@ -62,11 +103,7 @@ def mean_rate(counts: Sequence[tuple[int, int]], confidence: float = 0.95) -> tu
     """
     if not counts or any(n < 1 for _, n in counts):
         raise InputError(f"mean success rate: expected at least one task with episodes, found {list(counts)}")
-    ends = [(k / n, *wilson(k, n, confidence)) for k, n in counts]
-    mean = sum(rate for rate, _, _ in ends) / len(ends)
-    down = math.sqrt(sum((rate - low) ** 2 for rate, low, _ in ends)) / len(ends)
-    up = math.sqrt(sum((high - rate) ** 2 for rate, _, high in ends)) / len(ends)
-    return mean, mean - down, mean + up
+    return joined([(k / n, *wilson(k, n, confidence)) for k, n in counts])
 
 
 def mcnemar(b: int, c: int) -> float:
@@ -85,7 +122,7 @@ def mcnemar(b: int, c: int) -> float:
     for i in range(k + 1):
         total += term
         term = term * (n - i) // (i + 1)
-    return min(1.0, 2 * total / (1 << n)) if n < 1000 else min(1.0, _ratio(2 * total, n))
+    return min(1.0, 2 * total / (1 << n)) if n < 1000 else min(1.0, max(_ratio(2 * total, n), math.ulp(0.0)))  # never 0: too small for a float
 
 
 def _ratio(value: int, bits: int) -> float:

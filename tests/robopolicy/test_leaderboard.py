@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from policies.spec import InputError
 from robopolicy.cli import main
 from robopolicy.evaluation import chain, leaderboard, ledger, published
 from robopolicy.evaluation.records import Evaluation
-from robopolicy.evaluation.statistics import mean_rate, wilson
+from robopolicy.evaluation.statistics import joined, over_states, wilson
 from tests.robopolicy.test_report import made
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,10 +36,26 @@ def entries(*evaluations: Evaluation) -> list[leaderboard.Entry]:
 
 def test_training_seeds_and_last_checkpoints_are_averaged_never_the_best() -> None:
     [found] = entries(evaluation("flow", 90), evaluation("flow", 70, step=200), evaluation("flow", 60, seed=1), evaluation("flow", 50, seed=1, step=200))
-    assert found.rates == pytest.approx([0.8, 0.55]) and found.checkpoints == 2 and found.episodes == 200 and found.counted == (135, 200)
+    assert found.rates == pytest.approx([0.8, 0.55]) and found.checkpoints == 2 and found.episodes == 200
+    by_seed = [[np.mean(ledger.unpacked(row["outcomes"], 100)) for row in rows] for rows in found.seeds.values()]
+    assert by_seed == [[0.9, 0.7], [0.6, 0.5]]
     low, high = wilson(135, 200)
-    score = "68% [61, 74] (80, 55)"
-    assert leaderboard.cell(found) == score and f"{100 * low:.0f}, {100 * high:.0f}" == "61, 74" and found.success.value == pytest.approx(0.675)
+    success = found.success
+    assert success.value == pytest.approx(0.675) and leaderboard.cell(found).startswith("68% [") and leaderboard.cell(found).endswith("] (80, 55)")
+    assert success.high - success.low > high - low, "training seeds share their initial states: fewer than 200"
+
+
+def test_training_seeds_that_agree_on_every_state_tell_no_more_than_one() -> None:
+    [one], [two] = entries(evaluation("flow", 80)), entries(evaluation("flow", 80), evaluation("flow", 80, seed=1))
+    assert dataclasses.astuple(two.success) == pytest.approx((0.8, *wilson(80, 100))) and two.success == one.success
+
+
+def test_what_was_measured_otherwise_is_not_mixed() -> None:
+    other: list[dict[str, Any]] = [{"max_episode_steps": 500}, {"n_action_steps": 1}, {"noise_seed": 7}, {"env": {"engine": None}}, {"weights": "int8"}]
+    for changes in other:
+        [found] = entries(evaluation("flow", 90), evaluation("flow", 50, seed=1, **changes))
+        assert found.rates == [0.5], changes
+    assert "at most 300 control steps" in page(evaluation("flow", 90))
 
 
 def test_what_was_repeated_or_is_of_another_recipe_is_not_mixed() -> None:
@@ -71,9 +89,10 @@ def test_sections_columns_means_and_what_is_published() -> None:
     )  # fmt: skip
     assert re.findall(r"^### (.*)$", text, re.M) == ["gymnasium", "metaworld", "pusht"]
     assert "| task | demonstrations | flow | peer: LeRobot | expert |" in text
-    low, high = wilson(140, 200)
-    assert f"| metaworld/push | 10 | 70% [{100 * low:.0f}, {100 * high:.0f}] (80, 60) |" in text
-    mean = mean_rate([(140, 200), (90, 200)])
+    outcomes = {key: [e.success for e in evaluation("flow", rate, *key).episodes] for key, rate in rates.items()}
+    each = [over_states(np.array([outcomes[task, 0], outcomes[task, 1]])) for task in ("metaworld/push", "metaworld/pick-place")]
+    assert f"| metaworld/push | 10 | 70% [{100 * each[0][1]:.0f}, {100 * each[0][2]:.0f}] (80, 60) |" in text
+    mean = joined(each)
     [line] = [line for line in text.split("\n") if line.startswith("| mean of 2 tasks")]
     assert f"{100 * mean[0]:.1f}% [{100 * mean[1]:.1f}, {100 * mean[2]:.1f}]" in line and line.count("%") == 2, "no mean where a task is missing"
     pusht = next(line for line in text.split("\n") if line.startswith("| pusht "))
@@ -92,6 +111,7 @@ def test_published_figures_have_sources_and_tasks_that_exist() -> None:
     assert unknown <= {"ogbench/humanoidmaze-giant"}, unknown  # the suite has it; it is not registered here
     assert all(0 <= p.value <= 100 for p in published.PUBLISHED if p.quantity == "success")
     assert published.of_task("two-route") == []
+    assert "SAC 5007 ± 252" in [f"{p.method} {p.text}" for p in published.of_task("gymnasium/walker2d")]
 
 
 def test_the_rest_of_the_page_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,6 +106,25 @@ def test_paired_interval_covers_the_truth() -> None:
     assert 0.93 < covered < 0.975
 
 
+def test_runs_on_the_same_states_tell_as_much_as_their_states_differ() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.random(50) < 0.3
+    assert statistics.over_states(one[None]) == pytest.approx((one.mean(), *statistics.wilson(int(one.sum()), 50)))
+    assert statistics.over_states(np.array([one] * 3)) == pytest.approx((one.mean(), *statistics.wilson(int(one.sum()), 50))), "the same three times"
+    assert statistics.over_states(np.ones((3, 50))) == pytest.approx((1.0, *statistics.wilson(50, 50)))
+    hard = rng.beta(0.4, 0.4, (600, 50))  # every state has its own rate, 0.5 on average
+    outcomes = rng.random((600, 3, 50)) < hard[:, None]
+    covered = [low <= 0.5 <= high for _, low, high in map(statistics.over_states, outcomes)]
+    pooled = [low <= 0.5 <= high for low, high in (statistics.wilson(int(x.sum()), 150) for x in outcomes)]
+    assert 0.925 < np.mean(covered) < 0.98 and np.mean(pooled) < 0.87
+    with pytest.raises(InputError, match="expected outcomes"):
+        statistics.over_states(np.zeros((0, 5)))
+
+
+def test_a_p_value_is_never_nought() -> None:
+    assert 0 < statistics.mcnemar(0, 5000) < 1e-300
+
+
 def test_compare_counts_pairs() -> None:
     result = statistics.compare([True, True, False, False, True], [True, False, True, False, False])
     assert (result.n, result.both, result.first_only, result.second_only) == (5, 1, 2, 1)
