@@ -10,7 +10,7 @@ from policies.spec import InputError
 from robopolicy.evaluation import suites
 from robopolicy.evaluation.bootstrap import Estimate
 from robopolicy.evaluation.records import Evaluation, comparable, compare_evaluations
-from robopolicy.evaluation.statistics import holm, wilson
+from robopolicy.evaluation.statistics import holm
 from robopolicy.evaluation.tables import Table
 
 
@@ -86,14 +86,18 @@ def _pairs(reports: Sequence[Evaluation]) -> Table:
 def _tasks(found: Sequence[suites.Method]) -> Table:
     tasks = list(dict.fromkeys(task for method in found for task in method.tasks))
     rows = [(task, *(_rate(method, task) for method in found)) for task in tasks]
-    return Table("tasks", "Success (%) on every task with 95% Wilson intervals, all runs together", ("task", *(m.name for m in found)), rows)
+    return Table(
+        "tasks",
+        "Success (%) on every task with 95% Wilson intervals, all runs together",
+        ("task", *(m.name for m in found)),
+        rows,
+    )
 
 
 def _rate(method: suites.Method, task: str) -> str:
     if task not in method.tasks:
         return ""
-    k, n = method.rate(task)
-    return f"{100 * k / n:.1f} {_interval(*wilson(k, n))}"
+    return _estimate(method.rate(task))
 
 
 def _aggregates(found: Sequence[suites.Method]) -> Table:

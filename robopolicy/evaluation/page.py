@@ -13,7 +13,6 @@ from robopolicy.evaluation.page_task import task_part
 from robopolicy.evaluation.plots import Axis, Line
 from robopolicy.evaluation.records import Evaluation
 from robopolicy.evaluation.report import Findings, Run
-from robopolicy.evaluation.statistics import wilson
 
 #: Nothing may be loaded, whatever a label or a note holds.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
@@ -87,11 +86,13 @@ def _overview(evaluations: Sequence[Evaluation], tasks: Sequence[str], palette: 
     for task in tasks:
         cells = []
         for method in found:
-            counts = method.rate(task) if task in method.tasks else None
-            cells.append("<td></td>" if counts is None else f"<td>{counts[0] / counts[1]:.0%} <small>{interval_text(wilson(*counts))}</small></td>")
+            e = method.rate(task) if task in method.tasks else None
+            cells.append("<td></td>" if e is None else f"<td>{e.value:.0%} <small>{interval_text((e.low, e.high))}</small></td>")
         rows.append(f"<tr><th><a href='#{esc(anchor(task))}'>{esc(task)}</a></th>{''.join(cells)}</tr>")
     listing = html_table(["task", *(palette.dot(method.name) for method in found)], rows)
-    return "<h2>All tasks</h2>\n" + card("Success rate", "with its 95% Wilson interval, training seeds together", listing)
+    return "<h2>All tasks</h2>\n" + card(
+        "Success rate", "with its 95% Wilson interval, training seeds together: states on which they agree count once", listing
+    )
 
 
 def _training(runs: Sequence[Run], palette: Palette) -> str:

@@ -9,7 +9,6 @@ from robopolicy.evaluation.bootstrap import Estimate
 from robopolicy.evaluation.page_elements import Palette, card, esc, html_table
 from robopolicy.evaluation.plots import Axis, Line
 from robopolicy.evaluation.records import Evaluation
-from robopolicy.evaluation.statistics import wilson
 
 FIGURES = {"iqm": "IQM", "mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
 
@@ -87,14 +86,13 @@ def _bars(found: Sequence[suites.Method], palette: Palette) -> str:
         for method in found:
             if task not in method.tasks:
                 continue
-            k, n = method.rate(task)
-            low, high = wilson(k, n)
+            (k, n), e = method.counted(task), method.rate(task)
             rows.append(
-                f'<div class="name">{palette.dot(method.name)}</div><div class="value"><b>{k / n:.0%}</b> <small>{k} of {n}</small></div>'
+                f'<div class="name">{palette.dot(method.name)}</div><div class="value"><b>{e.value:.0%}</b> <small>{k} of {n}</small></div>'
                 f'<div class="track" {palette.style(method.name)} title="{esc(method.name)} on {esc(task)}: {k} of {n}">'
-                f'<div class="bar" style="width:{100 * k / n:.3f}%"></div>'
-                f'<div class="whisker" style="left:{100 * low:.3f}%;width:{100 * (high - low):.3f}%"></div></div>'
+                f'<div class="bar" style="width:{100 * e.value:.3f}%"></div>'
+                f'<div class="whisker" style="left:{100 * e.low:.3f}%;width:{100 * (e.high - e.low):.3f}%"></div></div>'
             )
     scale = '<div class="scale">' + "".join(f'<span style="left:{x}%">{x}%</span>' for x in (0, 25, 50, 75, 100)) + "</div>"
-    say = "Success on every task, all runs of a policy together; whiskers are 95% Wilson intervals over all their episodes."
+    say = "Success on every task, all runs of a policy together; whiskers are 95% Wilson intervals, in which states on which runs agree count once."
     return card("Task by task", say, f'<div class="bars">{"".join(rows)}{scale}</div>')

@@ -1,7 +1,8 @@
 """Several tasks as one suite: which evaluations are runs of one method, for aggregates, profiles and per-task figures.
 
-Only report rows count. A method is a policy type with its way of execution and weights, and the number of demonstrations where
-that differs; its training seeds are its runs.
+Only report rows count. A method is a policy type with its way of execution and weights in one kind of world (perturbed, randomised and
+other engines are others), and the number of demonstrations and the time limit where these differ. Its training runs are its runs: the
+checkpoints of one run, and evaluations of one that were repeated with other noise, are averaged and count as one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from robopolicy.evaluation import aggregate
 from robopolicy.evaluation.bootstrap import Estimate
 from robopolicy.evaluation.records import Evaluation
+from robopolicy.evaluation.statistics import over_states, wilson
 
 THRESHOLDS = np.linspace(0, 1, 51)
 
@@ -24,40 +26,68 @@ class Method:
 
     Attributes:
         name: For tables.
-        tasks: task -> the evaluations of its runs.
+        tasks: task -> its runs, each the evaluations of its checkpoints.
     """
 
     name: str
-    tasks: dict[str, list[Evaluation]]
+    tasks: dict[str, list[list[Evaluation]]]
 
     @property
     def runs(self) -> aggregate.Runs:
-        """Outcomes (episodes,) of every run of every task."""
-        return {task: [np.array([x.success for x in e.episodes], np.float64) for e in runs] for task, runs in self.tasks.items()}
+        """Outcomes (states,) of every run of every task, averaged over its checkpoints."""
+        return {task: [np.array(list(_by_state(run).values())) for run in runs] for task, runs in self.tasks.items()}
 
-    def rate(self, task: str) -> tuple[int, int]:
-        """Return successes and episodes on a task, all runs together."""
-        return sum(e.successes for e in self.tasks[task]), sum(len(e.episodes) for e in self.tasks[task])
+    def counted(self, task: str) -> tuple[int, int]:
+        """Return successes and episodes on a task, everything together; for an interval see :meth:`rate`."""
+        every = [e for run in self.tasks[task] for e in run]
+        return sum(e.successes for e in every), sum(len(e.episodes) for e in every)
+
+    def rate(self, task: str) -> Estimate:
+        """Return the success on a task over all states of all runs, with Wilson's interval for as much as states tell that runs share."""
+        runs = [_by_state(run) for run in self.tasks[task]]
+        if all(list(run) == list(runs[0]) for run in runs):
+            return Estimate(*over_states(np.array([list(run.values()) for run in runs])))
+        n = sum(map(len, runs))
+        p = sum(sum(run.values()) for run in runs) / n
+        return Estimate(p, *wilson(round(p * n), n))
+
+
+def _by_state(run: Sequence[Evaluation]) -> dict[int, float]:
+    """Return seed -> share of a run's evaluations of that state that succeeded, by seed."""
+    found: dict[int, list[bool]] = {}
+    for e in run:
+        for x in e.episodes:
+            found.setdefault(x.seed, []).append(x.success)
+    return {seed: float(np.mean(found[seed])) for seed in sorted(found)}
+
+
+def _run_of(e: Evaluation) -> tuple[object, ...]:
+    """Return what tells the training run of an evaluation from others of its method."""
+    own = tuple(e.training.get(key) for key in ("run", "seed", "recipe_hash"))
+    return own if any(part is not None for part in own) else (e.checkpoint_hash, "" if e.policy == "expert" else e.label)
 
 
 def methods(evaluations: Sequence[Evaluation]) -> list[Method]:
     """Return the methods by name, the expert last; tasks in the order of the evaluations."""
     reports = [e for e in evaluations if e.purpose == "report"]
     counts: dict[str, set[object]] = {}
+    limits: dict[tuple[str, str], set[int]] = {}
     for e in reports:
         counts.setdefault(_type(e), set()).add(e.training.get("episodes"))
-    out: dict[str, Method] = {}
+        limits.setdefault((_type(e), e.task), set()).add(e.max_episode_steps)
+    out: dict[str, dict[str, dict[tuple[object, ...], list[Evaluation]]]] = {}
     for e in reports:
         several, demonstrations = len(counts[_type(e)]) > 1, e.training.get("episodes")
         name = f"{_type(e)}, {demonstrations} demonstrations" if several and demonstrations else _type(e)
-        out.setdefault(name, Method(name, {})).tasks.setdefault(e.task, []).append(e)
-    return sorted(out.values(), key=lambda method: (method.name == "expert", method.name))
+        name += f", {e.max_episode_steps} steps" if len(limits[_type(e), e.task]) > 1 else ""
+        out.setdefault(name, {}).setdefault(e.task, {}).setdefault(_run_of(e), []).append(e)
+    found = [Method(name, {task: list(runs.values()) for task, runs in tasks.items()}) for name, tasks in out.items()]
+    return sorted(found, key=lambda method: (method.name == "expert", method.name))
 
 
 def _type(e: Evaluation) -> str:
     parts = (e.policy, "" if e.execution is None else f"({e.execution})", e.weights or "")
-    disturbed = "disturbed" if e.env.get("perturb") else ""
-    return " ".join(part for part in (*parts, disturbed) if part)
+    return " ".join(part for part in (*parts, f"[{e.conditions}]" if e.conditions else "") if part)
 
 
 def complete(found: Sequence[Method]) -> list[Method]:

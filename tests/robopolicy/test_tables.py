@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from policies.spec import InputError
 from robopolicy.cli import main
 from robopolicy.evaluation import aggregate, suites, tables
+from robopolicy.evaluation.records import Evaluation
 from robopolicy.evaluation.report import gather
 from robopolicy.evaluation.statistics import wilson
 from robopolicy.evaluation.tables import Table
@@ -152,7 +153,7 @@ def test_methods_are_told_apart_and_only_report_rows_count(folder: Path) -> None
     found = suites.methods(evaluations)
     assert [m.name for m in found] == ["diffusion", "flow", "regression", "expert"]
     assert {task: len(runs) for task, runs in found[1].tasks.items()} == {"pusht": 2, "two-route": 2}
-    assert found[1].rate("pusht") == (168, 200)
+    assert found[1].counted("pusht") == (168, 200) and found[1].rate("pusht").value == pytest.approx(0.84)
     assert suites.aggregates(found)["flow"] == aggregate.aggregates(found[1].runs)
     ten, five = (made("flow", "flow", 50, 1, 1.0) for _ in range(2))
     ten.training, five.training = {"episodes": 10}, {"episodes": 5}
@@ -161,4 +162,26 @@ def test_methods_are_told_apart_and_only_report_rows_count(folder: Path) -> None
     assert [m.name for m in suites.complete(suites.methods([lone, *evaluations]))] == ["diffusion", "flow", "regression", "expert"]
     other = made("act", "act", 50, 1, 1.0, task="pusht")
     assert "act" not in [m.name for m in suites.complete(suites.methods([other, *evaluations]))]
-    assert np.isclose(found[1].runs["pusht"][0].mean(), found[1].tasks["pusht"][0].success_rate)
+    assert np.isclose(found[1].runs["pusht"][0].mean(), found[1].tasks["pusht"][0][0].success_rate)
+
+
+def test_checkpoints_of_a_run_are_one_run_and_other_worlds_other_methods() -> None:
+    def one(rate: int, seed: int, step: int, **env: object) -> Evaluation:
+        e = made("flow", "flow", rate, 1, 1.0)
+        e.training, e.env = {"seed": seed, "step": step, "run": f"r{seed}", "recipe_hash": "a"}, env
+        return e
+
+    [flow] = suites.methods([one(90, 0, 1), one(70, 0, 2), one(50, 1, 1), one(30, 1, 2)])
+    [task] = flow.tasks
+    assert [len(run) for run in flow.tasks[task]] == [2, 2], "two training runs of two checkpoints, not four"
+    assert [float(run.mean()) for run in flow.runs[task]] == pytest.approx([0.8, 0.4]) and flow.counted(task) == (240, 400)
+    states = np.mean([[x.success for x in made("flow", "flow", rate, 1, 1.0).episodes] for rate in (90, 70)], axis=0)
+    assert np.array_equal(flow.runs[task][0], states)
+    low, high = wilson(240, 400)
+    assert flow.rate(task).value == pytest.approx(0.6) and flow.rate(task).high - flow.rate(task).low > 1.3 * (high - low)
+    noise = {"perturb": [{"kind": "noise", "size": 0.1}]}
+    found = suites.methods([one(90, 0, 1), one(80, 0, 1, **noise), one(70, 0, 1, engine="bullet"), one(60, 0, 1, randomize={"mass": 2})])
+    assert [m.name.partition(" [")[2].partition(" ")[0] for m in found] == ["", "engine", "noise", "randomized"]
+    longer = one(60, 1, 1)
+    longer.max_episode_steps = 500
+    assert [m.name for m in suites.methods([one(90, 0, 1), longer])] == ["flow, 300 steps", "flow, 500 steps"]
