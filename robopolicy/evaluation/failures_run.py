@@ -136,6 +136,7 @@ def search_failures(search: Search, folder: Path, *, film: int = 0, label: str |
     require_fit(search.policy, search.task, search.env)
     with take(search.policy, search.device, search.workers, search.method, search.weights) as subject:
         record = _record(search, subject, make_env, purpose, label)
+        ledger.require_separate(record.purpose, search.seed0, search.pool, record.chosen)
         settings = _settings(search, record)
         _claim(folder, settings)
         rolling = _Rolling(search, subject, make_env, record, folder, progress, pool)
@@ -290,15 +291,15 @@ def _worst(folder: Path, make_env: functools.partial[BatchEnv], record: Evaluati
 
 def _write(found: Found, search: Search, record: Evaluation, settings: Mapping[str, Any]) -> None:
     """Write ``failures.json``, and a row of the ledger unless this very estimate has one."""
-    done = found.folder / FILE
-    known = done.is_file()
+    done, entered = found.folder / FILE, found.folder.parent / ledger.FILE
     record.time, record.machine, record.packages = ledger.now(), ledger.machine(), ledger.packages()
     about = {"label": record.label, "policy": record.policy, "checkpoint": record.checkpoint, "purpose": record.purpose, "settings": dict(settings)}
     written = found.to_dict(search, {**about, "time": record.time, "machine": record.machine, "packages": record.packages})
     write_json(done, written)
-    if known:
+    own = ("failure_rate", "interval95", "plain_rollouts", "rollouts", "failures", "pool")
+    this = {"mode": MODE, "results": f"{found.folder.name}/{FILE}", **{key: written[key] for key in own}}
+    if entered.is_file() and any(all(row.get(key) == value for key, value in this.items()) for row in ledger.read(entered)):
         return
     plain = ("successes", "outcomes", "wilson95", "score", "return", "network_calls_per_chunk", "network_calls_per_step", "ms_per_chunk")
     row = {k: v for k, v in ledger.row(record, f"{found.folder.name}/{FILE}").items() if k not in plain}
-    own = ("failure_rate", "interval95", "plain_rollouts", "rollouts", "failures", "pool")
-    ledger.enter(found.folder.parent / ledger.FILE, {**row, "mode": MODE, "episodes": search.pool, **{k: written[k] for k in own}})
+    ledger.enter(entered, {**row, "episodes": search.pool, **this})

@@ -184,3 +184,15 @@ def test_what_cannot_be_is_refused_in_one_line() -> None:
         estimate_failure_rate(Design(800), x, roll, lambda *_: np.full(POOL, np.nan))
     with pytest.raises(InputError, match="above 0 and at most 1"):
         Design(800, defensive=0.0)
+
+
+@pytest.mark.parametrize(("rollouts", "most"), [(230, 4.8), (1000, 3.05), (2000, 3.05)])
+def test_a_round_is_worth_at_least_what_the_page_says(rollouts: int, most: float) -> None:
+    """Whatever the predictor believes, a stratum gets so much of its plain share: the worst beliefs are those that want one stratum alone."""
+    design, pool = Design(rollouts), 20 * rollouts
+    ends = [0, *(round(pool * (1 - share)) for share in CUTS), pool]
+    counts, worst = np.diff(ends), 0.0
+    for size in design.sizes[1:]:
+        for wanted in np.eye(len(counts)) + 1e-3:
+            worst = max(worst, float((size * counts / pool / allocate(counts, wanted, size, design.defensive)).max()))
+    assert 1 / design.defensive <= worst <= most

@@ -63,6 +63,9 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_bits(searched: Found, tmp
     once_more = search_failures(SEARCH, folder, progress=False)
     assert once_more.estimate.rate == again.estimate.rate and len((folder / "rollouts.jsonl").read_text().splitlines()) == before
     assert len(list(ledger.read(tmp_path / ledger.FILE))) == 1, "the same estimate is entered once"
+    (tmp_path / ledger.FILE).unlink()  # as if killed between the two files
+    search_failures(SEARCH, folder, progress=False)
+    assert len(list(ledger.read(tmp_path / ledger.FILE))) == 1, "and it is entered"
 
 
 def test_a_folder_of_another_search_is_refused(searched: Found) -> None:
