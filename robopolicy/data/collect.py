@@ -18,6 +18,7 @@ from robopolicy.data.demonstrators import Act, describe_expert, require_seen
 from robopolicy.data.disturb import Recovery
 from robopolicy.data.simulate import BLOCK, Lanes, Work, make_worlds, pilot_steps, simulated
 from robopolicy.data.writer import DatasetWriter
+from robopolicy.evaluation.seeds import DEMONSTRATION, SIZE
 
 if TYPE_CHECKING:
     from robopolicy.cluster import Cluster
@@ -78,7 +79,7 @@ def collect(
         task: Task name, see ``sim.registry``.
         path: Folder of the data set.
         episodes: How many to keep.
-        seed0: First seed.
+        seed0: First seed, below ``robopolicy.evaluation.seeds.SIZE``: those above are for choosing and reporting.
         workers: Processes that simulate; the result does not depend on it.
         observations: ``state``, ``image`` or ``state+image``; None: what the checkpoint that demonstrates sees, else ``state``.
         image_size: Height and width of camera images, px; None: as above, else 96.
@@ -98,7 +99,7 @@ def collect(
         lanes: Processes that several collections share; None: ``workers`` of its own.
 
     Raises:
-        InputError: if the task has no expert, the path holds another recipe, or no episode is worth keeping.
+        InputError: if the task has no expert, the path holds another recipe, no episode is worth keeping, or seeds run out.
     """
     from sim import registry
 
@@ -106,6 +107,7 @@ def collect(
         raise InputError(
             f"collect: episodes and workers must be at least 1, noise and extra steps at least 0, found {episodes}, {workers}, {noise:g}, {extra_steps}"
         )
+    _require_own(seed0)
     name, root = registry.resolve(task), Path(path)
     checkpoint, about, seen = _demonstrator(name, expert, act)
     recipe = Collection(
@@ -137,6 +139,14 @@ def collect(
         if writer.num_episodes < episodes:
             _run(work, writer, episodes, stack.enter_context(Lanes(workers)) if lanes is None else lanes, progress, cluster)
     return summary(root)
+
+
+def _require_own(seed: int) -> None:
+    """Refuse a seed that demonstrations do not have: what is learnt from a state must not be reported on it. Raises InputError."""
+    if not DEMONSTRATION <= seed < DEMONSTRATION + SIZE:
+        raise InputError(
+            f"collect: seed {seed}: demonstrations have seeds {DEMONSTRATION} to {DEMONSTRATION + SIZE - 1}; others are for choosing and reporting"
+        )
 
 
 def _demonstrator(task: str, expert: str | Path | None, act: Act | None) -> tuple[str, dict[str, Any] | None, Mapping[str, Any]]:
@@ -192,6 +202,7 @@ def _run(work: Work, writer: DatasetWriter, wanted: int, lanes: Lanes, progress:
         for episode in simulated(work, first, lanes, lambda: wanted - writer.num_episodes, cluster):
             if episode.seed < seed:
                 continue  # of a block that was begun before
+            _require_own(episode.seed)
             tried, won, best = tried + 1, won + int(episode.success), max(best, episode.return_)
             if recipe.keeps(episode):
                 _save(writer, episode)

@@ -132,6 +132,11 @@ def test_other_settings_and_places_are_refused(tmp_path: Path) -> None:
         collect("two-route", tmp_path / "set", 2, workers=1, progress=False, noise=0.5)
     with pytest.raises(InputError, match=r"does not exist; did you mean 'two-route'"):
         collect("two-rout", tmp_path / "other", 1, workers=1, progress=False)
+    for seed in (1_000_000, 2_000_000, -1):  # states that policies are chosen and reported on are not demonstrated
+        with pytest.raises(InputError, match=f"seed {seed}: demonstrations have seeds 0 to 999999"):
+            collect("two-route", tmp_path / "other", 1, seed0=seed, workers=1, progress=False)
+    with pytest.raises(InputError, match="seed 1000000: "):
+        collect("two-route", tmp_path / "last", 2, seed0=999_999, workers=1, progress=False)
     with pytest.raises(InputError, match="at least 1"):
         collect("two-route", tmp_path / "other", 0, workers=1, progress=False)
     assert not (tmp_path / "other").exists() and summary(tmp_path / "set").episodes == 1
