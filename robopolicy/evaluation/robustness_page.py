@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from robopolicy.evaluation import tables
 from robopolicy.evaluation.bootstrap import Estimate
 from robopolicy.evaluation.page import POLICY
 from robopolicy.evaluation.page_elements import Palette, esc
@@ -90,7 +91,7 @@ def markdown(table: Table) -> str:
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *(f"| {' | '.join(cells)} |" for cells in rows)]
+    return tables.to_markdown(tables.Table("robustness", "", heads, rows, texts=len(heads))).rstrip().split("\n")
 
 
 def chart(table: Table, kind: str, palette: Palette) -> str:

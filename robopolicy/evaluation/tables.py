@@ -12,6 +12,8 @@ from typing import Literal
 
 from policies.spec import InputError, suggest
 
+#: What spreadsheets take for the beginning of a formula; signed numbers and a lone dash are none. With apostrophes in front too, so that they can come off.
+_FORMULA = re.compile(r"'*(?:[=@\t\r]|[+-](?!$|\d+(?:\.\d*)?(?:e[+-]?\d+)?$|inf$|nan$))", re.IGNORECASE)
 Form = Literal["csv", "latex", "markdown"]
 ENDINGS: dict[Form, str] = {"csv": ".csv", "latex": ".tex", "markdown": ".md"}
 
@@ -42,10 +44,19 @@ class Table:
 
 
 def to_csv(table: Table) -> str:
-    """Return a table as CSV (RFC 4180): commas, quotes doubled, lines end with CR LF."""
+    """Return a table as CSV (RFC 4180): commas, quotes doubled, lines end with CR LF.
+
+    A cell that a spreadsheet would run as a formula, and that is no number, gets an apostrophe in front, which :func:`from_csv` takes off.
+    """
     out = io.StringIO()
-    csv.writer(out).writerows([table.heads, *table.rows])
+    csv.writer(out).writerows([[f"'{cell}" if _FORMULA.match(cell) else cell for cell in row] for row in (table.heads, *table.rows)])
     return out.getvalue()
+
+
+def from_csv(text: str) -> list[list[str]]:
+    """Return the rows of :func:`to_csv`, heads first."""
+    rows = csv.reader(io.StringIO(text, newline=""))
+    return [[cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell for cell in row] for row in rows]
 
 
 def to_markdown(table: Table) -> str:
@@ -57,7 +68,7 @@ def to_markdown(table: Table) -> str:
 
 
 def _markdown(cell: str) -> str:
-    text = re.sub(r"([\\|`*_<>~])", r"\\\1", cell)
+    text = re.sub(r"([\\|`*_<>~]|\](?=\())", r"\\\1", cell)
     return re.sub(r"\r\n?|\n", "<br>", text)
 
 

@@ -76,7 +76,7 @@ def test_cells_are_paired_with_none_and_adjusted_together() -> None:
     assert list(table.adjusted().values()) == holm(raw)
     cells = table.to_dict()["curves"][0]["cells"]
     assert cells[1]["difference"] == pytest.approx(-0.3) and cells[2]["wilson95"] == list(wilson(2, 20)) and "p" not in cells[0]
-    text = markdown(table)
+    text = markdown(table).replace("\\*", "*")
     assert "| flow | 100 [84, 100] | 70 [48, 85] | 10* [3, 30] |" in text.replace("70* [48, 85]", "70 [48, 85]")
     assert "noise (std of the data)" in text and "mass (times)" in text
 

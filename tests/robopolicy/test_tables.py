@@ -21,7 +21,20 @@ from robopolicy.evaluation.statistics import wilson
 from robopolicy.evaluation.tables import Table
 from tests.robopolicy.test_report import SIDES, made, read
 
-HOSTILE = ["100% & more_of $it$ #1", r"a\b{c}~d^e", "a|b * `c` <d> _e_", '"quoted", and', "[5.1, 6.2]", "± 3", "x\\\\", "", "-", "=1+1", "flow|\\|"]
+HOSTILE = [
+    "100% & more_of $it$ #1",
+    r"a\b{c}~d^e",
+    "a|b * `c` <d> _e_",
+    '"quoted", and',
+    "[5.1, 6.2]",
+    "± 3",
+    "x\\\\",
+    "",
+    "-",
+    "=1+1",
+    "flow|\\|",
+    "[x](http://y)",
+]
 
 
 def from_markdown(text: str) -> list[list[str]]:
@@ -30,7 +43,7 @@ def from_markdown(text: str) -> list[list[str]]:
     for line in text.strip().split("\n"):
         cells, cell, i = [], "", 1
         while i < len(line):
-            if line[i] == "\\" and i + 1 < len(line) and line[i + 1] in "\\|`*_<>~":
+            if line[i] == "\\" and i + 1 < len(line) and line[i + 1] in "\\|`*_<>~]":
                 cell, i = cell + line[i + 1], i + 2
                 continue
             if line[i] == "|":
@@ -77,19 +90,29 @@ cells_of_any_kind = st.text(st.characters(codec="utf-8", exclude_categories=("Cc
 @given(st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(cells_of_any_kind, min_size=n, max_size=n), min_size=2, max_size=4)))
 def test_any_cells_come_back(rows: list[list[str]]) -> None:
     table = Table("t", "title", rows[0], rows[1:])
-    assert list(csv.reader(io.StringIO(tables.to_csv(table), newline=""))) == rows or rows[0] == [""]  # one empty cell: an empty line to csv
+    assert tables.from_csv(tables.to_csv(table)) == rows or rows[0] == [""]  # one empty cell: an empty line to csv
     assert from_markdown(tables.to_markdown(table)) == rows
     assert from_latex(tables.to_latex(table)) == [[cell.strip() for cell in row] for row in rows]
 
 
 def test_hostile_cells_come_back() -> None:
     table = Table("a b/c", "50% & 3_4", [f"h{i}" for i in range(len(HOSTILE))], [HOSTILE])
-    assert list(csv.reader(io.StringIO(tables.to_csv(table))))[1] == HOSTILE
+    assert tables.from_csv(tables.to_csv(table))[1] == HOSTILE
     assert from_markdown(tables.to_markdown(table))[1] == HOSTILE and from_latex(tables.to_latex(table))[1] == HOSTILE
     assert r"\caption{50\% \& 3\_4}" in tables.to_latex(table) and r"\label{tab:a-b-c}" in tables.to_latex(table)
     broken = Table("t", "", ["a"], [["two\nlines"]])
     assert "two<br>lines" in tables.to_markdown(broken) and "two lines" in tables.to_latex(broken)
     assert list(csv.reader(io.StringIO(tables.to_csv(broken), newline="")))[1] == ["two\nlines"]
+
+
+def test_a_spreadsheet_runs_no_cell_and_numbers_stay_numbers() -> None:
+    numbers = ["-0.5", "+12.3", "-", "-1e-05", "-inf", "", "[1.0, 2.0]", "+a"]
+    bad = ["=HYPERLINK(1)", "@x", "+cmd|' /C calc'!A0", "-2+3", "\t=1", "'=1", "'+1", "''=1"]
+    table = Table("t", "", [f"h{i}" for i in range(8)], [numbers, bad])
+    written = list(csv.reader(io.StringIO(tables.to_csv(table), newline="")))
+    assert written[1] == [*numbers[:-1], "'+a"] and all(cell.startswith("'") for cell in written[2])
+    assert tables.from_csv(tables.to_csv(table))[1:] == [numbers, bad]
+    assert r"| [a\](javascript:x) |" in tables.to_markdown(Table("t", "", ["[a](javascript:x)"], [])), "no link"
 
 
 def test_mistakes_are_refused(tmp_path: Path) -> None:
