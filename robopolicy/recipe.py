@@ -219,8 +219,9 @@ class Recipe(Experiment):
     def _of_its_tasks(self) -> Recipe:
         if self.env.condition is not None:
             self.env.condition = completed(self.env.condition, self.task)
-        if self.data.sets is not None and (self.env.condition is not None or task_set(self.task)):
-            raise ValueError("data.sets is for one task; of several tasks each has the set data.path, {task} in it being its name")
+        for key, given in (("sets", self.data.sets), ("goals", self.data.goals)):
+            if given is not None and (self.env.condition is not None or task_set(self.task)):
+                raise ValueError(f"data.{key} is for one task; of several tasks each has the set data.path, {{task}} in it being its name")
         return self
 
 

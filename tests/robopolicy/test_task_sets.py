@@ -293,6 +293,7 @@ def test_what_cannot_be_said_is_refused(data, tmp_path):
         (lambda: task_set("toy/left,toy/left"), "named once"),
         (lambda: load_recipe("imitation/mt10", ["data.balance=fair"]), "expected tasks, frames or"),
         (lambda: load_recipe("imitation/mt10", ["data={sets: [a]}"]), "data.sets is for one task"),
+        (lambda: load_recipe("imitation/mt10", ["data.goals={source: observation.environment_state}"]), "data.goals is for one task"),
         (lambda: open_demonstrations(recipe("one folder", tmp_path, path="{root}"), False, silent), "write {task} where"),
     ):
         with pytest.raises(InputError, match=said):
