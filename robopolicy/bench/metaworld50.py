@@ -192,7 +192,7 @@ def _grouped(plan: Sequence[tuple[Way | None, Cell]], found: Cells) -> Grouped:
 
 
 def _mean(group: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
-    """Return the mean over tasks of all trainings together, and its interval."""
+    """Return the mean over tasks of all trainings together, and its interval, as if they did not share their states (the leaderboard's knows it)."""
     from robopolicy.evaluation.statistics import mean_rate
 
     return mean_rate([(sum(row["tasks"][task][0] for row in group), sum(row["tasks"][task][1] for row in group)) for task in group[0]["tasks"]])

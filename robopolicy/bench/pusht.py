@@ -124,9 +124,14 @@ def _rows(result: Result, name: str, rows: Sequence[dict[str, Any]], size: Size)
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:
-    """Return the mean of (seeds, checkpoints, states) and half its 95 % interval; checkpoints of one run share their states, so they count once."""
-    each = values.mean(1).ravel()
-    return float(each.mean()), 1.96 * float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else 0.0
+    """Return the mean of (seeds, checkpoints, states) and half its 95 % interval, over new training seeds and new states.
+
+    Checkpoints of one run are averaged first. Training seeds share their states, so the variance is that of the states' means and that of
+    the seeds' means, less what is counted in both (two-way clustering: Cameron, Gelbach and Miller 2011), and never less than either.
+    """
+    each = values.mean(1)
+    parts = [float(x.var(ddof=1)) / len(x) if len(x) > 1 else 0.0 for x in (each.mean(0), each.mean(1), each.ravel())]
+    return float(each.mean()), 1.96 * math.sqrt(max(parts[0] + parts[1] - parts[2], *parts))
 
 
 def collected(folder: str, episodes: int, workers: int = 2) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from robopolicy.bench.transfer_beds import MUJOCO, NOMINAL, ROBOT, VARIANTS, WORLDS, Bed
-from robopolicy.evaluation.statistics import compare, holm, wilson
+from robopolicy.evaluation.statistics import Paired, compare, holm, over_states, paired_difference
 
 RESAMPLES = 9999
 #: variant -> training seed -> world -> what ``try_policy`` returned for it
@@ -129,18 +129,36 @@ def _reached(values: np.ndarray, shares: bool) -> Measure:
     """Return the figure of ``values`` (S, n)."""
     each = tuple(values.mean(axis=1).tolist())
     if shares:
-        return Measure(float(values.mean()), *wilson(int(values.sum()), values.size), each)
+        return Measure(*over_states(values), each)
     return Measure(*paired_bootstrap(values.mean(axis=0)), each)
 
 
 def _difference(one: np.ndarray, two: np.ndarray, shares: bool) -> tuple[Measure, float]:
     """Return ``one`` minus ``two``, (S, n) each, and the p-value of the paired test."""
     each = tuple((one - two).mean(axis=1).tolist())
-    if shares:
-        pair = compare((one.ravel() > 0).tolist(), (two.ravel() > 0).tolist())
-        return Measure(pair.difference, pair.low, pair.high, each), pair.p_value
     differences = (one - two).mean(axis=0)
-    return Measure(*paired_bootstrap(differences), each), sign_flip(differences)
+    if not shares:
+        return Measure(*paired_bootstrap(differences), each), sign_flip(differences)
+    pair = compare((one.ravel() > 0).tolist(), (two.ravel() > 0).tolist())
+    if len(one) == 1:
+        return Measure(pair.difference, pair.low, pair.high, each), pair.p_value
+    return Measure(*_tango_over_states(one - two, pair), each), sign_flip(differences)
+
+
+def _tango_over_states(differences: np.ndarray, pair: Paired) -> tuple[float, float, float]:
+    """Return the mean of ``differences`` (S, n) of -1, 0 and 1 with Tango's interval, for as many pairs as states tell that training seeds share.
+
+    That is S n over the design effect (Kish 1965), between n and S n; as in :func:`robopolicy.evaluation.statistics.over_states`.
+    """
+    seeds, n = differences.shape
+    alone = float(differences.var()) / differences.size
+    shared = float(differences.mean(axis=0).var(ddof=1)) / n if n > 1 else 0.0
+    effective = differences.size * alone / shared if shared > 0 else differences.size if alone > 0 else n
+    pairs = round(min(max(effective, n), seeds * n))
+    only = [int(count * pairs / pair.n) for count in (pair.first_only, pair.second_only)]
+    value, low, high = paired_difference(pairs, *only)
+    moved = pair.difference - value  # whole pairs are a little less than their share
+    return pair.difference, max(-1.0, low + moved), min(1.0, high + moved)
 
 
 def markdown(bed: Bed, table: Table) -> str:

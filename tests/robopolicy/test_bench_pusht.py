@@ -30,6 +30,14 @@ def test_means_and_intervals_are_those_made_by_hand() -> None:
     assert result.rows[0].target == 0.46 and result.rows[1].target == 0.81 and result.rows[2].peer_value == 0.91
 
 
+def test_training_seeds_that_agree_on_every_state_do_not_narrow_the_interval() -> None:
+    states = np.array([0.0, 1.0, 0.5, 0.2, 0.9, 0.4])
+    same = np.broadcast_to(states, (3, 2, 6))
+    assert pusht._mean(same) == pytest.approx((states.mean(), 1.96 * states.std(ddof=1) / np.sqrt(6)))
+    apart = same + np.array([-0.3, 0.0, 0.3])[:, None, None]  # and seeds that differ widen it
+    assert pusht._mean(apart)[1] > pusht._mean(same)[1]
+
+
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
 def test_recipes_differ_in_the_policy_alone(name: str) -> None:
     recipe = load_recipe(f"imitation/pusht_{name}")

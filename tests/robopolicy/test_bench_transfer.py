@@ -132,6 +132,10 @@ def test_a_table_by_hand() -> None:
     assert "| randomised | 100% [91, 100] |  |  | 62% [47, 76] | -38% [" in markdown(bed, success) and "| 50% |" in markdown(bed, success)
     level = tables(bed, {NOMINAL: {0: better}, RANDOMIZED: {0: better, 1: better}}, None)[0]
     assert level.closings == {}  # other training seeds: nothing to pair
+    again = tables(bed, {NOMINAL: {0: worse, 1: worse}, RANDOMIZED: {0: better, 1: better}}, None)[0]
+    assert again.reached[NOMINAL][ROBOT].low == success.reached[NOMINAL][ROBOT].low, "seeds that agree on every state tell no more than one"
+    assert again.gaps[NOMINAL].low == pytest.approx(success.gaps[NOMINAL].low) and again.gaps[NOMINAL].high == pytest.approx(success.gaps[NOMINAL].high)
+    assert again.closings[RANDOMIZED].p_value >= closing.p_value, "nor do their pairs"
     none = tables(replace(bed, score=""), {NOMINAL: {0: {MUJOCO: worse[MUJOCO], ROBOT: worse[MUJOCO]}}, RANDOMIZED: {0: better}}, None)[0]
     assert none.closings[RANDOMIZED].share is None
 
