@@ -94,9 +94,7 @@ def run(quick: bool, steps: int | None = None, seeds: int | None = None, only: s
     plan = list(cells(BEDS, root, quick, steps or (30 if quick else STEPS), seeds or (1 if quick else SEEDS)))
     found = run_cells([cell for _, _, cell in plan], root, only=only)
     result = Result(rows=list(rows(plan, found)), missing=found.failed)
-    result.notes.append(
-        "[low, high]: 95 % Wilson interval over all report episodes, as if training seeds did not share their states; the leaderboard's knows it"
-    )
+    result.notes.append("[low, high]: 95 % Wilson interval over all report episodes, as if training seeds did not share states; the leaderboard's knows")
     result.notes.append(f"ledger: {root / 'evaluations' / 'ledger.jsonl'}")
     result.notes += [line for line in map(str, _by_goal(plan, found)) if line]
     if quick:

@@ -174,6 +174,7 @@ def evaluate_suite(
         "set_name": set_name or name,
     }
     with take(policy, device, workers if cluster is None else 2, method, weights) as subject:
+        ledger.require_separate(seeds.purpose_of(seed0).name.lower(), seed0, episodes, subject.chosen)
         found = {} if out is None else _earlier(out, subject, tasks, how)
         waiting = [task for task in tasks if task not in found]
         if waiting:
