@@ -170,10 +170,9 @@ def _newest(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
 
 
 def _name_apart(evaluations: Sequence[Evaluation]) -> None:
-    """Where two evaluations of a task carry the same label, add what tells them apart: seed, step, run or hash."""
+    """Add to labels what is not as usual in their worlds and, where two of a task are the same, what tells them apart: seed, step, run or hash."""
     ways = (
-        lambda e: e.label,
-        lambda e: f"{e.label}, {e.conditions}" if e.conditions else e.label,
+        lambda e: f"{e.label}, {e.conditions}" if e.conditions else e.label,  # also where it stands alone: it is no plain one
         lambda e: f"{e.label} seed {e.training['seed']}" if "seed" in e.training else e.label,
         lambda e: f"{e.label} seed {e.training.get('seed')} step {e.training['step']}" if "step" in e.training else e.label,
         lambda e: f"{e.label} {Path(e.checkpoint).parent.parent.name}" if e.checkpoint else e.label,

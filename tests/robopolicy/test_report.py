@@ -173,6 +173,8 @@ def test_only_evaluations_of_one_world_are_paired_and_told_apart(tmp_path: Path)
     noisy.save(tmp_path / "noisy")
     _, text = read(report.write_report(tmp_path))
     assert "flow, noise 0.02" in text and "Paired comparison" not in text
+    _, text = read(report.write_report(tmp_path / "noisy"))
+    assert "flow, noise 0.02" in text, "alone, too"
 
 
 def test_the_headline_is_of_report_seeds_and_of_the_tasks_own_world(tmp_path: Path) -> None:
