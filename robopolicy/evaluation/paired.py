@@ -50,7 +50,9 @@ def successes(pairs: Sequence[Paired]) -> Difference:
     """Join the comparisons of several tasks.
 
     The test is exact: if in every task either policy is equally likely to be the one that solves a state that only one of
-    them solves, the number of states that only the first solves is binomial(all such states, 1/2). The interval of the mean
+    them solves, the number of states that only the first solves is binomial(all such states, 1/2). Where tasks have different
+    numbers of states, that would weigh a state of each the same, unlike the difference: then signs are changed at random, each with
+    its weight in the difference, so that test and difference cannot point to different sides. The interval of the mean
     of the tasks' differences joins their own (Tango's) by their distances from the estimates (method of variance estimates
     recovery: Zou and Donner 2008, "Construction of confidence limits about effect measures"). One task: just Tango's.
 
@@ -63,8 +65,12 @@ def successes(pairs: Sequence[Paired]) -> Difference:
     down = math.sqrt(sum((p.difference - p.low) ** 2 for p in pairs)) / len(pairs)
     up = math.sqrt(sum((p.high - p.difference) ** 2 for p in pairs)) / len(pairs)
     first, second = (float(np.mean([(p.both + getattr(p, only)) / p.n for p in pairs])) for only in ("first_only", "second_only"))
-    p_value = mcnemar(sum(p.first_only for p in pairs), sum(p.second_only for p in pairs))
-    test = "exact McNemar test" if len(pairs) == 1 else f"exact McNemar test over {len(pairs)} tasks"
+    if len({p.n for p in pairs}) == 1:
+        p_value = mcnemar(sum(p.first_only for p in pairs), sum(p.second_only for p in pairs))
+        test = "exact McNemar test" if len(pairs) == 1 else f"exact McNemar test over {len(pairs)} tasks"
+    else:
+        weighted = np.concatenate([np.repeat([1.0, -1.0], [p.first_only, p.second_only]) / (p.n * len(pairs)) for p in pairs])
+        p_value, test = _sign_flips(weighted, RESAMPLES, 0)
     interval = "Tango" if len(pairs) == 1 else "Tango, tasks joined by MOVER"
     return Difference(len(pairs), sum(p.n for p in pairs), first, second, difference, difference - down, difference + up, p_value, test, interval)
 

@@ -130,3 +130,17 @@ def test_few_differences_are_tested_exactly() -> None:
 
 def test_a_generator_of_one_seed_is_always_the_same() -> None:
     assert bootstrap.generator(3).random(4).tolist() == bootstrap.generator(3).random(4).tolist() != bootstrap.generator(4).random(4).tolist()
+
+
+def test_test_and_difference_of_tasks_of_unequal_size_point_to_one_side() -> None:
+    large = statistics.compare([True] * 30 + [False] * 170, [False] * 30 + [False] * 170)  # 30 of 200 for the first
+    small = statistics.compare([False] * 8 + [True] * 2, [True] * 8 + [True] * 2)  # 8 of 10 for the second
+    found = paired.successes([large, small])
+    assert found.difference == pytest.approx((0.15 - 0.8) / 2) and statistics.mcnemar(30, 8) < 0.001, "states alone would call the first better"
+    exact = np.mean([abs(sum(signs)) >= 8 for signs in itertools.product((-1, 1), repeat=8)])  # what the large task adds is small beside it
+    assert found.p_value < 0.05 and found.p_value == pytest.approx(exact, abs=0.03) and "sign-change" in found.test
+    few = [statistics.compare([True, False, True, False], [False, False, False, True]), statistics.compare([True, False], [False, False])]
+    sums = [abs(np.dot(signs, [1, 1, 1, 2])) for signs in itertools.product((-1, 1), repeat=4)]  # in eighths; seen: 1 + 1 - 1 + 2
+    assert paired.successes(few).p_value == np.mean([s >= 3 for s in sums])
+    nothing = statistics.compare([True] * 3, [True] * 3)
+    assert paired.successes([nothing, statistics.compare([True] * 2, [True] * 2)]).p_value == 1.0
