@@ -14,7 +14,7 @@ from robopolicy.conditioning import require_task_set
 from robopolicy.config import validate
 from robopolicy.evaluation import composition
 from robopolicy.evaluation.composition import Composition, Trial
-from robopolicy.evaluation.records import FILE, Evaluation, compare_evaluations
+from robopolicy.evaluation.records import FILE, Evaluation, compare_evaluations, world_of
 from robopolicy.evaluation.rollout import evaluate, require_fit
 from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.subject import EXPERT, Defaults, read_defaults
@@ -119,6 +119,9 @@ def prepare(
         require_fit(found[each], name, env)
         own = (method, weights) if number == 0 else (None, None)
         entrants.append(Entrant(found[each], env, None, *own))
+    for each in entrants[1:]:
+        if each.made is not None and world_of(each.made.task, "", None, each.made.env) != world_of(name, "", None, entrants[0].env):
+            raise InputError(f"--compare {each.name}: is of {each.made.task}{f', {each.made.conditions}' if each.made.conditions else ''}: another world")
     return Contest(name, entrants, config, purpose, out or _default_out(found[names[0]]))
 
 

@@ -131,6 +131,14 @@ def test_what_was_executed_otherwise_is_not_taken_from_the_ledger(run: Path, tmp
     assert robustness._known(contest, contest.entrants[0], rows[0]["env"], int(Purpose.REPORT), "cpu") is None
 
 
+def test_an_evaluation_of_another_world_is_refused_before_the_first_episode(run: Path, tmp_path: Path) -> None:
+    made("flow", "flow", 50, 10, 1.0, task="two-route").save(tmp_path / "plain")
+    names, out = [str(run), str(tmp_path / "plain")], tmp_path / "e"
+    assert len(prepare(names, None, {}, Purpose.REPORT, out).entrants) == 2
+    with pytest.raises(InputError, match="is of two-route: another world"):
+        prepare(names, None, {}, Purpose.REPORT, out, perturb=["latency:100"])
+
+
 def test_one_label_of_several_checkpoints_is_refused(tmp_path: Path) -> None:
     file = tmp_path / ledger.FILE
     for seed in (1, 2):
