@@ -71,7 +71,7 @@ def run_demo(
     driven = drive_best(recipes[best], drive_episodes, out)
     result = summarise(evaluations, list(policies), best, driven, time.monotonic() - began)
     (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    from robopolicy.evaluation.report import write_report
+    from robopolicy.reporting.report import write_report
 
     page = write_report(out, out / "report.html")
     print_table(result)

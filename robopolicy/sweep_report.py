@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from robopolicy.data.atomic import write_bytes
-from robopolicy.evaluation import curves, plots
-from robopolicy.evaluation.plots import Axis, Line
+from robopolicy.reporting import curves, plots
+from robopolicy.reporting.plots import Axis, Line
 from robopolicy.sweep import Sweep
 
 #: 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom (tables); beyond, that of the normal distribution.

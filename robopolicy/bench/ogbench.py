@@ -15,8 +15,8 @@ from typing import Any
 
 from robopolicy.bench.cells import Cell, Cells, run_cells
 from robopolicy.bench.harness import Result, Row
-from robopolicy.evaluation.published import of_task
 from robopolicy.evaluation.statistics import wilson
+from robopolicy.reporting.published import of_task
 
 FOLDER = Path("runs/benchmarks/ogbench")
 STEPS, SEEDS, EPISODES = 50_000, 3, 250  # updates; training seeds; report episodes of each, 50 a goal

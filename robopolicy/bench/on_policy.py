@@ -20,8 +20,8 @@ import numpy as np
 from policies.spec import InputError
 from robopolicy.bench.harness import Result, Row
 from robopolicy.evaluation import ledger
-from robopolicy.evaluation.curves import LIGHT
-from robopolicy.evaluation.plots import HEIGHT, LEFT, WIDTH, Axis, Line, line_chart
+from robopolicy.reporting.curves import LIGHT
+from robopolicy.reporting.plots import HEIGHT, LEFT, WIDTH, Axis, Line, line_chart
 
 FOLDER = Path("runs/benchmarks/on_policy")
 RECIPE = "rl/half-cheetah"

@@ -18,9 +18,9 @@ from robopolicy.bench.few_steps import BASE, FEW, WAYS, Way
 from robopolicy.bench.few_steps_beds import Bed, Measured, OracleBed, toys
 from robopolicy.bench.few_steps_run import Outcome, measure_all
 from robopolicy.bench.harness import Result, Row
-from robopolicy.evaluation import curves
-from robopolicy.evaluation.curves import Curve, Panel, Point
 from robopolicy.evaluation.statistics import compare, wilson
+from robopolicy.reporting import curves
+from robopolicy.reporting.curves import Curve, Panel, Point
 
 FOLDER = Path("runs/benchmarks/policies")
 LIMITS = (1, 2, FEW)  # network calls a plan
@@ -38,7 +38,7 @@ def contest(beds: Sequence[Bed], folder: Path, workers: int = 2, progress: bool 
     Raises:
         InputError: see :func:`robopolicy.bench.few_steps_run.measure_all`.
     """
-    from robopolicy.evaluation.report import gather, write_report
+    from robopolicy.reporting.report import gather, write_report
 
     folder.mkdir(parents=True, exist_ok=True)
     outcome = measure_all(beds, folder, workers, progress, ways)

@@ -170,8 +170,8 @@ def _silent(text: str) -> None:
 def _collate(bed: Bed, folder: Path, found: Cells, result: Result) -> None:
     """Write the bed's page and add its rows: success unperturbed, and for every kind and side the mean success over the ladder."""
     from robopolicy.evaluation.robustness import Curve, Ladder, Table
-    from robopolicy.evaluation.robustness_page import half_text, write
     from robopolicy.evaluation.seeds import REPORT
+    from robopolicy.reporting.robustness_page import half_text, write
 
     table = Table(bed.task, bed.episodes, int(REPORT), "report")
     for policy in POLICIES:

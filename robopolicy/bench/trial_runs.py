@@ -124,7 +124,7 @@ def success(recipe: str, overrides: Sequence[str], seed: int, steps: int, episod
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
     """Return the training rows of a run, with seconds of all its calls together. Raises InputError where there are too few."""
-    from robopolicy.evaluation.trials import accumulated
+    from robopolicy.reporting.trials import accumulated
     from robopolicy.training.log import read_log
 
     rows = list(read_log(folder, "train"))

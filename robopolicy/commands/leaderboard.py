@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
         out: Annotated[Path, typer.Option(help="The Markdown file.")] = Path("docs/benchmarks.md"),
         check: Annotated[bool, typer.Option("--check", help="Change nothing; exit code 1 if the file is not what the ledgers say.")] = False,
     ) -> int:
-        from robopolicy.evaluation.leaderboard import write
+        from robopolicy.reporting.leaderboard import write
 
         changed = write(ledgers, out, check)
         if check:

@@ -56,10 +56,10 @@ def register(app: typer.Typer) -> None:
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     ) -> None:
         from robopolicy.evaluation.robustness import ladders
-        from robopolicy.evaluation.robustness_page import write
         from robopolicy.evaluation.seeds import Purpose
         from robopolicy.evaluation.versus import prepare
         from robopolicy.json_output import emit_json
+        from robopolicy.reporting.robustness_page import write
 
         wanted = [name.strip() for name in kinds.split(",") if name.strip()]
         chosen = ladders(wanted, {name: _numbers(name, text) for name, text in _pairs("--sizes", sizes)}, dict(_pairs("--element", element)))
@@ -116,7 +116,7 @@ def _print(table: Table, page: Path) -> None:
     from rich import table as tables
     from rich.console import Console
 
-    from robopolicy.evaluation.robustness_page import kinds, success_rows, summary_rows
+    from robopolicy.reporting.robustness_page import kinds, success_rows, summary_rows
 
     console = Console()
     console = console if console.is_terminal else Console(width=160)

@@ -28,9 +28,9 @@ from robopolicy.bench.few_steps_run import RESULTS, Outcome
 from robopolicy.bench.harness import Row
 from robopolicy.bench.oracle_bed import SPEC, WEIGHTS, Truth, ask, draw, mode_masses, wasserstein
 from robopolicy.bench.policies import advantage, contest, figures, peer_at, works
-from robopolicy.evaluation.curves import Curve, Panel, Point, picture, section
-from robopolicy.evaluation.report import gather
 from robopolicy.evaluation.statistics import wilson
+from robopolicy.reporting.curves import Curve, Panel, Point, picture, section
+from robopolicy.reporting.report import gather
 from tests.policies.toy import stats_of
 
 # ---- the bed

@@ -12,9 +12,10 @@ import pytest
 
 from policies.spec import InputError
 from robopolicy.cli import main
-from robopolicy.evaluation import chain, leaderboard, ledger, published
+from robopolicy.evaluation import chain, ledger
 from robopolicy.evaluation.records import Evaluation
 from robopolicy.evaluation.statistics import joined, over_states, wilson
+from robopolicy.reporting import leaderboard, published
 from tests.robopolicy.test_report import made
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.spec import InputError
-from robopolicy.evaluation import plots, records, report, videos
+from robopolicy.evaluation import records, videos
 from robopolicy.evaluation.records import Episode, Evaluation
 from robopolicy.evaluation.statistics import mcnemar, paired_difference, wilson
+from robopolicy.reporting import plots, report
 from tests.require import require
 
 #: (label, policy, successes wanted of 100, network calls per chunk, ms per chunk)

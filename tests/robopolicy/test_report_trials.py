@@ -15,7 +15,7 @@ from scipy import stats
 
 from policies.spec import InputError
 from robopolicy.config import dump_yaml
-from robopolicy.evaluation import report, trials
+from robopolicy.reporting import report, trials
 
 RECIPE = {"task": "gymnasium/hopper", "seed": 0, "output": "runs/x", "algo": {"type": "ppo"}, "policy": {"type": "gaussian"}, "training": {"worlds": 64}}
 

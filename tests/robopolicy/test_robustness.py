@@ -18,10 +18,10 @@ from robopolicy.cli import main
 from robopolicy.evaluation import ledger
 from robopolicy.evaluation.perturb import KINDS
 from robopolicy.evaluation.robustness import Curve, Ladder, Table, crossing, ladders, sweep
-from robopolicy.evaluation.robustness_page import half_text, markdown
 from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.statistics import holm, mcnemar, wilson
 from robopolicy.evaluation.versus import prepare
+from robopolicy.reporting.robustness_page import half_text, markdown
 
 
 def curve(kind: str, sizes: tuple[float, ...], successes: list[int], n: int = 20) -> Curve:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from policies.spec import InputError
 from robopolicy.cli import main
-from robopolicy.evaluation import aggregate, suites, tables
+from robopolicy.evaluation import aggregate
 from robopolicy.evaluation.records import Evaluation
-from robopolicy.evaluation.report import gather
 from robopolicy.evaluation.statistics import wilson
-from robopolicy.evaluation.tables import Table
+from robopolicy.reporting import suites, tables
+from robopolicy.reporting.report import gather
+from robopolicy.reporting.tables import Table
 from tests.robopolicy.test_report import SIDES, made, read
 
 HOSTILE = [
@@ -163,7 +164,7 @@ def test_the_tables_hold_the_reports_numbers(folder: Path, tmp_path: Path, capsy
 
 
 def test_the_page_shows_the_tasks_together(folder: Path, tmp_path: Path) -> None:
-    from robopolicy.evaluation.report import write_report
+    from robopolicy.reporting.report import write_report
 
     reader, text = read(write_report(folder, tmp_path / "page.html"))
     for word in ("The tasks together", "Aggregates", "Performance profiles", "Probability of improvement", "Task by task", "168 of 200", "selection seeds"):

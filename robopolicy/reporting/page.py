@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from robopolicy.evaluation import curves, page_suite, plots, suites, trials
-from robopolicy.evaluation.page_elements import Palette, anchor, card, esc, html_table, interval_text
-from robopolicy.evaluation.page_task import task_part
-from robopolicy.evaluation.plots import Axis, Line
 from robopolicy.evaluation.records import Evaluation
-from robopolicy.evaluation.report import Findings, Run
+from robopolicy.reporting import curves, page_suite, plots, suites, trials
+from robopolicy.reporting.page_elements import Palette, anchor, card, esc, html_table, interval_text
+from robopolicy.reporting.page_task import task_part
+from robopolicy.reporting.plots import Axis, Line
+from robopolicy.reporting.report import Findings, Run
 
 #: Nothing may be loaded, whatever a label or a note holds.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robopolicy.evaluation import aggregate, plots, suites
+from robopolicy.evaluation import aggregate
 from robopolicy.evaluation.bootstrap import Estimate
-from robopolicy.evaluation.page_elements import Palette, card, esc, html_table
-from robopolicy.evaluation.plots import Axis, Line
 from robopolicy.evaluation.records import Evaluation
+from robopolicy.reporting import plots, suites
+from robopolicy.reporting.page_elements import Palette, card, esc, html_table
+from robopolicy.reporting.plots import Axis, Line
 
 FIGURES = {"iqm": "IQM", "mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
 

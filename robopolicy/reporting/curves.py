@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from policies.spec import InputError
-from robopolicy.evaluation import plots
-from robopolicy.evaluation.plots import Axis, Line
+from robopolicy.reporting import plots
+from robopolicy.reporting.plots import Axis, Line
 
 FORMAT = 1
 FILE = "curves.json"

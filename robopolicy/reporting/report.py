@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from policies.spec import InputError
-from robopolicy.evaluation import curves, trials
 from robopolicy.evaluation.records import FILE, Evaluation
 from robopolicy.recipe import flatten
+from robopolicy.reporting import curves, trials
 
 LOG = "log.jsonl"
 
@@ -72,7 +72,7 @@ def write_report(folder: str | Path | Sequence[Path], out: str | Path | None = N
         InputError: if there are no evaluation, no training log and no curves, or the page cannot be written.
     """
     from robopolicy.data.atomic import write_bytes
-    from robopolicy.evaluation.page import render
+    from robopolicy.reporting.page import render
 
     folders = [Path(folder)] if isinstance(folder, str | Path) else list(folder)
     parent = folders[0] if len(folders) == 1 else Path(os.path.commonpath([f.resolve() for f in folders]))
@@ -80,7 +80,7 @@ def write_report(folder: str | Path | Sequence[Path], out: str | Path | None = N
     page = render(found, parent.resolve().name).encode()
     file = Path(out) if out is not None else parent / "report.html"
     if export is not None or forms:
-        from robopolicy.evaluation import exports, tables
+        from robopolicy.reporting import exports, tables
 
         tables.export(exports.tables(found.evaluations), export or file.with_name(f"{file.stem}-tables"), forms or tuple(tables.WRITERS))
     try:

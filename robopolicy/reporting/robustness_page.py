@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from robopolicy.evaluation import tables
 from robopolicy.evaluation.bootstrap import Estimate
-from robopolicy.evaluation.page import POLICY
-from robopolicy.evaluation.page_elements import Palette, esc
-from robopolicy.evaluation.plots import Axis, Line, line_chart
 from robopolicy.evaluation.robustness import Curve, Table
+from robopolicy.reporting import tables
+from robopolicy.reporting.page import POLICY
+from robopolicy.reporting.page_elements import Palette, esc
+from robopolicy.reporting.plots import Axis, Line, line_chart
 
 SIGNIFICANT = 0.05
 _SAYS = (

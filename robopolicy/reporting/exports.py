@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from policies.spec import InputError
-from robopolicy.evaluation import suites
 from robopolicy.evaluation.bootstrap import Estimate
 from robopolicy.evaluation.records import Evaluation, comparable, compare_evaluations
 from robopolicy.evaluation.statistics import holm
-from robopolicy.evaluation.tables import Table
+from robopolicy.reporting import suites
+from robopolicy.reporting.tables import Table
 
 
 def tables(evaluations: Sequence[Evaluation]) -> list[Table]:
     """Return ``results``, ``network-calls``, ``pairs`` and, of several tasks, ``tasks``, ``aggregates``, ``improvement`` and ``profiles``.
 
     Args:
-        evaluations: Of :func:`robopolicy.evaluation.report.gather`; those on other than report seeds are left out.
+        evaluations: Of :func:`robopolicy.reporting.report.gather`; those on other than report seeds are left out.
 
     Raises:
         InputError: if none is left.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from policies.spec import InputError
-from robopolicy.evaluation.plots import Axis, Line, line_chart, smoothed
+from robopolicy.reporting.plots import Axis, Line, line_chart, smoothed
 
 #: What is drawn where a log has it, besides every name that begins with ``tracking``.
 TITLES = {

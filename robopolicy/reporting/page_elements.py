@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 
 from robopolicy.evaluation.records import Evaluation
-from robopolicy.evaluation.report import Findings
+from robopolicy.reporting.report import Findings
 
 NEUTRAL = -1
 

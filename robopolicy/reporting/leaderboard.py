@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from policies.spec import InputError
-from robopolicy.evaluation import chain, published, tables
+from robopolicy.evaluation import chain
 from robopolicy.evaluation.bootstrap import Estimate
 from robopolicy.evaluation.ledger import unpacked
 from robopolicy.evaluation.statistics import joined, over_states, wilson
+from robopolicy.reporting import published, tables
 
 BEGIN, END = "<!-- leaderboard: begin (made by robopolicy leaderboard) -->", "<!-- leaderboard: end -->"
 #: Suites in which what counts is the return.

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from robopolicy.evaluation import plots
-from robopolicy.evaluation.page_elements import Palette, anchor, badge, card, esc, html_table, or_dash
-from robopolicy.evaluation.plots import Axis, Line
 from robopolicy.evaluation.records import Evaluation, comparable, compare_evaluations
 from robopolicy.evaluation.statistics import Paired, holm
+from robopolicy.reporting import plots
+from robopolicy.reporting.page_elements import Palette, anchor, badge, card, esc, html_table, or_dash
+from robopolicy.reporting.plots import Axis, Line
 
 SIGNIFICANT = 0.05
 
