@@ -27,6 +27,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sim": ("simulated worlds", ("mujoco", "gymnasium", "scipy", "imageio", "cv2", "pygame", "shapely", "gym_pusht", "pymunk")),
     "train": ("training, evaluation, serving", ("torch", "safetensors", "accelerate", "tensorboard", "pyarrow", "matplotlib")),
     "video": ("camera data and videos", ("av", "cv2")),
+    "suites": ("OGBench, Gymnasium-Robotics, dm_control", ("gymnasium_robotics", "dm_control", "ogbench")),
     "bullet": ("a second physics engine", ("pybullet",)),
     "warp": ("physics on the GPU", ("mujoco", "mujoco_warp", "warp")),
     "ros": ("ROS 2 without a ROS installation, bags", ("cyclonedds", "rosbags")),
@@ -38,10 +39,11 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 #: Modules that ``robopolicy install`` brings.
-SUITE_MODULES = {"metaworld": "metaworld", "gym_aloha": "gym-aloha", "dm_control": "gym-aloha"}
+SUITE_MODULES = {"metaworld": "metaworld", "gym_aloha": "gym-aloha"}
 
-#: Modules with no wheel on 64-bit Arm, or none from Python 3.12 on: their absence there is no lack.
-_NOT_ON_AARCH64 = {"gym_pusht", "pymunk", "pybullet", "cyclonedds"}
+#: Modules with no wheel on 64-bit Arm, or none from a version of Python on: their absence there is no lack.
+_NOT_ON_AARCH64 = {"gym_pusht", "pymunk", "pybullet", "cyclonedds", "dm_control", "ogbench"}
+_NOT_FROM_PYTHON = {"pybullet": (3, 12), "dm_control": (3, 13), "ogbench": (3, 13)}
 
 #: Shared library -> the Debian packages that bring it.
 LIBRARIES = {
@@ -179,7 +181,7 @@ def _torch_cuda() -> str | None:
 def _extras() -> Iterator[Finding]:
     for extra, (purpose, modules) in EXTRAS.items():
         expected = [m for m in modules if not (m in _NOT_ON_AARCH64 and platform.machine() == "aarch64")]
-        expected = [m for m in expected if not (m == "pybullet" and sys.version_info >= (3, 12))]
+        expected = [m for m in expected if sys.version_info < _NOT_FROM_PYTHON.get(m, (4,))]
         missing = [m for m in expected if not _has(m)]
         name = f"extra {extra}"
         if not expected:

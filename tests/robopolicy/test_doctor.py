@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: Distributions whose module has another name.
 MODULES = {"opencv-python": "cv2", "gym-pusht": "gym_pusht", "mujoco-warp": "mujoco_warp", "warp-lang": "warp"}
+MODULES |= {"gymnasium-robotics": "gymnasium_robotics", "dm-control": "dm_control"}
 MODULES |= {"hidapi": "hid", "rerun-sdk": "rerun", "pillow": "PIL"}
 
 

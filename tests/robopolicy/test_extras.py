@@ -28,6 +28,8 @@ LEFT_OUT = {
     ("ros", "*", "aarch64-manylinux_2_34"): {"cyclonedds"},
     ("dev", "*", "aarch64-manylinux_2_34"): {"ruckig"},
     ("bullet", "*", "aarch64-manylinux_2_34"): {"pybullet"},
+    ("suites", "*", "aarch64-manylinux_2_34"): {"dm-control", "ogbench"},
+    ("suites", "3.13", "*"): {"dm-control", "ogbench"},
     ("bullet", "3.12", "*"): {"pybullet"},
     ("bullet", "3.13", "*"): {"pybullet"},
 }
