@@ -86,7 +86,8 @@ def test_the_runtime_is_killed_and_comes_back(stack, times):
     stack.judge()
 
 
-@pytest.mark.parametrize("seconds", [1.0, pytest.param(1.8, marks=pytest.mark.soak)])
+# 0.25 s pass before they are missed, and after 2 s without any the robot counts as gone
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(1.5, marks=pytest.mark.soak)])
 def test_joint_states_stop_and_come_back(stack, seconds):
     stack.twin.stop()
     try:
