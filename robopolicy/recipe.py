@@ -141,7 +141,7 @@ class TrainingConfig(Config):
     batch_size: PositiveInt = 256  # total over all processes
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 where there is a GPU
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it; bf16 by name also on processors that multiply in it
     threads: PositiveInt | None = 1  # torch threads a process; None: all cores
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 1000

@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,7 @@ import torch
 from policies.spec import InputError
 from robopolicy.conditioning import task_set
 from robopolicy.recipe import Note, Recipe, print_note
+from robopolicy.training.arithmetic import fixed_arithmetic, precision_here
 from robopolicy.training.interrupt import Interrupts
 from robopolicy.training.run_folder import RunFolder
 from robopolicy.training.schedule import learning_rate_factor, step_seed
@@ -71,7 +72,7 @@ def train(recipe: Recipe, progress: bool = True, resume: Literal["auto", "never"
     """
     began, recipe = time.monotonic(), with_teacher(recipe)
     config, folder = recipe.training, RunFolder(recipe.filled(recipe.output))
-    with _fixed_arithmetic(recipe), contextlib.closing(folder):
+    with fixed_arithmetic(recipe.training.threads or os.cpu_count() or 1), contextlib.closing(folder):
         accelerator = _accelerator(recipe, note)
         note = note if accelerator.is_main_process else _silent
         if resume == "auto":
@@ -209,20 +210,6 @@ def _evaluate(s: Session) -> None:
     s.accelerator.wait_for_everyone()
 
 
-@contextlib.contextmanager
-def _fixed_arithmetic(recipe: Recipe) -> Iterator[None]:
-    """Run with the recipe's torch threads and deterministic kernels, then as before: both decide how sums are rounded."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be deterministic
-    torch.set_num_threads(recipe.training.threads or os.cpu_count() or 1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
-
-
 def _accelerator(recipe: Recipe, note: Note) -> Accelerator:
     """Return accelerate's view of this process: which of how many it is, on which device and with which precision."""
     from accelerate import Accelerator
@@ -234,10 +221,7 @@ def _accelerator(recipe: Recipe, note: Note) -> Accelerator:
         raise InputError(f"training.batch_size={config.batch_size} cannot be shared by {world} processes: choose a multiple of {world}")
     if gpus and local >= gpus:
         raise InputError(f"process {local + 1} on this machine has no GPU: there are {gpus}; use fewer processes, or no GPU (CUDA_VISIBLE_DEVICES=)")
-    precision = {"auto": "bf16" if gpus and torch.cuda.is_bf16_supported() else "no"}.get(config.mixed_precision, config.mixed_precision)
-    if precision != "no" and not gpus:
-        note(f"training.mixed_precision={precision} is for GPUs, and there is none: training in float32")
-        precision = "no"
+    precision = precision_here(config.mixed_precision, note)
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     return Accelerator(mixed_precision=precision, cpu=not gpus and not torch.backends.mps.is_available(), step_scheduler_with_optimizer=False)
 

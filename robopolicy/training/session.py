@@ -117,6 +117,7 @@ class Session:
             "step": self.step,
             "processes": self.accelerator.num_processes,
             "torch": torch.__version__,
+            "precision": self.accelerator.mixed_precision,
             "spec": self.policy.spec.to_dict(),
             "teacher": teacher_fingerprint(self.recipe),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -190,8 +191,8 @@ def _check_state(
             f"{folder.path}: data set {demonstrations.name} has changed since this run began (fingerprint {demonstrations.fingerprint}, "
             f"was {facts['dataset_fingerprint']}); take another folder with output=..., or begin anew with --fresh"
         )
-    for name, now in (("processes", accelerator.num_processes), ("torch", torch.__version__)):
-        if facts[name] != now:
+    for name, now in (("processes", accelerator.num_processes), ("torch", torch.__version__), ("precision", accelerator.mixed_precision)):
+        if facts.get(name, now) != now:  # runs from before have no precision
             note(f"the run was begun with {name} {facts[name]}, now {now}: it goes on, equal up to rounding instead of bit for bit")
 
 

@@ -7,7 +7,6 @@ and at every mark ``session.save(parts)``. Steps are environment steps of all wo
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from policies.spec import InputError, Spec
 from robopolicy.recipe import Note, print_note
 from robopolicy.recipe_trial import TrialRecipe
 from robopolicy.training import trial_state
+from robopolicy.training.arithmetic import fixed_arithmetic
 from robopolicy.training.fine_tune import load_initial
 from robopolicy.training.imitation import TrainResult
 from robopolicy.training.interrupt import Interrupts
@@ -202,7 +202,7 @@ def opened(
     folder, note = RunFolder(recipe.filled(recipe.output)), note if others.first else _silent
     with contextlib.ExitStack() as closing:
         closing.callback(folder.close)
-        closing.enter_context(_fixed_arithmetic())
+        closing.enter_context(fixed_arithmetic())
         found = None
         if resume == "auto":
             recipe = with_saved_threads(recipe, folder)
@@ -282,22 +282,6 @@ def _check_facts(session: TrialSession, facts: Mapping[str, Any]) -> None:
     for name, now in (("processes", session.processes.count), ("torch", torch.__version__), ("device", session.device.type)):
         if facts[name] != now:
             session.note(f"the run was begun with {name} {facts[name]}, now {now}: it goes on, equal up to rounding instead of bit for bit")
-
-
-@contextlib.contextmanager
-def _fixed_arithmetic() -> Iterator[None]:
-    """Run with deterministic kernels, and afterwards with the torch settings of before: both decide how sums are rounded."""
-    memory: Any = torch.utils.deterministic
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be deterministic
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = False  # costs time with every tensor, and nothing here reads what it has not written
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        memory.fill_uninitialized_memory = before[2]
 
 
 def _silent(text: str) -> None:

@@ -237,8 +237,23 @@ def test_lower_precision_without_a_gpu_is_said(tmp_path):
     if present("gpu"):
         return
     notes: list[str] = []
-    train(recipe(tmp_path / "run", steps=12, mixed_precision="bf16"), progress=False, note=notes.append)
-    assert notes == ["training.mixed_precision=bf16 is for GPUs, and there is none: training in float32"]
+    train(recipe(tmp_path / "run", steps=12, mixed_precision="fp16"), progress=False, note=notes.append)
+    assert notes == ["training.mixed_precision=fp16 is for GPUs, and there is none: training in float32"]
+
+
+def test_products_in_bfloat16_on_a_processor(tmp_path):
+    """Where the processor has them: the same losses to bfloat16's rounding, and not to float32's; elsewhere float32's bits and a line."""
+    notes: list[str] = []
+    losses = {}
+    for precision in ("no", "bf16"):
+        train(recipe(tmp_path / precision, steps=12, mixed_precision=precision, log_every=1), progress=False, note=notes.append)
+        rows = map(json.loads, (tmp_path / precision / "log.jsonl").read_text().splitlines())
+        losses[precision] = np.array([row["loss"] for row in rows if row["event"] == "train"])
+    difference = np.abs(losses["bf16"] / losses["no"] - 1).max()
+    if torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert not notes and 1e-7 < difference < 0.03
+    else:
+        assert "does not multiply" in notes[0] and difference == 0
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
