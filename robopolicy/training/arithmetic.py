@@ -46,4 +46,17 @@ def precision_here(asked: str, note: Callable[[str], None]) -> str:
     return asked
 
 
-__all__ = ["fixed_arithmetic", "precision_here"]
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's generators of the processor and of ``device``, once an update.
+
+    ``torch.manual_seed`` would seed every kind of accelerator that torch knows: for those that are not there it writes down a
+    stack trace each time (more than a millisecond, and the traces of one kind are kept for ever).
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
+__all__ = ["fixed_arithmetic", "precision_here", "seed_generators"]

@@ -21,7 +21,7 @@ import torch
 from policies.spec import InputError
 from robopolicy.conditioning import task_set
 from robopolicy.recipe import Note, Recipe, print_note
-from robopolicy.training.arithmetic import fixed_arithmetic, precision_here
+from robopolicy.training.arithmetic import fixed_arithmetic, precision_here, seed_generators
 from robopolicy.training.interrupt import Interrupts
 from robopolicy.training.run_folder import RunFolder
 from robopolicy.training.schedule import learning_rate_factor, step_seed
@@ -105,6 +105,8 @@ def _loop(s: Session, interrupts: Interrupts) -> None:
     rates = [group["lr"] for group in s.optimizer.param_groups]
     rank, world = s.accelerator.process_index, s.accelerator.num_processes
     weights = list(s.policy.parameters())
+    # accelerate's wrapper looks for a package on the disk at every step; it is needed for the scaled gradients of fp16
+    optimizer = s.optimizer if s.accelerator.scaler is not None else s.optimizer.optimizer
     while s.step < config.steps:
         s.step += 1
         began = time.perf_counter()
@@ -113,17 +115,17 @@ def _loop(s: Session, interrupts: Interrupts) -> None:
         keys = torch.from_numpy(np.ascontiguousarray(keys)).to(s.accelerator.device)
         loaded = time.perf_counter()
         factor = learning_rate_factor(s.step - 1, config.optimizer.warmup_steps, config.steps)
-        for group, rate in zip(s.optimizer.param_groups, rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
-        torch.manual_seed(step_seed(s.recipe.seed, s.step, rank))  # dropout; all other randomness hangs on the row keys
+        seed_generators(step_seed(s.recipe.seed, s.step, rank), s.accelerator.device)  # dropout; all other randomness hangs on the row keys
         s.policy.begin_update((s.step - 1) / config.steps)
         loss, metrics = s.loss(batch, keys)
         if s.task_losses is not None and (errors := metrics.pop("row_errors", None)) is not None:
             s.task_losses.add(batch["task_index"], errors)
         s.accelerator.backward(loss)
         norm = s.accelerator.clip_grad_norm_(weights, config.optimizer.gradient_clip or math.inf)
-        s.optimizer.step()
-        s.optimizer.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         s.ema.update(s.step)
         s.seconds["data"] += loaded - began
         s.seconds["all"] += time.perf_counter() - began

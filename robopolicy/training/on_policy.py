@@ -24,6 +24,7 @@ from robopolicy.algos.symmetry import open_symmetry, require_mirror
 from robopolicy.algos.value import Critic
 from robopolicy.recipe import Note, print_note
 from robopolicy.recipe_trial import TrialRecipe
+from robopolicy.training.arithmetic import seed_generators
 from robopolicy.training.on_policy_config import OnPolicyTraining
 from robopolicy.training.on_policy_update import Updater
 from robopolicy.training.rollout import Collector, Episode, Rollout
@@ -129,7 +130,7 @@ def _loop(run: Run) -> None:
             run.collector.begin(run.iteration // config.checkpoint_every)
             updater.scale.begin()
         progress = run.iteration / run.iterations
-        torch.manual_seed(step_seed(session.recipe.seed, run.iteration + 1, session.processes.rank))  # dropout, if a network has it
+        seed_generators(step_seed(session.recipe.seed, run.iteration + 1, session.processes.rank), session.device)  # dropout, if a network has it
         if config.schedule == "linear":
             updater.rate = config.lr * (1.0 - progress)
         session.policy.begin_update(progress)
