@@ -98,7 +98,9 @@ def run_cells(cells: Sequence[Cell], folder: Path, progress: bool = True, only: 
                 continue
             known[cell.key] = row
             _append(folder / RESULTS, {"key": cell.key, "name": cell.name, "row": row})
-    failed += [f"{cell.name}: not measured (--only {only})" for cell in cells if cell.key not in known and cell not in chosen]
+    others = list(dict.fromkeys(cell.name for cell in cells if cell.key not in known and cell not in chosen))
+    if others:
+        failed.append(f"{', '.join(others[:3])}{f' and {len(others) - 3} more' if len(others) > 3 else ''}: not measured (--only {only})")
     return Cells({cell.key: known[cell.key] for cell in cells if cell.key in known}, failed)
 
 

@@ -2,7 +2,8 @@
 
 A flow policy of pick-place (25 demonstrations, 3,000 updates) that fails in one to three episodes of a hundred. All 20,000 report
 seeds are rolled out once; outcomes are functions of the seed, so rolling out again is looking up, and the estimator can be repeated
-with other draws. Bias is against the rate of the 20,000, which is known then; variance is against that of as many plain rollouts.
+with other draws, and again with what 600 selection states showed of the checkpoint after a third of the updates. Bias is against the
+rate of the 20,000, which is known then; variance is against that of as many plain rollouts.
 A quarter of an hour of two cores and resumable: finished thousands are kept below ``runs/benchmarks/failures``.
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from robopolicy.bench.cells import Cell, run_cells
 from robopolicy.bench.harness import Result, Row, measured
-from robopolicy.evaluation.failures import Design, Outcomes, Predict, estimate_failure_rate
+from robopolicy.evaluation.failures import EXPERIENCED, Design, Experience, Outcomes, Predict, estimate_failure_rate
 from robopolicy.evaluation.statistics import wilson
 
 FOLDER = Path("runs/benchmarks/failures")
@@ -38,6 +39,7 @@ class Size:
         overrides: Of the recipe.
         limit: Time limit of an episode, control steps.
         workers: Processes.
+        lessons: Selection states on which the first checkpoint that was written is evaluated.
     """
 
     table: int = 20_000
@@ -47,9 +49,10 @@ class Size:
     overrides: tuple[str, ...] = ("data.episodes=25",)
     limit: int = 300
     workers: int = 2
+    lessons: int = 600
 
 
-QUICK = Size(1000, 500, (250,), 20, ("data.episodes=10", "training.steps=300", "training.checkpoint_every=300"), 70, 1)
+QUICK = Size(1000, 500, (250,), 20, ("data.episodes=10", "training.steps=300", "training.checkpoint_every=100"), 70, 1, 100)
 
 
 def run(quick: bool, folder: Path | None = None, only: str | None = None) -> Result:
@@ -62,13 +65,14 @@ def planned(folder: Path, size: Size) -> list[Cell]:
     about = {"folder": str(folder), "overrides": list(size.overrides), "limit": size.limit}
     more = [{**about, "first": i, "count": size.cell, "workers": size.workers} for i in range(0, size.table, size.cell)]
     rolling = [Cell(f"rollouts from {settings['first']}", f"{_HERE}:rolled", settings, seconds=30) for settings in more]
-    return [Cell("training", f"{_HERE}:trained", about, seconds=60), *rolling]
+    early = Cell("rollouts of an earlier checkpoint", f"{_HERE}:rolled_early", {**about, "count": size.lessons, "workers": size.workers}, seconds=20)
+    return [Cell("training", f"{_HERE}:trained", about, seconds=60), *rolling, early]
 
 
 def measure(folder: Path, size: Size, only: str | None = None, progress: bool = True) -> Result:
     """Make the table and repeat the estimator on it, with the learnt predictor and with one that says the opposite."""
     wanted = planned(folder, size)
-    cells, rolled = run_cells(wanted, folder, progress, only), wanted[1:]
+    cells, rolled = run_cells(wanted, folder, progress, only), wanted[1:-1]
     rows = [row for cell in rolled if (row := cells.get(cell))]
     result = Result(missing=list(cells.failed))
     if len(rows) < len(rolled):
@@ -83,9 +87,15 @@ def measure(folder: Path, size: Size, only: str | None = None, progress: bool = 
     result.notes.append(f"plain: {int(failed.sum())} failures of {len(failed)}, 95 % Wilson interval [{100 * low:.2f}, {100 * high:.2f}] %")
     share = sum(row["reset_cpu_s"] for row in rows) / max(cpu, 1e-9)
     result.notes.append(f"looking at the pool, once for all policies of a task, takes {100 * share:.0f} % of the CPU time of rolling it out")
+    table = Outcomes(failed, margins)
     for rollouts in size.rollouts:
-        _repeat(result, f"{rollouts} rollouts", features, Outcomes(failed, margins), rollouts, size.repetitions, None)
-    _repeat(result, f"{size.rollouts[0]} rollouts, told the opposite", features, Outcomes(failed, margins), size.rollouts[0], size.repetitions, _opposite)
+        _repeat(result, f"{rollouts} rollouts", features, table, rollouts, size.repetitions)
+    if early := cells.get(wanted[-1]):
+        lessons = Experience(np.array(early["features"], np.float64), Outcomes(np.array(early["failed"], bool), np.array(early["margins"], np.float64)))
+        result.notes.append(f"earlier checkpoint: {int(lessons.outcomes.failed.sum())} failures of {len(lessons.features)}; in no count of rollouts below")
+        for rollouts in size.rollouts:
+            _repeat(result, f"{rollouts} rollouts after an earlier checkpoint's", features, table, rollouts, size.repetitions, experience=lessons)
+    _repeat(result, f"{size.rollouts[0]} rollouts, told the opposite", features, table, size.rollouts[0], size.repetitions, _opposite)
     return result
 
 
@@ -96,11 +106,21 @@ def _opposite(features: np.ndarray, places: np.ndarray, known: Outcomes) -> np.n
     return 1.0 - predict(features, places, known)
 
 
-def _repeat(result: Result, name: str, features: np.ndarray, table: Outcomes, rollouts: int, repetitions: int, predict: Predict | None) -> None:
+def _repeat(
+    result: Result,
+    name: str,
+    features: np.ndarray,
+    table: Outcomes,
+    rollouts: int,
+    repetitions: int,
+    predict: Predict | None = None,
+    experience: Experience | None = None,
+) -> None:
     """Add bias, variance and coverage of ``repetitions`` estimates from a table of outcomes."""
+    gains = Design(rollouts).gains if experience is None else EXPERIENCED
     with measured() as took:
         found = [
-            estimate_failure_rate(Design(rollouts, seed=i), features, lambda p: Outcomes(table.failed[p], table.margins[p]), predict)
+            estimate_failure_rate(Design(rollouts, gains=gains, seed=i), features, lambda p: Outcomes(table.failed[p], table.margins[p]), predict, experience)
             for i in range(repetitions)
         ]
     truth, rates = float(table.failed.mean()), np.array([e.rate for e in found])
@@ -152,21 +172,34 @@ def trained(folder: str, overrides: list[str], limit: int) -> dict[str, Any]:
 
 def rolled(folder: str, overrides: list[str], limit: int, first: int, count: int, workers: int) -> dict[str, Any]:
     """Roll out ``count`` report seeds plainly and look at their first states; a cell, and an evaluation with its row in the ledger."""
-    from robopolicy.evaluation.rollout import evaluate, make_world
     from robopolicy.evaluation.seeds import REPORT
     from robopolicy.training.run_folder import find_checkpoint
+
+    return _rolled(folder, str(find_checkpoint(f"{folder}/run")), REPORT + first, count, limit, workers, "flow")
+
+
+def rolled_early(folder: str, overrides: list[str], limit: int, count: int, workers: int) -> dict[str, Any]:
+    """Do the same on selection seeds with the first checkpoint of the run that is there; a cell."""
+    from robopolicy.evaluation.seeds import SELECTION
+
+    early = min(Path(folder, "run", "checkpoints").glob("step_*"))
+    return _rolled(folder, str(early), int(SELECTION), count, limit, workers, f"flow after {int(early.name.removeprefix('step_'))} updates")
+
+
+def _rolled(folder: str, checkpoint: str, seed0: int, count: int, limit: int, workers: int, label: str) -> dict[str, Any]:
+    from robopolicy.evaluation.rollout import evaluate, make_world
 
     env, block = {"max_episode_steps": limit}, 100
     with measured() as took:
         found = evaluate(
-            str(find_checkpoint(f"{folder}/run")), TASK, episodes=count, seed0=REPORT + first, block=block, workers=workers, env=env, latency_calls=0,
-            progress=False, out=Path(folder) / "evaluations", label="flow", set_name=SET,
+            checkpoint, TASK, episodes=count, seed0=seed0, block=block, workers=workers, env=env, latency_calls=0,
+            progress=False, out=Path(folder) / "evaluations", label=label, set_name=SET,
         )  # fmt: skip
     with measured() as looked:
         world, features = make_world(TASK, env, block), []
-        for begin in range(REPORT + first, REPORT + first + count, block):
+        for begin in range(seed0, seed0 + count, block):
             seen = world.reset(np.arange(begin, begin + block, dtype=np.int64))
-            features += np.concatenate([seen[name].reshape(block, -1) for name in sorted(seen)], 1)[: REPORT + first + count - begin].tolist()
+            features += np.concatenate([seen[name].reshape(block, -1) for name in sorted(seen)], 1)[: seed0 + count - begin].tolist()
         world.close()
     return {
         "failed": [int(not e.success) for e in found.episodes],

@@ -18,8 +18,15 @@ HELP = (
     "goes on where it was stopped.\n\n"
     "[bold]Examples[/bold]\n\n"
     "  robopolicy failures runs/flow --rollouts 1000 --pool 20000\n\n"
+    "  robopolicy failures runs/flow --learn-from runs/flow/evaluations/flow-push-selection-20260101T120000\n\n"
     "  robopolicy failures expert --task peg-insert-side --rollouts 500 --videos 3"
 )
+
+
+LearnFrom = Annotated[
+    list[Path] | None,
+    typer.Option("--learn-from", help="Evaluation of another policy there, e.g. an earlier checkpoint: it teaches where failures are.", metavar="FOLDER"),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +45,7 @@ def register(app: typer.Typer) -> None:
         method: Annotated[
             str | None, typer.Option(help="How CHECKPOINT is executed, e.g. rti:steps=3,level=15; none.", show_default="the checkpoint's")
         ] = None,
+        learn_from: LearnFrom = None,
         videos: Annotated[int, typer.Option(min=0, help="Film this many of the worst failures.")] = 0,
         out: Annotated[Path | None, typer.Option(help="Folder of this search.", show_default="RUN/evaluations/failures-POLICY-TASK")] = None,
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.", show_default=False)] = None,
@@ -45,8 +53,9 @@ def register(app: typer.Typer) -> None:
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     ) -> int:
         from robopolicy.data.atomic import read_json
-        from robopolicy.evaluation.failures import Design
+        from robopolicy.evaluation.failures import EXPERIENCED, Design
         from robopolicy.evaluation.failures_run import FILE, Search, search_failures
+        from robopolicy.evaluation.records import Evaluation
         from robopolicy.evaluation.seeds import Purpose
         from robopolicy.evaluation.subject import EXPERT
         from robopolicy.evaluation.versus import prepare
@@ -54,7 +63,8 @@ def register(app: typer.Typer) -> None:
         from robopolicy.execution import policy_name
         from robopolicy.json_output import emit_json
 
-        design = Design(rollouts, seed=seed)
+        lessons = [Evaluation.load(path) for path in learn_from or ()]
+        design = Design(rollouts, gains=EXPERIENCED, seed=seed) if lessons else Design(rollouts, seed=seed)
         purpose = Purpose.SELECTION if selection else Purpose.REPORT
         given = {k: v for k, v in {"block": block, "workers": workers, "seed": seed}.items() if v is not None}
         contest = prepare([checkpoint], task, given, purpose, None, method)
@@ -72,6 +82,7 @@ def register(app: typer.Typer) -> None:
             method=method,
             device=device,
             workers=config.workers,
+            learn_from=lessons,
         )
         name = EXPERT if who.name == EXPERT else policy_name(str(who.name), method)
         folder = out or contest.out / f"failures-{name}-{contest.task}".replace("/", "-")

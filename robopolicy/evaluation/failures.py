@@ -27,6 +27,7 @@ Sources: Neyman 1934; Cochran 1977, "Sampling Techniques", chapters 5 (stratifie
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,10 +56,24 @@ class Outcomes(NamedTuple):
     margins: np.ndarray
 
 
+class Experience(NamedTuple):
+    """Rollouts of other policies on the task, an earlier checkpoint's say, from before the search: they tell where it is difficult.
+
+    Attributes:
+        features: (k, d) float, as of the pool.
+        outcomes: What they came to, with the same margins.
+    """
+
+    features: np.ndarray
+    outcomes: Outcomes
+
+
 #: Rolls out seeds, given as their places (n,) in the pool.
 Roll = Callable[[np.ndarray], Outcomes]
 #: (features (M, d), places rolled out (n,), their outcomes) -> chance to fail (M,); of a place in (n,): without its own outcome.
 Predict = Callable[[np.ndarray, np.ndarray, Outcomes], np.ndarray]
+#: ``Design.gains`` with experience: the first round is not even then.
+EXPERIENCED = (3.0, 3.0, 3.5, 4.0, 4.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,7 @@ class Design:
 
     Attributes:
         rollouts: n.
-        shares: Of the rollouts, by round; the first is drawn evenly, since nothing is known yet.
+        shares: Of the rollouts, by round; the first is drawn evenly where nothing is known yet.
         gains: By how much a rollout of each round is expected to be worth more than a plain one; c_t is in proportion to n_t times
             this. Wrong guesses cost variance, not bias.
         defensive: a, the share of each later round that is spent evenly.
@@ -169,7 +184,9 @@ class FailureRate:
         return self.rate * (1.0 - self.rate) / self.variance if self.variance > 0 else float(self.rollouts)
 
 
-def estimate_failure_rate(design: Design, features: np.ndarray, roll: Roll, predict: Predict | None = None) -> FailureRate:
+def estimate_failure_rate(
+    design: Design, features: np.ndarray, roll: Roll, predict: Predict | None = None, experience: Experience | None = None
+) -> FailureRate:
     """Estimate the failure rate; see the module's text for why it is unbiased.
 
     Args:
@@ -177,24 +194,29 @@ def estimate_failure_rate(design: Design, features: np.ndarray, roll: Roll, pred
         features: (M, d) float, what a reset shows of each seed of the pool.
         roll: Rolls out.
         predict: Says where failures are likely; None: :func:`robopolicy.evaluation.failures_predictor.predict`.
+        experience: Whose rollouts this predictor also learns from; the first round is not even then. It is fixed before the first
+            rollout, so the estimate is as unbiased as without.
 
     Raises:
-        InputError: if the pool is smaller than four times the rollouts, or a predictor's answer is not (M,) finite numbers.
+        InputError: if the pool is smaller than four times the rollouts, a predictor's answer is not (M,) finite numbers, or experience
+            is given with a predictor of one's own or does not go with the pool.
     """
     from robopolicy.evaluation import failures_predictor
 
-    predict, pool = predict or failures_predictor.predict, len(features)
+    if predict is not None and experience is not None:
+        raise InputError("failures: experience is for the learnt predictor, and another is given")
+    predict, pool = predict or functools.partial(failures_predictor.predict, experience=experience), len(features)
     if pool < 4 * design.rollouts:
         raise InputError(f"failures: a pool of {pool} seeds is too small for {design.rollouts} rollouts: expected at least {4 * design.rollouts}")
-    places, failed, margins, rounds = np.zeros(0, np.int64), np.zeros(0, bool), None, []
+    places, failed, rounds = np.zeros(0, np.int64), np.zeros(0, bool), []
+    margins = None if experience is None else np.zeros((0, experience.outcomes.margins.shape[1]))
     for number, size in enumerate(design.sizes):
         fresh = np.ones(pool, bool)
         fresh[places] = False
         left = np.flatnonzero(fresh)
-        if number == 0:
+        if margins is None:
             labels, anticipated = np.zeros(len(left), np.int64), np.full(1, 0.5)
         else:
-            assert margins is not None
             chance = _checked(predict(features, places, Outcomes(failed, margins)), pool)
             labels, anticipated = stratify(chance[left], chance[places], failed)
         counts = np.bincount(labels)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from robopolicy.evaluation.failures import Outcomes
+from policies.spec import InputError
+from robopolicy.evaluation.failures import Experience, Outcomes
 
 _LANDMARKS = 100  # centres of the kernel (Nystroem)
 _WIDTHS = (0.5, 1.0, 2.0)  # of the kernel, in units of sqrt(dimension) of standardised features
@@ -34,28 +35,46 @@ def standardise(features: np.ndarray) -> np.ndarray:
     return scaled[:, kept]
 
 
-def predict(features: np.ndarray, rolled: np.ndarray, outcomes: Outcomes) -> np.ndarray:
+def predict(features: np.ndarray, rolled: np.ndarray, outcomes: Outcomes, experience: Experience | None = None) -> np.ndarray:
     """Return every state's chance to fail (M,) in (0, 1); for those rolled out it is made without their own outcome.
 
     Args:
         features: (M, d) of all states.
-        rolled: (n,) places that were rolled out.
+        rolled: (n,) places that were rolled out; n may be 0 with experience.
         outcomes: What they came to.
+        experience: Rollouts of other policies. Where it is difficult is learnt from all together, how often this policy fails from its own.
+
+    Raises:
+        InputError: if features or margins of the experience are others than these.
     """
-    x, failed = standardise(features), np.asarray(outcomes.failed, np.float64)
-    margins = np.asarray(outcomes.margins, np.float64).reshape(len(failed), -1)
-    targets = np.column_stack([failed, margins])
+    pool, own = len(features), len(rolled)
+    failed, margins = np.asarray(outcomes.failed, np.float64), np.asarray(outcomes.margins, np.float64)
+    if experience is not None:
+        features, margins = _together("features", features, experience.features), _together("margins", margins, experience.outcomes.margins)
+        failed = np.concatenate([failed, np.asarray(experience.outcomes.failed, np.float64)])
+        rolled = np.concatenate([rolled, np.arange(pool, len(features))])
+    x, targets = standardise(features), np.column_stack([failed, margins])
     targets = targets[:, targets.std(0) > 1e-9]
     base = (failed.sum() + 0.5) / (len(failed) + 1.0)
     if not targets.shape[1] or not x.shape[1]:
-        return np.full(len(x), base)
+        return np.full(pool, base)
     everywhere, held_out = ridge(x, rolled, (targets - targets.mean(0)) / targets.std(0))
-    inputs = (everywhere - held_out.mean(0)) / (held_out.std(0) + 1e-12)
-    trained = (held_out - held_out.mean(0)) / (held_out.std(0) + 1e-12)
+    middle, spread = held_out.mean(0), held_out.std(0) + 1e-12
+    trained, inputs = (held_out - middle) / spread, np.clip((everywhere[:pool] - middle) / spread, -8, 8)
+    if experience is not None:  # which of the policies it was
+        mine = (np.arange(len(failed)) < own) - own / len(failed)
+        trained, inputs = np.column_stack([trained, mine]), np.column_stack([inputs, np.full(pool, 1.0 - own / len(failed))])
     slopes = logistic(trained, failed)
-    out = sigmoid(slopes[0] + np.clip(inputs, -8, 8) @ slopes[1:])
-    out[rolled] = sigmoid(slopes[0] + trained @ slopes[1:])
+    out = sigmoid(slopes[0] + inputs @ slopes[1:])
+    out[rolled[:own]] = sigmoid(slopes[0] + trained[:own] @ slopes[1:])
     return out
+
+
+def _together(what: str, own: np.ndarray, others: np.ndarray) -> np.ndarray:
+    own, others = np.asarray(own, np.float64), np.asarray(others, np.float64)
+    if others.ndim != 2 or others.shape[1] != own.shape[1]:
+        raise InputError(f"failures: {what} of the experience: expected (k, {own.shape[1]}) as of the pool, found {others.shape}")
+    return np.concatenate([own, others])
 
 
 def ridge(x: np.ndarray, rolled: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

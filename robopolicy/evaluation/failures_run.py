@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from policies.spec import InputError
 from robopolicy.data.atomic import read_json, write_bytes, write_json
 from robopolicy.evaluation import ledger, seeds, videos
 from robopolicy.evaluation.blocks import BlockResult, split
-from robopolicy.evaluation.failures import Design, FailureRate, Outcomes, estimate_failure_rate
+from robopolicy.evaluation.failures import Design, Experience, FailureRate, Outcomes, estimate_failure_rate
 from robopolicy.evaluation.records import Episode, Evaluation
 from robopolicy.evaluation.rollout import episode_bar, make_world, require_fit
 from robopolicy.evaluation.subject import Subject, take
@@ -58,6 +59,7 @@ class Search:
         weights: Number format of its weights; None: as trained.
         device: Where it runs.
         workers: Processes; changes nothing in the result.
+        learn_from: Evaluations of other policies on the task, an earlier checkpoint's say, from which the predictor learns, too.
     """
 
     policy: str
@@ -73,6 +75,7 @@ class Search:
     weights: str | None = None
     device: str = "cpu"
     workers: int = 1
+    learn_from: Sequence[Evaluation] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def search_failures(search: Search, folder: Path, *, film: int = 0, label: str |
         progress: Whether to draw bars.
 
     Raises:
-        InputError: if policy and world do not fit, the folder holds another search, or the pool leaves its range of seeds.
+        InputError: if policy and world do not fit, the folder holds another search, the pool leaves its range of seeds, or an
+            evaluation to learn from is of another task or world.
         robopolicy.evaluation.workers.WorkerCrash: if a worker process failed or died.
     """
     purpose = seeds.purpose_of(search.seed0)
@@ -140,7 +144,8 @@ def search_failures(search: Search, folder: Path, *, film: int = 0, label: str |
         settings = _settings(search, record)
         _claim(folder, settings)
         rolling = _Rolling(search, subject, make_env, record, folder, progress, pool)
-        estimate = estimate_failure_rate(search.design, _features(search, folder, pool, progress), rolling.roll)
+        features = _features(search, folder, pool, progress)
+        estimate = estimate_failure_rate(search.design, features, rolling.roll, None, _experience(search, record, progress))
     record.episodes = rolling.in_order(estimate.places)
     worst, notes = _worst(folder, make_env, record, estimate, film)
     found = Found(estimate, record.episodes, worst, notes, folder)
@@ -186,7 +191,13 @@ def _settings(search: Search, record: Evaluation) -> dict[str, Any]:
     own = {"checkpoint": record.checkpoint_hash or record.policy, "task": record.task, "suite_version": record.suite_version, "env": record.env}
     more = {"execution": record.execution, "weights": record.weights, "device": record.device, "threads": record.threads, "block": record.block}
     design = {"pool": search.pool, "seed0": search.seed0, "noise_seed": search.noise_seed, **dataclasses.asdict(search.design)}
-    return json.loads(json.dumps({**own, **more, **design}))
+    return json.loads(json.dumps({**own, **more, **design, "learn_from": [_identity(one) for one in search.learn_from]}))
+
+
+def _identity(evaluation: Evaluation) -> str:
+    """Return a hash of who was evaluated on which seeds, and what it came to."""
+    who = evaluation.checkpoint_hash or evaluation.policy
+    return hashlib.sha256(json.dumps([who, evaluation.world, [[e.seed, *_margins(e), e.success] for e in evaluation.episodes]]).encode()).hexdigest()[:16]
 
 
 def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -206,26 +217,47 @@ def _features(search: Search, folder: Path, pool: np.ndarray, progress: bool) ->
 
     The state is looked at even where the policy sees images: nothing is drawn, and a state says more.
     """
-    from rich.progress import track
-
     file = folder / "features.npy"
     if file.is_file():
         known = np.load(file, allow_pickle=False)
         if len(known) != len(pool):
             raise InputError(f"{file}: holds {len(known)} states, expected {len(pool)}, one for every seed of the pool; delete it")
         return known
-    env = {k: v for k, v in search.env.items() if k not in ("perturb", "condition", "image_size")} | {"observations": "state"}
-    rows = []
-    with contextlib.closing(make_world(search.task, env, search.block)) as world:
-        for first in track(range(0, len(pool), search.block), "resetting the pool", disable=not progress):
-            chosen = pool[first : first + search.block]
-            seen = world.reset(np.concatenate([chosen, np.full(search.block - len(chosen), chosen[-1])]))
-            rows.append(np.concatenate([seen[name].reshape(search.block, -1).astype(np.float64) for name in sorted(seen)], 1)[: len(chosen)])
-    features = np.concatenate(rows)
+    features = _first_states(search, pool, "resetting the pool", progress)
     part = folder / "features.part.npy"
     np.save(part, features)
     part.replace(file)
     return features
+
+
+def _first_states(search: Search, chosen: np.ndarray, what: str, progress: bool) -> np.ndarray:
+    """Return what resets to the seeds ``chosen`` (n,) show (n, d) float64."""
+    from rich.progress import track
+
+    env = {k: v for k, v in search.env.items() if k not in ("perturb", "condition", "image_size")} | {"observations": "state"}
+    rows = []
+    with contextlib.closing(make_world(search.task, env, search.block)) as world:
+        for first in track(range(0, len(chosen), search.block), what, disable=not progress):
+            some = chosen[first : first + search.block]
+            seen = world.reset(np.concatenate([some, np.full(search.block - len(some), some[-1])]))
+            rows.append(np.concatenate([seen[name].reshape(search.block, -1).astype(np.float64) for name in sorted(seen)], 1)[: len(some)])
+    return np.concatenate(rows)
+
+
+def _margins(episode: Episode) -> list[float]:
+    return [episode.length, episode.return_, 0.0 if episode.score is None else episode.score]
+
+
+def _experience(search: Search, record: Evaluation, progress: bool) -> Experience | None:
+    """Return what other policies' evaluations teach, None without any. Raises InputError."""
+    if not search.learn_from:
+        return None
+    for one in search.learn_from:
+        if one.world != record.world:
+            raise InputError(f"failures: evaluation {one.label!r} is of another world: expected {record.world}, found {one.world}")
+    episodes = [e for one in search.learn_from for e in one.episodes]
+    outcomes = Outcomes(np.array([not e.success for e in episodes]), np.array([_margins(e) for e in episodes], np.float64))
+    return Experience(_first_states(search, np.array([e.seed for e in episodes], np.int64), "what is learnt from", progress), outcomes)
 
 
 class _Rolling:
@@ -252,8 +284,7 @@ class _Rolling:
                 run(job, self.search.workers, told, lambda number, result: self._keep(missing[number][1], result))
         rolled = [e for _, chosen in wanted for e in self.kept[tuple(chosen.tolist())]]
         self.by_seed.update({e.seed: e for e in rolled})
-        margins = [[e.length, e.return_, 0.0 if e.score is None else e.score] for e in rolled]
-        return Outcomes(np.array([not e.success for e in rolled]), np.array(margins, np.float64))
+        return Outcomes(np.array([not e.success for e in rolled]), np.array([_margins(e) for e in rolled], np.float64))
 
     def in_order(self, places: np.ndarray) -> list[Episode]:
         """Return the rollouts at ``places`` (n,), numbered in this order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import hypothesis.strategies as st
@@ -11,7 +12,19 @@ from hypothesis import given
 from scipy.stats import chi2
 
 from policies.spec import InputError
-from robopolicy.evaluation.failures import CUTS, Design, FailureRate, Outcomes, allocate, draw, estimate_failure_rate, interval, stratify
+from robopolicy.evaluation.failures import (
+    CUTS,
+    EXPERIENCED,
+    Design,
+    Experience,
+    FailureRate,
+    Outcomes,
+    allocate,
+    draw,
+    estimate_failure_rate,
+    interval,
+    stratify,
+)
 from robopolicy.evaluation.failures_predictor import logistic, predict, ridge, standardise
 
 ROLLOUTS, POOL = 700, 7000
@@ -67,6 +80,43 @@ def test_estimates_are_unbiased_and_their_variance_is_bounded(kind: str, most: f
     covered = np.mean([e.low <= TRUTH <= e.high for e in found])
     assert covered > (0.9 if repetitions >= 200 else 0.84), f"coverage of the 95 % interval {covered:.3f}"
     assert all(e.rollouts == ROLLOUTS == len(set(e.places.tolist())) for e in found)
+
+
+def weaker(sick: float, seed: int) -> Experience:
+    """Return 400 rollouts of a policy that fails more often and further in, at the edge (``sick`` = 0) or at the other one (1)."""
+    generator = np.random.default_rng([seed, 2])
+    x = generator.random((400, 2))
+    failed = (abs(x[:, 0] - sick) < 3 * EDGE) & (generator.random(400) < 0.8)
+    return Experience(x, Outcomes(failed, (1 - abs(x[:, :1] - sick)) + 0.3 * generator.standard_normal((400, 1))))
+
+
+@pytest.mark.parametrize("repetitions", [40, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("sick", [0.0, 1.0])
+def test_experience_of_a_weaker_policy_helps_and_misleading_experience_does_not_bias(sick: float, repetitions: int) -> None:
+    """Where both fail in the same place the variance is below that of the search alone on the same pools; elsewhere within its bound."""
+    found, design = [], Design(ROLLOUTS, gains=EXPERIENCED)
+    for seed in range(repetitions):
+        x, _, all_of_them = edge_world(seed)
+        roll = lambda places, o=all_of_them: Outcomes(o.failed[places], o.margins[places])  # noqa: E731
+        found.append(estimate_failure_rate(dataclasses.replace(design, seed=seed), x, roll, experience=weaker(sick, seed)))
+    rates = np.array([e.rate for e in found])
+    error = rates.std(ddof=1) / math.sqrt(len(rates))
+    assert abs(rates.mean() - TRUTH) < 3.5 * error, f"{rates.mean():.5f} +- {error:.5f}"
+    said = np.mean([e.variance for e in found])
+    if sick:
+        assert rates.var(ddof=1) * (repetitions - 1) / chi2.ppf(0.995, repetitions - 1) < PLAIN / design.defensive
+    else:
+        assert said < 0.8 * np.mean([e.variance for e in estimates("learnt", repetitions)]), f"{said / PLAIN:.2f} of plain Monte Carlo's"
+
+
+def test_experience_that_does_not_go_with_the_pool_is_one_line() -> None:
+    x, _, outcomes = edge_world(0)
+    roll = lambda places: Outcomes(outcomes.failed[places], outcomes.margins[places])  # noqa: E731
+    other = weaker(0.0, 0)
+    with pytest.raises(InputError, match=r"features of the experience: expected \(k, 2\) as of the pool, found \(400, 1\)"):
+        estimate_failure_rate(Design(ROLLOUTS), x, roll, experience=other._replace(features=other.features[:, :1]))
+    with pytest.raises(InputError, match="experience is for the learnt predictor"):
+        estimate_failure_rate(Design(ROLLOUTS), x, roll, predict, other)
 
 
 def test_a_rate_is_the_sum_of_the_weights_of_its_failures_and_all_weights_sum_to_one() -> None:

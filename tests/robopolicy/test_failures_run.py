@@ -17,7 +17,7 @@ from robopolicy.evaluation import ledger
 from robopolicy.evaluation.failures import Design
 from robopolicy.evaluation.failures_run import Found, Search, search_failures
 from robopolicy.evaluation.rollout import evaluate
-from robopolicy.evaluation.seeds import REPORT
+from robopolicy.evaluation.seeds import REPORT, SELECTION
 
 #: With 40 steps the expert of two routes is too slow in some 6 % of the episodes.
 SEARCH = Search("expert", "two-route", Design(230), 920, block=115, env={"max_episode_steps": 40})
@@ -73,6 +73,18 @@ def test_a_folder_of_another_search_is_refused(searched: Found) -> None:
         search_failures(dataclasses.replace(SEARCH, pool=1000), searched.folder, progress=False)
 
 
+def test_an_earlier_policys_evaluation_is_learnt_from_and_one_of_another_world_is_refused(searched: Found, tmp_path: Path) -> None:
+    """The expert with fewer steps is a weaker policy in the same world, were it not for the time limit, which makes it another one."""
+    lesson = evaluate("expert", "two-route", episodes=230, seed0=SELECTION, block=115, env={"max_episode_steps": 40}, progress=False)
+    found = search_failures(dataclasses.replace(SEARCH, learn_from=[lesson]), tmp_path / "told", progress=False)
+    assert np.ptp(searched.estimate.rounds[0].chance) == 0 < np.ptp(found.estimate.rounds[0].chance), "the first round is not even any more"
+    with pytest.raises(InputError, match="holds a search with learn_from"):
+        search_failures(SEARCH, tmp_path / "told", progress=False)
+    lesson.max_episode_steps = 30
+    with pytest.raises(InputError, match="is of another world: expected"):
+        search_failures(dataclasses.replace(SEARCH, learn_from=[lesson]), tmp_path / "other", progress=False)
+
+
 def test_the_command_prints_the_rate_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["failures", "expert", "--task", "two-route", "--rollouts", "230", "--pool", "920", "--block", "115", "--quiet"]
     assert main([*words, "--out", str(tmp_path / "f"), "--json", str(tmp_path / "f.json")]) == 0
@@ -86,16 +98,18 @@ def test_the_command_prints_the_rate_and_writes_json(tmp_path: Path, capsys: pyt
 def test_the_benchmark_repeats_the_estimator_on_the_table_that_is_there(tmp_path: Path) -> None:
     """A table with a known rate in place of trained cells: bias, variance and coverage are those of the estimator's own checks."""
     size, generator = bench.Size(3000, 1500, (600,), 20), np.random.default_rng(4)
-    training, *rolling = bench.planned(tmp_path, size)
+    training, *rolling, early = bench.planned(tmp_path, size)
     ledger.append(tmp_path / RESULTS, {"key": training.key, "name": training.name, "row": {"checkpoint": "none", "seconds": 1.0}})
-    for cell in rolling:
+    for cell in (*rolling, early):
         x = generator.random((1500, 2))
         failed = generator.random(1500) < np.where(x[:, 0] < 0.06, 0.5, 0.001)
         margins = (1 - x[:, :1]) + 0.2 * generator.standard_normal((1500, 1))
         row = {"failed": failed.astype(int).tolist(), "margins": margins.tolist(), "features": x.tolist(), "wall_s": 1.0, "cpu_s": 2.0, "reset_cpu_s": 0.5}
         ledger.append(tmp_path / RESULTS, {"key": cell.key, "name": cell.name, "row": row})
     result = bench.measure(tmp_path, size, progress=False)
-    rate, bias, variance, coverage, width, *adverse = result.rows
+    rate, bias, variance, coverage, width, *more = result.rows
+    told, adverse = more[:4], more[4:]
     assert result.missing == [] and 0.02 < rate.value < 0.045 and rate.cpu_s == 4.0 and len(adverse) == 4
     assert bias.value < 4 and 0.1 < variance.value < min(0.8, adverse[1].value) and coverage.value > 0.8
+    assert "after an earlier" in told[1].name and told[0].value < 4 and told[1].value < variance.value, "the same places are dangerous"
     assert width.peer_value is not None and width.value < width.peer_value and "takes 25 % of the CPU time" in result.notes[1]
