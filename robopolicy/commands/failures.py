@@ -23,6 +23,7 @@ HELP = (
 )
 
 
+Method = Annotated[str | None, typer.Option(help="How CHECKPOINT is executed, e.g. rti:steps=3,level=15; none.", show_default="the checkpoint's")]
 LearnFrom = Annotated[
     list[Path] | None,
     typer.Option("--learn-from", help="Evaluation of another policy there, e.g. an earlier checkpoint: it teaches where failures are.", metavar="FOLDER"),
@@ -42,9 +43,7 @@ def register(app: typer.Typer) -> None:
         selection: Annotated[bool, typer.Option("--selection", help="Use the seeds for choosing, not those for reporting.")] = False,
         block: Annotated[int | None, typer.Option(min=1, help="B: worlds and policy rows at once, padded.", show_default="the recipe's, 50")] = None,
         workers: Annotated[int | None, typer.Option(min=1, help="Processes; each takes whole blocks.", show_default="the recipe's, 1")] = None,
-        method: Annotated[
-            str | None, typer.Option(help="How CHECKPOINT is executed, e.g. rti:steps=3,level=15; none.", show_default="the checkpoint's")
-        ] = None,
+        method: Method = None,
         learn_from: LearnFrom = None,
         videos: Annotated[int, typer.Option(min=0, help="Film this many of the worst failures.")] = 0,
         out: Annotated[Path | None, typer.Option(help="Folder of this search.", show_default="RUN/evaluations/failures-POLICY-TASK")] = None,
@@ -64,7 +63,6 @@ def register(app: typer.Typer) -> None:
         from robopolicy.json_output import emit_json
 
         lessons = [Evaluation.load(path) for path in learn_from or ()]
-        design = Design(rollouts, gains=EXPERIENCED, seed=seed) if lessons else Design(rollouts, seed=seed)
         purpose = Purpose.SELECTION if selection else Purpose.REPORT
         given = {k: v for k, v in {"block": block, "workers": workers, "seed": seed}.items() if v is not None}
         contest = prepare([checkpoint], task, given, purpose, None, method)
@@ -72,7 +70,7 @@ def register(app: typer.Typer) -> None:
         search = Search(
             policy=str(who.name),
             task=contest.task,
-            design=design,
+            design=Design(rollouts, gains=EXPERIENCED, seed=seed) if lessons else Design(rollouts, seed=seed),
             pool=pool or 20 * rollouts,
             seed0=int(purpose) + seed,
             block=config.block,
