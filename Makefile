@@ -4,7 +4,7 @@
 #   PYTHON=python3.12           the interpreter that makes the environment
 #   TORCH_INDEX=URL             package index for torch alone, e.g. one with CPU-only builds
 #   ARGS="-k spec -x"           more words for pytest (in one process then), or for the demo and the benchmarks
-#   WORKERS=1                   processes that share the tests; one per core by default
+#   WORKERS=1                   processes that share the tests; one more than cores by default, since some wait for robots
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -19,7 +19,7 @@ PYTHON := $(shell for name in $(VENV)/bin/python python3.11 python3.12 python3.1
 endif
 TORCH_INDEX ?=
 ARGS ?=
-WORKERS ?= logical --maxprocesses 4
+WORKERS ?= $$($(BIN)/python -c 'import os; print(min((os.cpu_count() or 1) + 1, 5))')
 EXTRAS := sim,suites,bullet,warp,train,video,convert,export,ros,teleop,ray,dev
 
 , := ,
