@@ -15,6 +15,7 @@ from policies.noise import row_keys
 from policies.spec import InputError
 from robopolicy.conditioning import shares
 from robopolicy.data.dataset import Dataset
+from robopolicy.data.shuffle import Shuffle
 from robopolicy.data.windows import WindowSampler
 
 _ORDER, _OWN, _WORDING = 0x7A5C5, 0x0E11, 0x30DD5  # keep the keys of orders and wordings apart from those of the noise
@@ -85,12 +86,13 @@ class TaskSampler(WindowSampler):
         self._shown = dict(shown)
         edges = np.searchsorted(np.asarray(tasks), np.arange(len(names) + 1))  # first episode of each task
         self._task_first = self._first[edges]  # (K + 1,): first window of each task
-        self._own = np.diff(self._task_first)
-        if (self._own < 1).any():
-            poor = names[int(np.flatnonzero(self._own < 1)[0])]
+        own = np.diff(self._task_first)
+        if (own < 1).any():
+            poor = names[int(np.flatnonzero(own < 1)[0])]
             raise InputError(f"task {poor!r}: every episode is too short for a window: {horizon - executed - observed + 2} frames are needed")
-        self.counts = shares(self._own, exponent)
+        self.counts = shares(own, exponent)
         self.num_windows = int(self.counts.sum())
+        self._shuffle = _TaskShuffle(self.seed, self.counts, self._task_first)
 
     def task_of(self, windows: np.ndarray) -> np.ndarray:
         """Return the task of each of ``windows`` (B,), (B,) int64."""
@@ -113,21 +115,29 @@ class TaskSampler(WindowSampler):
         out[TASK_INDEX] = np.empty(rows, np.int64)
         return out
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        """Return the windows (num_windows,) of an epoch in their order."""
-        if epoch not in self._order:
-            for old in [e for e in self._order if e < epoch - 1 or e > epoch]:
-                del self._order[old]
-            parts = [self._of_task(k, epoch * count, (epoch + 1) * count) for k, count in enumerate(self.counts.tolist())]
-            mixed = np.argsort(row_keys(self.seed ^ _ORDER, epoch, np.arange(self.num_windows)), kind="stable")
-            self._order[epoch] = np.concatenate(parts)[mixed]
-        return self._order[epoch]
+
+class _TaskShuffle(Shuffle):
+    """An order in which every task comes as often as ``counts`` says, its own windows evenly.
+
+    Args:
+        seed: Of the orders.
+        counts: (K,) windows of each task in an epoch.
+        first: (K + 1,) first window of each task.
+    """
+
+    def __init__(self, seed: int, counts: np.ndarray, first: np.ndarray) -> None:
+        super().__init__(seed, _ORDER, int(counts.sum()))
+        self._counts, self._first, self._keys = counts, first, seed ^ _OWN
+
+    def _made(self, epoch: int) -> np.ndarray:
+        parts = [self._of_task(k, epoch * count, (epoch + 1) * count) for k, count in enumerate(self._counts.tolist())]
+        return np.concatenate(parts)[super()._made(epoch)]
 
     def _of_task(self, task: int, begin: int, end: int) -> np.ndarray:
         """Return what stands at positions ``begin`` to ``end`` of the endless order of one task's own windows."""
-        own, first = int(self._own[task]), int(self._task_first[task])
+        first, own = int(self._first[task]), int(self._first[task + 1] - self._first[task])
         rounds = []
         for turn in range(begin // own, -(-end // own)):
-            order = np.argsort(row_keys(self.seed ^ _OWN, turn, first + np.arange(own)), kind="stable")
+            order = np.argsort(row_keys(self._keys, turn, first + np.arange(own)), kind="stable")
             rounds.append(first + order[max(0, begin - turn * own) : end - turn * own])
         return np.concatenate(rounds)

@@ -13,6 +13,7 @@ import torch
 
 from policies.noise import row_keys
 from policies.spec import InputError
+from robopolicy.data.shuffle import Shuffle
 from robopolicy.data.windows import WindowSampler
 
 _ORDER = 0x0313A  # keeps the keys of the order apart from those of the noise and of a set's own order
@@ -43,7 +44,7 @@ class MixtureSampler:
                 raise InputError(f"data set {sampler.dataset.path}: weight {weight:g} leaves nothing of its {sampler.num_windows} windows")
         self._first = np.concatenate([[0], np.cumsum(self._counts)])
         self.num_windows = int(self._first[-1])
-        self._order: dict[int, np.ndarray] = {}
+        self._shuffle = Shuffle(self.seed, _ORDER, self.num_windows)
         self._ring: list[dict[str, np.ndarray]] = [{} for _ in range(max(1, buffers))]
         self._turn = 0
 
@@ -67,21 +68,9 @@ class MixtureSampler:
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the set of each of the positions (B,), and the position in that set's own endless order, (B,) int64 each."""
-        epochs, offsets = np.divmod(positions, self.num_windows)
-        mixed = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            mine = epochs == epoch
-            mixed[mine] = self._permutation(int(epoch))[offsets[mine]]
+        mixed, epochs = self._shuffle.at(positions)
         which = np.searchsorted(self._first, mixed, side="right") - 1
         return which, epochs * self._counts[which] + mixed - self._first[which]
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch not in self._order:
-            for old in [e for e in self._order if e < epoch - 1 or e > epoch]:
-                del self._order[old]
-            keys = row_keys(self.seed ^ _ORDER, epoch, np.arange(self.num_windows))
-            self._order[epoch] = np.argsort(keys, kind="stable")
-        return self._order[epoch]
 
     def _buffers(self, rows: int) -> dict[str, np.ndarray]:
         self._turn = (self._turn + 1) % len(self._ring)

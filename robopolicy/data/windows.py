@@ -18,6 +18,7 @@ import torch
 from policies.noise import row_keys
 from policies.spec import InputError
 from robopolicy.data.dataset import Dataset
+from robopolicy.data.shuffle import Shuffle
 
 _ORDER = 0x0DDE5  # keeps the keys of the order apart from those of the noise
 
@@ -81,7 +82,7 @@ class WindowSampler:
             raise InputError(
                 f"data set {dataset.path}: every episode is too short for a window: {need} frames are needed, the longest has {int(self._lengths.max())}"
             )
-        self._order: dict[int, np.ndarray] = {}
+        self._shuffle = Shuffle(self.seed, _ORDER, self.num_windows)
         self._ring: list[dict[str, np.ndarray]] = [{} for _ in range(max(1, buffers))]
         self._turn = 0
 
@@ -111,7 +112,7 @@ class WindowSampler:
         """Return the windows (B,) int64 that positions (B,) of the endless order name, in any order."""
         order = np.argsort(positions, kind="stable")
         out = np.empty(len(positions), np.int64)
-        out[order] = self._windows(positions[order])
+        out[order], _ = self._shuffle.at(positions[order])
         return out
 
     def fill(self, windows: np.ndarray, out: dict[str, np.ndarray]) -> None:
@@ -151,24 +152,6 @@ class WindowSampler:
             raise InputError(f"episodes {episodes!r}: data set {self.dataset.path} has {total} (0 to {total - 1}), each may be used once")
         starts = self.dataset.episode_starts
         return starts[chosen], starts[chosen + 1] - starts[chosen]
-
-    def _windows(self, positions: np.ndarray) -> np.ndarray:
-        epochs, offsets = np.divmod(positions, self.num_windows)
-        if epochs[0] == epochs[-1]:  # positions rise
-            return self._permutation(int(epochs[0]))[offsets]
-        out = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            mine = epochs == epoch
-            out[mine] = self._permutation(int(epoch))[offsets[mine]]
-        return out
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch not in self._order:
-            for old in [e for e in self._order if e < epoch - 1 or e > epoch]:
-                del self._order[old]
-            keys = row_keys(self.seed ^ _ORDER, epoch, np.arange(self.num_windows))
-            self._order[epoch] = np.argsort(keys, kind="stable")
-        return self._order[epoch]
 
     def _buffers(self, rows: int) -> dict[str, np.ndarray]:
         self._turn = (self._turn + 1) % len(self._ring)

@@ -6,18 +6,15 @@ mapping of tensors (running statistics). Tensors are ``PART/NAME``, in optimiser
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from policies.spec import InputError
-from robopolicy.data.atomic import publish, temporary
+from robopolicy.training.state_file import copy_into, read_about, read_tensors, write_state
 
 Part = nn.Module | torch.optim.Optimizer | Mapping[str, torch.Tensor]
 
@@ -36,21 +33,12 @@ def save(path: Path, parts: Mapping[str, Part], facts: Mapping[str, Any]) -> Non
         tensors |= {f"{name}/{key}": value for key, value in _tensors(part).items()}
         if isinstance(part, torch.optim.Optimizer):
             settings[name] = [{key: _plain(value) for key, value in group.items() if key != "params"} for group in part.param_groups]
-    header = {_FORMAT: json.dumps({"facts": dict(facts), "optimizers": settings})}  # one entry: several come out in any order
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # clones: tensors that share memory are refused by the format
-        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, temporary(path), header)
-        publish(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"training state {path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        temporary(path).unlink(missing_ok=True)
+    write_state(path, tensors, _FORMAT, {"facts": dict(facts), "optimizers": settings})
 
 
 def read_facts(path: Path) -> dict[str, Any]:
     """Return the facts that were saved in ``path``. Raises InputError if it is truncated or no state of training by trial."""
-    return _header(path)["facts"]
+    return read_about(path, _FORMAT)["facts"]
 
 
 def load(path: Path, parts: Mapping[str, Part]) -> dict[str, Any]:
@@ -59,32 +47,14 @@ def load(path: Path, parts: Mapping[str, Part]) -> dict[str, Any]:
     Raises:
         InputError: naming the first tensor that is missing, left over in its part, or of another shape; or a damaged file.
     """
-    header = _header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            names: list[str] = list(file.keys())
-            for name, part in parts.items():
-                # clones: the file's own alignment must not decide which kernels run
-                found = {key.removeprefix(f"{name}/"): file.get_tensor(key).clone() for key in names if key.startswith(f"{name}/")}
-                where = f"training state {path}: part {name!r}"
-                if isinstance(part, torch.optim.Optimizer):
-                    _load_optimizer(part, found, header["optimizers"].get(name), where)
-                else:
-                    _fill(_tensors(part), found, where)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"training state {path}: truncated or not one: {error}") from error
+    header = read_about(path, _FORMAT)
+    for name, part in parts.items():
+        found, where = read_tensors(path, f"{name}/"), f"training state {path}: part {name!r}"
+        if isinstance(part, torch.optim.Optimizer):
+            _load_optimizer(part, found, header["optimizers"].get(name), where)
+        else:
+            copy_into(_tensors(part), found, where, "recipe")
     return header["facts"]
-
-
-def _header(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"training state {path}: truncated or not one: {error}") from error
-    if _FORMAT not in header:
-        raise InputError(f"training state {path}: expected a {_FORMAT!r}, found {', '.join(map(repr, header)) or 'another file'}")
-    return json.loads(header[_FORMAT])
 
 
 def _tensors(part: Part) -> dict[str, torch.Tensor]:
@@ -125,17 +95,3 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, found: Mapping[str, torch.
                 group[key].fill_(value)
             else:
                 group[key] = tuple(value) if isinstance(value, list) else value
-
-
-def _fill(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: str) -> None:
-    """Copy ``found`` into the tensors of the same names."""
-    for name in (*own, *found):
-        if name not in found:
-            raise InputError(f"{where}: has no {name!r}, which the recipe needs")
-        if name not in own:
-            raise InputError(f"{where}: has {name!r}, which the recipe does not know")
-        if found[name].shape != own[name].shape:
-            raise InputError(f"{where}: {name!r} has shape {tuple(found[name].shape)}, the recipe's has {tuple(own[name].shape)}")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(found[name])

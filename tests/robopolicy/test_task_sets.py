@@ -125,7 +125,7 @@ def test_tasks_come_as_often_as_their_balance_says(data, balance, expected):
     np.testing.assert_allclose(sampler.counts / sampler.num_windows, share, atol=1 / own.sum())
     assert sampler.num_windows == pytest.approx(own.sum(), abs=1)
     epochs = 5
-    drawn = [sampler._windows(np.arange(e * sampler.num_windows, (e + 1) * sampler.num_windows)) for e in range(epochs)]
+    drawn = [sampler.at(np.arange(e * sampler.num_windows, (e + 1) * sampler.num_windows)) for e in range(epochs)]
     for windows in drawn:
         assert np.bincount(sampler.task_of(windows), minlength=2).tolist() == sampler.counts.tolist(), "exactly, in every epoch"
     visits = np.bincount(np.concatenate(drawn), minlength=int(own.sum()))
