@@ -16,10 +16,11 @@ import numpy as np
 
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from sim import render
+from sim.drawn import DrawnBatch, View, require_pictures
 from sim.draws import Ahead, Draws
 from sim.engine import Engine, make_engine
 from sim.env import BatchEnv, Observation
-from sim.episodes import EpisodicBatch, Outcome
+from sim.episodes import Outcome
 from sim.identity import identity, model_files
 from sim.mirror import Mirror
 from sim.registry import Entry, Options
@@ -27,10 +28,8 @@ from sim.registry import Entry, Options
 if TYPE_CHECKING:
     from sim.randomize import Randomizer
 
-PICTURE_SIZE = 256  # px, pictures for people
 
-
-class MujocoTask(EpisodicBatch):
+class MujocoTask(DrawnBatch):
     """N worlds of a task on any engine (``sim/engine.py``).
 
     A subclass describes itself in the class attributes and computes for **all** N worlds at once; worlds that have ended keep
@@ -61,8 +60,7 @@ class MujocoTask(EpisodicBatch):
     engines: ClassVar[tuple[str, ...]] = ("mujoco", "warp", "bullet")  #: That can step it.
 
     def __init__(self, name: str, options: Options) -> None:
-        if options.images and not render.available():
-            raise InputError(f"task {name!r} cannot show images on this machine: {render.unavailable_reason()}; use observations=state")
+        require_pictures(name, options)
         render.configure()
         self.reward_kind = options.reward or self.rewards[0]
         self.model: Any = self.make_model()
@@ -78,7 +76,7 @@ class MujocoTask(EpisodicBatch):
         if abs(self.ticks * self.model.opt.timestep * self.rate_hz - 1.0) > 1e-9:
             raise InputError(f"task {name!r}: {self.rate_hz:g} actions a second are no whole number of physics steps of {self.model.opt.timestep:g} s")
         self.qpos, self.qvel, self.ctrl = (self.engine.bind(field) for field in ("qpos", "qvel", "ctrl"))  # (N, nq), (N, nv), (N, nu)
-        self._cameras: dict[int, render.Camera] = {}
+        self.view = View(self.model, self.camera) if self.camera else None
         self._ahead = Ahead(self.num_worlds, self.version)
         self._scratch: Observation = _empty(self._obs)
         self.prepare()
@@ -252,30 +250,14 @@ class MujocoTask(EpisodicBatch):
         if self._image_size:
             out[f"observation.images.{self.camera}"][rows] = self.pictures(rows, self._image_size)
 
-    # Pictures ----------------------------------------------------------------------------------------------------
-
-    def pictures(self, rows: np.ndarray, size: int) -> np.ndarray:
-        """Return (K, size, size, 3) uint8 of worlds ``rows`` (K,)."""
-        if size not in self._cameras:
-            self._cameras[size] = render.Camera(self.model, size, size, self.camera)
-        out = np.zeros((len(rows), size, size, 3), np.uint8)
-        for k, row in enumerate(rows):
-            out[k] = self._cameras[size].picture(*self.engine.scene(int(row)))
-        return out
-
-    def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
-        """Return (len(worlds), 256, 256, 3) uint8, or None when this machine cannot render or the task has no camera."""
-        if not self.camera or not render.available():
-            return None
-        return self.pictures(np.arange(self.num_worlds) if worlds is None else np.asarray(worlds), PICTURE_SIZE)
+    def scene(self, row: int) -> tuple[Any, Any]:
+        """See :class:`sim.drawn.DrawnBatch`."""
+        return self.engine.scene(row)
 
     def close(self) -> None:
         """Free cameras and worlds; may be called twice."""
-        for camera in self._cameras.values():
-            camera.close()
-        self._cameras = {}
-        self.engine.close()
         super().close()
+        self.engine.close()
 
 
 def _empty(like: Observation) -> Observation:

@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
+from policies.spec import ActionSpec, Field, ObservationSpec, Spec
 from sim import render
+from sim.drawn import DrawnBatch, View, require_pictures
 from sim.env import BatchEnv, Observation
-from sim.episodes import EpisodicBatch, Outcome
+from sim.episodes import Outcome
 from sim.identity import identity, model_files, package_folder, versions
 from sim.registry import Entry, Options
 
 SUITE = "dmcontrol"
 MAX_EPISODE_STEPS = 1000
-PICTURE_SIZE = 256  # px, pictures for people
 SOLVED = 0.5  # share of the greatest possible return
 SUCCESS = "judged at the time limit: a return of at least half of the steps, 500 of 1,000 (our line: the suite has none, compare scores)"
 BENCHMARKING = "dmcontrol-benchmarking"  # tag of the set that the suite calls so
@@ -109,7 +109,7 @@ def generator(seed: int) -> np.random.RandomState:
     return np.random.RandomState(seed if seed < 2**32 else [seed % 2**32, seed >> 32])
 
 
-class DmControlBatch(EpisodicBatch):
+class DmControlBatch(DrawnBatch):
     """N worlds of a task of the control suite; ``info``: ``success``; ``score``: the return so far over the steps of the time limit.
 
     Observations keep the suite's order and names: ``observation.state``, and ``observation.environment_state`` for what is told of
@@ -117,8 +117,7 @@ class DmControlBatch(EpisodicBatch):
     """
 
     def __init__(self, name: str, options: Options) -> None:
-        if options.images and not render.available():
-            raise InputError(f"task {name!r} cannot show images on this machine: {render.unavailable_reason()}; use observations=state")
+        require_pictures(name, options)
         self._name = name.rpartition("/")[2]
         first = construct(self._name)
         self._envs = [first, *(copied(first) for _ in range(options.num_worlds - 1))]
@@ -133,7 +132,7 @@ class DmControlBatch(EpisodicBatch):
         self._returns = np.zeros(options.num_worlds)
         self._latest: list[Any] = [None] * options.num_worlds  # the suite's own observation of each row
         self._image_size = options.image_size if options.images else 0
-        self._cameras: dict[int, render.Camera] = {}
+        self.view = View(first.physics.model.ptr, self._camera)
 
     def _make_spec(self, env: Any, options: Options) -> Spec:
         rate = 1.0 / tasks()[self._name][2]
@@ -181,33 +180,21 @@ class DmControlBatch(EpisodicBatch):
                 for row in rows:
                     out[field][row] = np.concatenate([np.ravel(self._latest[row][key]) for key in keys])
         if self._image_size:
-            out[f"observation.images.{self._camera}"][rows] = self._pictures(rows, self._image_size)
+            out[f"observation.images.{self._camera}"][rows] = self.pictures(rows, self._image_size)
 
     def mujoco_row(self, row: int) -> tuple[Any, Any]:
         """Return the ``mujoco.MjModel`` and ``mujoco.MjData`` that world ``row`` alone is stepped and drawn with."""
         physics = self._envs[row].physics
         return physics.model.ptr, physics.data.ptr
 
-    def _pictures(self, rows: np.ndarray, size: int) -> np.ndarray:
-        if size not in self._cameras:
-            self._cameras[size] = render.Camera(self.mujoco_row(0)[0], size, size, self._camera)
-        out = np.zeros((len(rows), size, size, 3), np.uint8)
-        for k, row in enumerate(rows):
-            out[k] = self._cameras[size].picture(*self.mujoco_row(int(row)))
-        return out
-
-    def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
-        """Return (len(worlds), 256, 256, 3) uint8, or None when this machine cannot render."""
-        if not render.available():
-            return None
-        return self._pictures(np.arange(self.num_worlds) if worlds is None else np.asarray(worlds), PICTURE_SIZE)
+    def scene(self, row: int) -> tuple[Any, Any]:
+        """See :class:`sim.drawn.DrawnBatch`."""
+        return self.mujoco_row(row)
 
     def close(self) -> None:
         """Free cameras and worlds; may be called twice."""
         super().close()
-        for camera in self._cameras.values():
-            camera.close()
-        self._cameras, self._envs = {}, []
+        self._envs = []
 
 
 def definition_files(domain: str) -> tuple[Path, ...]:

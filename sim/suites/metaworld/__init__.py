@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 RATE_HZ = 80.0  # 5 physics steps of 2.5 ms
 MAX_EPISODE_STEPS = 500
 CAMERA = "corner2"
-PICTURE_SIZE = 256  # px, pictures for people
 
 #: Limits of the hand position that the suite clips its observation to, m.
 _HAND_LOW, _HAND_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)

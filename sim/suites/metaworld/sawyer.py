@@ -34,13 +34,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from policies.spec import InputError
-from sim import render
+from sim.drawn import DrawnBatch, View, require_pictures
 from sim.engine import make_engine
 from sim.env import Observation
-from sim.episodes import EpisodicBatch, Outcome
+from sim.episodes import Outcome
 from sim.registry import Options
-from sim.suites.metaworld import CAMERA, MAX_EPISODE_STEPS, PICTURE_SIZE, make_spec
-from sim.suites.metaworld.suite import Cameras, SharedModel, check_images, spread
+from sim.suites.metaworld import CAMERA, MAX_EPISODE_STEPS, make_spec
+from sim.suites.metaworld.suite import SharedModel, spread
 from sim.suites.metaworld.vocabulary import Gripper, Numbers, caging, length, plain
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class SuiteTask(Protocol):
         return self.target
 
 
-class SawyerTask(EpisodicBatch, SuiteTask):
+class SawyerTask(DrawnBatch, SuiteTask):
     """N worlds of one task on ``mujoco.batch``; see the module for how one is written.
 
     Attributes:
@@ -91,7 +91,7 @@ class SawyerTask(EpisodicBatch, SuiteTask):
     """
 
     def __init__(self, name: str, options: Options) -> None:
-        check_images(name, options)
+        require_pictures(name, options)
         self._shared: SharedModel | None = SharedModel(name)
         steps = options.max_episode_steps or MAX_EPISODE_STEPS
         super().__init__(name, self._shared.version(), make_spec(options), options.num_worlds, steps, options.autoreset)
@@ -99,7 +99,7 @@ class SawyerTask(EpisodicBatch, SuiteTask):
         self.engine = make_engine(options.engine, self._shared.model, n, options.threads)
         self.randomizer = self._make_randomizer(options)
         self._image_size = options.image_size if options.images else 0
-        self._cameras = Cameras(self._shared.model)
+        self.view = View(self._shared.model, CAMERA, turned=True)  # the suite hangs it upside down
         self._scratch: Any = None  # where episodes begin
         self._own: dict[str, np.ndarray] = {}
         self._step_size, self.ticks = template.action_scale, template.frame_skip
@@ -240,19 +240,11 @@ class SawyerTask(EpisodicBatch, SuiteTask):
         if self.randomizer is not None:
             self.randomizer.sense(out, rows)
         if self._image_size:
-            out[f"observation.images.{CAMERA}"][rows] = self._pictures(rows, self._image_size)
+            out[f"observation.images.{CAMERA}"][rows] = self.pictures(rows, self._image_size)
 
-    def _pictures(self, rows: np.ndarray, size: int) -> np.ndarray:
-        out = np.zeros((len(rows), size, size, 3), np.uint8)
-        for k, row in enumerate(rows):
-            out[k] = self._cameras.picture(size, *self.engine.scene(int(row)))
-        return out
-
-    def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
-        """Return (len(worlds), 256, 256, 3) uint8, or None when this machine cannot render."""
-        if not render.available():
-            return None
-        return self._pictures(np.arange(self.num_worlds) if worlds is None else np.asarray(worlds), PICTURE_SIZE)
+    def scene(self, row: int) -> tuple[Any, Any]:
+        """See :class:`sim.drawn.DrawnBatch`."""
+        return self.engine.scene(row)
 
     def expert_action(self) -> np.ndarray:
         """Return the suite's scripted action (N, 4) float32, clipped to [-1, 1]."""
@@ -262,6 +254,5 @@ class SawyerTask(EpisodicBatch, SuiteTask):
     def close(self) -> None:
         """Free cameras, worlds and the model; may be called twice."""
         super().close()
-        self._cameras.close()
         self.engine.close()
         self._shared, self._scratch = None, None

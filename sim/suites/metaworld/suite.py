@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from policies.spec import InputError
-from sim import render
+from sim.drawn import DrawnBatch, View, require_pictures
 from sim.env import Observation
-from sim.episodes import EpisodicBatch, Outcome
+from sim.episodes import Outcome
 from sim.registry import Options
-from sim.suites.metaworld import CAMERA, MAX_EPISODE_STEPS, PICTURE_SIZE, definitions, make_spec
+from sim.suites.metaworld import CAMERA, MAX_EPISODE_STEPS, definitions, make_spec
 
 
 class SharedModel:
@@ -99,7 +98,7 @@ class _World:
         self.site_pos = model.site_pos.copy()  # (nsite, 3) m
 
 
-class SuiteBatch(EpisodicBatch):
+class SuiteBatch(DrawnBatch):
     """N worlds of one Meta-World task, each stepped by the suite's own object.
 
     Args:
@@ -109,7 +108,7 @@ class SuiteBatch(EpisodicBatch):
     """
 
     def __init__(self, name: str, options: Options, shared: SharedModel | None = None) -> None:
-        check_images(name, options)
+        require_pictures(name, options)
         self._shared: SharedModel | None = shared or SharedModel(name)
         steps = options.max_episode_steps or MAX_EPISODE_STEPS
         super().__init__(name, self._shared.version(), make_spec(options), options.num_worlds, steps, options.autoreset)
@@ -118,7 +117,7 @@ class SuiteBatch(EpisodicBatch):
         self._observations = np.zeros((options.num_worlds, 39))  # the suite's own, which its expert reads
         self._loaded: _World | None = None
         self._image_size = options.image_size if options.images else 0
-        self._cameras = Cameras(self._model)
+        self.view = View(self._model, CAMERA, turned=True)  # the suite hangs it upside down
 
     def _begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:
         assert self._shared is not None
@@ -145,20 +144,12 @@ class SuiteBatch(EpisodicBatch):
     def _observe(self, rows: np.ndarray, out: Observation) -> None:
         spread(self._observations, rows, out)
         if self._image_size:
-            out[f"observation.images.{CAMERA}"][rows] = self._pictures(rows, self._image_size)
+            out[f"observation.images.{CAMERA}"][rows] = self.pictures(rows, self._image_size)
 
-    def _pictures(self, rows: np.ndarray, size: int) -> np.ndarray:
-        out = np.zeros((len(rows), size, size, 3), np.uint8)
-        for k, row in enumerate(rows):
-            self._load(self._worlds[row])
-            out[k] = self._cameras.picture(size, self._model, self._worlds[row].data)
-        return out
-
-    def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
-        """Return (len(worlds), 256, 256, 3) uint8, or None when this machine cannot render."""
-        if not render.available():
-            return None
-        return self._pictures(np.arange(self.num_worlds) if worlds is None else np.asarray(worlds), PICTURE_SIZE)
+    def scene(self, row: int) -> tuple[Any, Any]:
+        """See :class:`sim.drawn.DrawnBatch`."""
+        self._load(self._worlds[row])
+        return self._model, self._worlds[row].data
 
     def expert_action(self) -> np.ndarray:
         """Return the suite's scripted action (N, 4) float32, clipped to [-1, 1]."""
@@ -168,33 +159,7 @@ class SuiteBatch(EpisodicBatch):
     def close(self) -> None:
         """Free cameras, worlds and the model; may be called twice."""
         super().close()
-        self._cameras.close()
         self._worlds, self._loaded, self._model, self._shared = [], None, None, None
-
-
-class Cameras:
-    """The suite's camera at any picture size. Args: ``model``, the ``mujoco.MjModel``."""
-
-    def __init__(self, model: Any) -> None:
-        self._model, self._open = model, {}
-
-    def picture(self, size: int, model: Any, data: Any) -> np.ndarray:
-        """Return (size, size, 3) uint8; the suite hangs this camera upside down, so it is turned by half a turn (a flip would mirror)."""
-        if size not in self._open:
-            self._open[size] = render.Camera(self._model, size, size, CAMERA)
-        return self._open[size].picture(model, data)[::-1, ::-1]
-
-    def close(self) -> None:
-        """Free the contexts; may be called twice."""
-        for camera in self._open.values():
-            camera.close()
-        self._open, self._model = {}, None
-
-
-def check_images(name: str, options: Options) -> None:
-    """Refuse images on a machine that cannot render. Raises InputError."""
-    if options.images and not render.available():
-        raise InputError(f"task {name!r} cannot show images on this machine: {render.unavailable_reason()}; use observations=state")
 
 
 def spread(observations: np.ndarray, rows: np.ndarray, out: Observation) -> None:

@@ -20,7 +20,6 @@ from sim.env import BatchEnv
 from sim.registry import Entry, Options
 
 NUM_GOALS = 5
-PICTURE_SIZE = 256  # px, pictures for people
 
 _JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 _ARM = (*(f"{j}.{q}" for q in ("position", "velocity") for j in _JOINTS), "hand.x", "hand.y", "hand.z", "hand.cos", "hand.sin", "gripper", "contact")

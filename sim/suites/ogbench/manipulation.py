@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from sim import render
-from sim.env import Observation
-from sim.episodes import EpisodicBatch, Outcome
+from sim.drawn import View
 from sim.oracles.ogbench_arm import ArmExpert
 from sim.registry import Options
-from sim.suites.ogbench import PICTURE_SIZE, environment, goal_of, make_spec
+from sim.suites.ogbench import environment
+from sim.suites.ogbench.batch import GoalBatch
 from sim.suites.ogbench.draws import GlobalDraws, stream_seed
-from sim.suites.ogbench.version import suite_version
 
 CAMERA = "front"
 #: Arrays of the model that an episode changes.
@@ -135,56 +134,31 @@ class ArmWorld:
         return observation, float(reward), bool(terminated), info
 
 
-class ArmBatch(EpisodicBatch):
-    """N robot arms; ``info``: ``success``, ``goal`` (1 to 5).
-
-    Args:
-        name: Registered task.
-        options: As every suite gets them.
-    """
+class ArmBatch(GoalBatch):
+    """N robot arms; see :class:`sim.suites.ogbench.batch.GoalBatch`."""
 
     def __init__(self, name: str, options: Options) -> None:
-        e = environment(name)
-        steps = options.max_episode_steps or e.max_episode_steps
-        super().__init__(name, suite_version(name), make_spec(name), options.num_worlds, steps, options.autoreset, {"goal": "int64"})
+        super().__init__(name, options)
         self._shared = SharedArm(name)
         self._worlds = [self._shared.world() for _ in range(options.num_worlds)]
         self._experts = [ArmExpert() for _ in self._worlds]
-        self._goals = np.zeros(options.num_worlds, np.int64)
-        self._states = np.zeros((options.num_worlds, e.observed))  # the suite's float64
-        self._wanted = np.zeros((options.num_worlds, e.observed))
-        self._camera: render.Camera | None = None
+        self.view = View(self._shared.model, CAMERA)
 
-    def _begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:
-        self._goals[rows] = goal_of(seeds)
-        for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
-            self._states[row], info = self._worlds[row].begin(seed, {"task_id": int(self._goals[row])})
-            self._wanted[row] = info["goal"]
-            self._experts[row].forget()
+    def begin_world(self, row: int, seed: int, goal: int) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`sim.suites.ogbench.batch.GoalBatch`."""
+        state, info = self._worlds[row].begin(seed, {"task_id": goal})
+        self._experts[row].forget()
+        return state, info["goal"]
 
-    def _advance(self, rows: np.ndarray, action: np.ndarray) -> Outcome:
-        reward, success = np.zeros(rows.size), np.zeros(rows.size, bool)
-        for k, row in enumerate(rows.tolist()):
-            self._states[row], reward[k], _, info = self._worlds[row].step(action[k])
-            success[k] = bool(info["success"])
-        return Outcome(reward, success, {"success": success, "goal": self._goals[rows]})
+    def step_world(self, row: int, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
+        """See :class:`sim.suites.ogbench.batch.GoalBatch`."""
+        state, reward, _, info = self._worlds[row].step(action)
+        return state, reward, bool(info["success"])
 
-    def _observe(self, rows: np.ndarray, out: Observation) -> None:
-        out["observation.state"][rows] = self._states[rows]
-        out["observation.goal"][rows] = self._wanted[rows]
-
-    def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
-        """Return (len(worlds), 256, 256, 3) uint8, or None when this machine cannot render."""
-        if not render.available():
-            return None
-        rows = np.arange(self.num_worlds) if worlds is None else np.asarray(worlds)
-        if self._camera is None:
-            self._camera = render.Camera(self._shared.model, PICTURE_SIZE, PICTURE_SIZE, CAMERA)
-        out = np.zeros((len(rows), PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
-        for k, row in enumerate(rows.tolist()):
-            self._shared.load(self._worlds[row])
-            out[k] = self._camera.picture(self._shared.model, self._worlds[row].env._data)
-        return out
+    def scene(self, row: int) -> tuple[Any, Any]:
+        """See :class:`sim.drawn.DrawnBatch`."""
+        self._shared.load(self._worlds[row])
+        return self._shared.model, self._worlds[row].env._data
 
     def expert_action(self) -> np.ndarray:
         """Return the expert's actions (N, 5) float32, zeros where ended; see ``sim.oracles.ogbench_arm``."""
@@ -194,10 +168,3 @@ class ArmBatch(EpisodicBatch):
             self._shared.load(world)
             out[row] = self._experts[row].action(world.env, int(self._elapsed[row]), world.draws)
         return np.clip(out, -1, 1)
-
-    def close(self) -> None:
-        """Free the camera; may be called twice."""
-        super().close()
-        if self._camera is not None:
-            self._camera.close()
-            self._camera = None

@@ -21,13 +21,12 @@ import numpy as np
 
 from policies.spec import InputError
 from sim import render
-from sim.env import Observation
-from sim.episodes import EpisodicBatch, Outcome
+from sim.drawn import View
 from sim.oracles.maze_path import MazePath, unit_step
 from sim.registry import Options
-from sim.suites.ogbench import PICTURE_SIZE, environment, goal_of, make_spec
+from sim.suites.ogbench import environment
+from sim.suites.ogbench.batch import GoalBatch
 from sim.suites.ogbench.draws import GlobalDraws, stream_seed
-from sim.suites.ogbench.version import suite_version
 
 
 @contextlib.contextmanager
@@ -90,67 +89,37 @@ def paths(env: Any, round_teleports: bool = True) -> MazePath:
     return MazePath(closed, env._maze_unit, (-env._offset_x, -env._offset_y))
 
 
-class MazeBatch(EpisodicBatch):
-    """N mazes; ``info``: ``success``, ``goal`` (1 to 5).
-
-    Args:
-        name: Registered task.
-        options: As every suite gets them.
-    """
+class MazeBatch(GoalBatch):
+    """N mazes; see :class:`sim.suites.ogbench.batch.GoalBatch`."""
 
     def __init__(self, name: str, options: Options) -> None:
-        e = environment(name)
-        steps = options.max_episode_steps or e.max_episode_steps
-        super().__init__(name, suite_version(name), make_spec(name), options.num_worlds, steps, options.autoreset, {"goal": "int64"})
+        super().__init__(name, options)
         first = build(name)
         self._envs = [another(first) for _ in range(options.num_worlds)]
         self._model: Any = first.model
-        self._path = paths(first) if e.expert else None
+        self._path = paths(first) if environment(name).expert else None
         self._stochastic = first._teleport_info is not None
         self._draws = [GlobalDraws(0) for _ in self._envs]
-        self._goals = np.zeros(options.num_worlds, np.int64)
-        self._states = np.zeros((options.num_worlds, e.observed))  # the suite's float64
-        self._wanted = np.zeros((options.num_worlds, e.observed))
-        self._camera: render.Camera | None = None
+        self.view = View(self._model, first.custom_camera)
 
-    def _begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:
-        self._goals[rows] = goal_of(seeds)
-        for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
-            self._states[row], info, self._draws[row] = begin(self._envs[row], seed, {"task_id": int(self._goals[row])})
-            self._wanted[row] = info["goal"]
+    def begin_world(self, row: int, seed: int, goal: int) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`sim.suites.ogbench.batch.GoalBatch`."""
+        state, info, self._draws[row] = begin(self._envs[row], seed, {"task_id": goal})
+        return state, info["goal"]
 
-    def _advance(self, rows: np.ndarray, action: np.ndarray) -> Outcome:
-        reward, success = np.zeros(rows.size), np.zeros(rows.size, bool)
-        for k, row in enumerate(rows.tolist()):
-            # only teleports draw numbers while they step
-            with self._draws[row].used() if self._stochastic else contextlib.nullcontext():
-                self._states[row], reward[k], _, _, info = self._envs[row].step(action[k])
-            success[k] = info["success"] > 0
-        return Outcome(reward, success, {"success": success, "goal": self._goals[rows]})
+    def step_world(self, row: int, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
+        """See :class:`sim.suites.ogbench.batch.GoalBatch`."""
+        # only teleports draw numbers while they step
+        with self._draws[row].used() if self._stochastic else contextlib.nullcontext():
+            state, reward, _, _, info = self._envs[row].step(action)
+        return state, float(reward), info["success"] > 0
 
-    def _observe(self, rows: np.ndarray, out: Observation) -> None:
-        out["observation.state"][rows] = self._states[rows]
-        out["observation.goal"][rows] = self._wanted[rows]
-
-    def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
-        """Return (len(worlds), 256, 256, 3) uint8, the maze from above, or None when this machine cannot render."""
-        if not render.available():
-            return None
-        rows = np.arange(self.num_worlds) if worlds is None else np.asarray(worlds)
-        if self._camera is None:
-            self._camera = render.Camera(self._model, PICTURE_SIZE, PICTURE_SIZE, self._envs[0].custom_camera)
-        out = np.zeros((len(rows), PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
-        for k, row in enumerate(rows.tolist()):
-            env = self._envs[row]
-            self._model.geom("target").pos[:2] = env.cur_goal_xy
-            self._refresh(env)
-            out[k] = self._camera.picture(self._model, env.data)
-        return out
-
-    def _refresh(self, env: Any) -> None:
-        """Put the mark of this world's goal into its state; only what is drawn depends on it."""
-        mark = self._model.geom("target").id
+    def scene(self, row: int) -> tuple[Any, Any]:
+        """Return model and state of a maze, with the mark at its goal; only what is drawn depends on it."""
+        env, mark = self._envs[row], self._model.geom("target").id
+        self._model.geom_pos[mark, :2] = env.cur_goal_xy
         env.data.geom_xpos[mark] = self._model.geom_pos[mark]
+        return self._model, env.data
 
     def expert_action(self) -> np.ndarray:
         """Return unit steps (N, 2) float32 along the shortest way, zeros where ended. Raises InputError for a maze of a walking robot."""
@@ -163,10 +132,3 @@ class MazeBatch(EpisodicBatch):
             goal = np.array([self._envs[row].cur_goal_xy for row in rows])
             out[rows] = unit_step(here, self._path.next_point(here, goal), reach=0.2)
         return out
-
-    def close(self) -> None:
-        """Free the camera; may be called twice."""
-        super().close()
-        if self._camera is not None:
-            self._camera.close()
-            self._camera = None

@@ -16,7 +16,6 @@ from sim.registry import Entry, Options
 
 SUITE = "robotics"
 CAMERA = "main"
-PICTURE_SIZE = 256  # px, pictures for people
 INSTALL = "`pip install 'robopolicy[suites]'`"
 FLAG = "(the suite's flag)"
 

@@ -16,22 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
-from sim import render
+from policies.spec import ActionSpec, Field, ObservationSpec, Spec
+from sim.drawn import DrawnBatch, View, require_pictures
 from sim.env import Observation
-from sim.episodes import EpisodicBatch, Outcome
+from sim.episodes import Outcome
 from sim.identity import identity, model_files, versions
 from sim.oracles import fetch_expert
 from sim.oracles.point_maze_expert import PointMazeExpert
 from sim.registry import Options
-from sim.suites.robotics import CAMERA, KINDS, PICTURE_SIZE, Kind
+from sim.suites.robotics import CAMERA, KINDS, Kind
 from sim.suites.robotics.layout import ENVIRONMENT, LAYOUTS, Layout, action_fields, flat
 from sim.suites.robotics.shim import SHIM_VERSION, construct, copied
 
 _EXPERTS = {"fetch-reach": fetch_expert.reach, "fetch-push": fetch_expert.push, "fetch-pick-and-place": fetch_expert.pick_and_place}
 
 
-class RoboticsBatch(EpisodicBatch):
+class RoboticsBatch(DrawnBatch):
     """N worlds of a task of Gymnasium-Robotics; ``info``: ``success``, in the kitchen also ``score``, the share of its tasks done.
 
     Args:
@@ -40,8 +40,7 @@ class RoboticsBatch(EpisodicBatch):
     """
 
     def __init__(self, name: str, options: Options) -> None:
-        if options.images and not render.available():
-            raise InputError(f"task {name!r} cannot show images on this machine: {render.unavailable_reason()}; use observations=state")
+        require_pictures(name, options)
         self._name = name.rpartition("/")[2]
         kind = self._kind = KINDS[self._name]
         reward = options.reward or kind.rewards[0]
@@ -55,7 +54,7 @@ class RoboticsBatch(EpisodicBatch):
         super().__init__(name, version, spec, options.num_worlds, options.max_episode_steps or kind.steps, options.autoreset, info)
         self._latest: Any = [np.zeros(0)] * options.num_worlds  # the suite's own observation of each row, flat
         self._image_size = options.image_size if options.images else 0
-        self._cameras: dict[int, render.Camera] = {}
+        self.view = View(first.model, free_view(first.model, kind.view))
         self._scratch: Any = None  # where goals are drawn
         self._through_maze = maze_expert(first) if kind.family == "pointmaze" else None
 
@@ -98,7 +97,7 @@ class RoboticsBatch(EpisodicBatch):
                 for row in rows:
                     out[name][row] = self._latest[row][list(part.places)]
         if self._image_size:
-            out[f"observation.images.{CAMERA}"][rows] = self._pictures(rows, self._image_size)
+            out[f"observation.images.{CAMERA}"][rows] = self.pictures(rows, self._image_size)
 
     def mujoco_row(self, row: int) -> tuple[Any, Any]:
         """Return the ``mujoco.MjModel`` and ``mujoco.MjData`` that world ``row`` alone is stepped and drawn with."""
@@ -120,20 +119,18 @@ class RoboticsBatch(EpisodicBatch):
 
     # Pictures ----------------------------------------------------------------------------------------------------
 
-    def _pictures(self, rows: np.ndarray, size: int) -> np.ndarray:
-        if size not in self._cameras:
-            self._cameras[size] = render.Camera(self._envs[0].model, size, size, free_view(self._envs[0].model, self._kind.view))
-        out = np.zeros((len(rows), size, size, 3), np.uint8)
-        for k, row in enumerate(rows):
-            out[k] = self._drawn(self._envs[row], self._cameras[size])
-        return out
+    def scene(self, row: int) -> tuple[Any, Any]:
+        """See :class:`sim.drawn.DrawnBatch`; without the mark of the goal."""
+        return self.mujoco_row(row)
 
-    def _drawn(self, env: Any, camera: render.Camera) -> np.ndarray:
-        """Return the picture of one world, its goal in it; nothing of the world changes by that."""
+    def picture(self, row: int, size: int) -> np.ndarray:
+        """Return the picture (size, size, 3) uint8 of one world, its goal in it; nothing of the world changes by that."""
         import mujoco
 
+        env = self._envs[row]
         if not hasattr(env, "_render_callback"):
-            return camera.picture(env.model, env.data)
+            return super().picture(row, size)
+        assert self.view is not None
         if self._scratch is None:
             self._scratch = mujoco.MjData(env.model)
         data, sites = env.data, env.model.site_pos.copy()
@@ -141,22 +138,14 @@ class RoboticsBatch(EpisodicBatch):
         env.data = self._scratch
         try:
             env._render_callback()  # puts markers at the goal, and computes the kinematics anew
-            return camera.picture(env.model, self._scratch)
+            return self.view.picture(size, env.model, self._scratch)
         finally:
             env.data, env.model.site_pos[:] = data, sites
-
-    def render(self, worlds: np.ndarray | None = None) -> np.ndarray | None:
-        """Return (len(worlds), 256, 256, 3) uint8, or None when this machine cannot render."""
-        if not render.available():
-            return None
-        return self._pictures(np.arange(self.num_worlds) if worlds is None else np.asarray(worlds), PICTURE_SIZE)
 
     def close(self) -> None:
         """Free cameras and worlds; may be called twice."""
         super().close()
-        for camera in self._cameras.values():
-            camera.close()
-        self._cameras, self._envs, self._scratch = {}, [], None
+        self._envs, self._scratch = [], None
 
 
 def free_view(model: Any, view: Mapping[str, Any]) -> Any:
