@@ -36,7 +36,7 @@ class GoalBatch(DrawnBatch):
 
     @abc.abstractmethod
     def step_world(self, row: int, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
-        """Advance by one control step; returns the state (S,), the reward and whether the goal is reached."""
+        """Advance by one control step with ``action`` (Da,); returns the state (S,), the reward and whether the goal is reached."""
 
     def _begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:
         self._goals[rows] = goal_of(seeds)

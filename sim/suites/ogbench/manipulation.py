@@ -145,13 +145,13 @@ class ArmBatch(GoalBatch):
         self.view = View(self._shared.model, CAMERA)
 
     def begin_world(self, row: int, seed: int, goal: int) -> tuple[np.ndarray, np.ndarray]:
-        """See :class:`sim.suites.ogbench.batch.GoalBatch`."""
+        """See :class:`sim.suites.ogbench.batch.GoalBatch`; (S,) each."""
         state, info = self._worlds[row].begin(seed, {"task_id": goal})
         self._experts[row].forget()
         return state, info["goal"]
 
     def step_world(self, row: int, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
-        """See :class:`sim.suites.ogbench.batch.GoalBatch`."""
+        """See :class:`sim.suites.ogbench.batch.GoalBatch`; ``action`` (Da,)."""
         state, reward, _, info = self._worlds[row].step(action)
         return state, reward, bool(info["success"])
 

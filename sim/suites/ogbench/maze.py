@@ -103,12 +103,12 @@ class MazeBatch(GoalBatch):
         self.view = View(self._model, first.custom_camera)
 
     def begin_world(self, row: int, seed: int, goal: int) -> tuple[np.ndarray, np.ndarray]:
-        """See :class:`sim.suites.ogbench.batch.GoalBatch`."""
+        """See :class:`sim.suites.ogbench.batch.GoalBatch`; (S,) each."""
         state, info, self._draws[row] = begin(self._envs[row], seed, {"task_id": goal})
         return state, info["goal"]
 
     def step_world(self, row: int, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
-        """See :class:`sim.suites.ogbench.batch.GoalBatch`."""
+        """See :class:`sim.suites.ogbench.batch.GoalBatch`; ``action`` (Da,)."""
         # only teleports draw numbers while they step
         with self._draws[row].used() if self._stochastic else contextlib.nullcontext():
             state, reward, _, _, info = self._envs[row].step(action)
