@@ -224,9 +224,12 @@ def _about(group: Sequence[Entry]) -> list[str]:
     checkpoints = sorted({e.checkpoints for e in learnt})
     versions = list(dict.fromkeys(re.sub(r", definition \w+", "", str(row["suite_version"])) for e in group for row in e.rows))
     recipes = list(dict.fromkeys(str(row["training"]["recipe"]) for e in learnt for row in e.rows if (row.get("training") or {}).get("recipe")))
+    served = {(row["checkpoint_hash"], row["task"]) for e in learnt for row in e.rows if row.get("checkpoint_hash")}
+    shared = len(served) > len({checkpoint for checkpoint, _ in served})  # a checkpoint that was evaluated on several tasks
     limits = sorted({int(row["max_episode_steps"]) for e in group for row in e.rows if row.get("max_episode_steps")})
     said = [f"{_span(episodes)} initial states for each checkpoint{f' and at most {_span(limits)} control steps' if limits else ''}"]
     said += [f"{_span(seeds)} training {'seed' if seeds == [1] else 'seeds'}"] if learnt else []
+    said += ["one policy for all tasks, and the demonstrations of all of them together"] if shared else []
     said += [f"mean of {_span(checkpoints)} checkpoints of a run"] if checkpoints and checkpoints != [1] else []
     said += [f"recipes {', '.join(f'`{name}`' for name in recipes)}"] if recipes else []
     return [f"{'; '.join(said)}; {'; '.join(versions[:3])}.", ""]

@@ -103,6 +103,13 @@ def test_sections_columns_means_and_what_is_published() -> None:
     assert "1 to 2 training seeds" in text and "recipes `imitation/metaworld`" in text
 
 
+def test_a_policy_of_many_tasks_is_said_to_be_one() -> None:
+    tasks = ("metaworld/push", "metaworld/reach")
+    said = "one policy for all tasks, and the demonstrations of all of them together"
+    assert said in page(*(evaluation("flow", 80, task, checkpoint_hash="one") for task in tasks))
+    assert said not in page(*(evaluation("flow", 80, task) for task in tasks))
+
+
 def test_published_figures_have_sources_and_tasks_that_exist() -> None:
     from sim.registry import names
 
