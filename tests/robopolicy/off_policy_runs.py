@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
 import os
 import signal
 from multiprocessing.process import BaseProcess
@@ -19,11 +17,11 @@ from robopolicy.training.log import read_log
 from robopolicy.training.run_folder import find_checkpoint
 from sim.env import Observation
 from sim.episodes import EpisodicBatch, Outcome
+from tests.robopolicy.trainings import printed, started
 
 #: Columns of a training row that say how fast it was, or when.
 _SPEEDS = ("time", "wall_s", "cpu_s", "env_steps_per_s", "updates_per_s")
-_PRELOADED = ["robopolicy.training.off_policy", "torch.utils.tensorboard.writer", "accelerate", "torch._dynamo", "policies.gaussian"]
-_PRELOADED += ["sim.suites.classic.cartpole", "robopolicy.algos.sac"]
+_PRELOADED = ("robopolicy.training.off_policy", "policies.gaussian", "sim.suites.classic.cartpole", "robopolicy.algos.sac")
 
 
 class Point(EpisodicBatch):
@@ -81,9 +79,7 @@ def recipe(output: Path, /, **changes: Any) -> TrialRecipe:
 
 
 def _train(values: dict[str, Any], log: str, killed_at: int | None) -> None:
-    with Path(log).open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    with printed(log):
         from robopolicy.training.off_policy import train
         from robopolicy.training.off_policy_actor import Actor
 
@@ -95,25 +91,12 @@ def _train(values: dict[str, Any], log: str, killed_at: int | None) -> None:
             return whole(self, cut)
 
         Actor.step = step  # type: ignore[method-assign]
-
         train(recipe_from_dict(values, "test"), progress=False)
-        os._exit(0)
-
-
-@functools.cache
-def _context() -> Any:
-    context = multiprocessing.get_context("forkserver")  # processes begin with the imports done, and without our threads
-    context.set_forkserver_preload([*_PRELOADED, __name__])
-    return context
 
 
 def start(recipe: TrialRecipe, killed_at: int | None = None) -> BaseProcess:
-    """Train in a process of its own, which kills itself after so many control steps; what it prints goes to ``OUTPUT.txt`` beside the run."""
-    log = Path(f"{recipe.output}.txt")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    process = _context().Process(target=_train, args=(recipe.to_dict(), str(log), killed_at), daemon=True)
-    process.start()
-    return process
+    """Train in a process of its own, which kills itself after so many control steps."""
+    return started(_train, recipe, killed_at, preloaded=_PRELOADED)
 
 
 def outcome(run: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
 import os
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 
 from policies import registry
 from policies.normalize import limits_normalizer
-from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
+from policies.spec import ActionSpec, Field, ObservationSpec, Spec
 from robopolicy.algos.ppo import Ppo, PpoConfig
 from robopolicy.algos.value import Critic
 from robopolicy.recipe import recipe_from_dict
@@ -28,9 +26,9 @@ from robopolicy.training.sight import ReturnScale, Sight
 from robopolicy.training.trial_processes import Processes
 from sim.env import BatchEnv, Observation
 from sim.episodes import EpisodicBatch, Outcome
+from tests.robopolicy.trainings import finished, printed, started
 
-_PRELOADED = ["robopolicy.training.on_policy", "torch.utils.tensorboard.writer", "accelerate", "torch._dynamo", "policies.gaussian"]
-_PRELOADED += ["sim.suites.classic.cartpole", "robopolicy.algos.ppo"]
+_PRELOADED = ("robopolicy.training.on_policy", "policies.gaussian", "sim.suites.classic.cartpole", "robopolicy.algos.ppo")
 
 
 def recipe(output: Path, /, **changes: Any) -> TrialRecipe:
@@ -94,21 +92,12 @@ def parts(env: BatchEnv, config: OnPolicyTraining, policy: dict[str, Any] | None
 
 
 def _train(values: dict[str, Any], log: str, sent: tuple[int, int] | None) -> None:
-    with Path(log).open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    with printed(log):
         if sent is not None:
             _signal_at(*sent)
         from robopolicy.training.trial import train
 
-        try:
-            train(recipe_from_dict(values, "test"), progress=False)
-        except InputError as error:
-            print(f"error: {error}", flush=True)
-            os._exit(2)
-        except KeyboardInterrupt:
-            os._exit(130)
-        os._exit(0)  # no clean-up that a real process would not get either
+        train(recipe_from_dict(values, "test"), progress=False)
 
 
 def _signal_at(iteration: int, number: int) -> None:
@@ -123,29 +112,14 @@ def _signal_at(iteration: int, number: int) -> None:
     Collector.collect = collect  # type: ignore[method-assign]
 
 
-@functools.cache
-def _context() -> Any:
-    context = multiprocessing.get_context("forkserver")  # processes begin with the imports done, and without our threads
-    context.set_forkserver_preload([*_PRELOADED, __name__])
-    return context
-
-
 def start(wanted: TrialRecipe, sent: tuple[int, int] | None = None) -> BaseProcess:
-    """Train in a process of its own; what it prints goes to ``OUTPUT.txt`` beside the run. ``sent``: in which iteration it gets which signal."""
-    log = Path(f"{wanted.output}.txt")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    process = _context().Process(target=_train, args=(wanted.to_dict(), str(log), sent), daemon=True)
-    process.start()
-    return process
+    """Train in a process of its own; ``sent``: in which iteration it gets which signal."""
+    return started(_train, wanted, sent, preloaded=_PRELOADED)
 
 
 def finish(wanted: TrialRecipe, timeout: float = 120) -> None:
     """Train in a process of its own until it is done."""
-    process = start(wanted)
-    process.join(timeout)
-    if process.is_alive():
-        process.kill()
-    assert process.exitcode == 0, Path(f"{wanted.output}.txt").read_text()
+    finished(start(wanted), wanted, timeout)
 
 
 #: Columns of a training row that say how fast it was.

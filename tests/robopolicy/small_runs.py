@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import tempfile
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from policies.spec import InputError
 from robopolicy.recipe import Recipe, recipe_from_dict
 from robopolicy.training.log import read_log
 from robopolicy.training.run_folder import find_checkpoint
+from tests.robopolicy.trainings import finished, printed, started
 
 #: No dropout: the same losses for any number of processes. Big enough to learn, small enough for 500 steps a second.
 MLP = {"backbone": "mlp", "mlp": {"width": 32, "blocks": 1}}
 #: With dropout, whose random numbers must survive a kill.
 TRANSFORMER = {"backbone": "transformer", "transformer": {"width": 16, "layers": 1, "heads": 2, "dropout": 0.2}}
-#: What training imports at the latest; a process that begins with it is quick.
-_PRELOADED = ["robopolicy.training.imitation", "torch.utils.tensorboard.writer", "accelerate", "torch._dynamo", "torch.distributed.fsdp"]
-_PRELOADED += ["policies.flow", "sim.suites.two_route"]
+_PRELOADED = ("robopolicy.training.imitation", "torch.distributed.fsdp", "policies.flow", "sim.suites.two_route")
 
 
 @functools.cache
@@ -53,46 +50,22 @@ def recipe(output: Path, policy: dict[str, Any] | None = None, /, **changes: Any
     return recipe_from_dict(values, "test")
 
 
-def _train(values: dict[str, Any], environment: dict[str, str], log: str) -> None:
+def _train(values: dict[str, Any], log: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    with Path(log).open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    with printed(log):
         from robopolicy.training.imitation import train
 
-        try:
-            train(recipe_from_dict(values, "test"), progress=False)
-        except InputError as error:
-            print(f"error: {error}", flush=True)
-            os._exit(2)
-        except KeyboardInterrupt:
-            os._exit(130)
-        os._exit(0)  # no clean-up that a real process would not get either
-
-
-@functools.cache
-def _context() -> Any:
-    context = multiprocessing.get_context("forkserver")  # processes begin with the imports done, and without our threads
-    context.set_forkserver_preload([*_PRELOADED, __name__])
-    return context
+        train(recipe_from_dict(values, "test"), progress=False)
 
 
 def start(recipe: Recipe, environment: dict[str, str] | None = None) -> BaseProcess:
-    """Train in a process of its own; what it prints goes to ``OUTPUT.txt`` beside the run."""
-    log = Path(f"{recipe.output}.txt")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    process = _context().Process(target=_train, args=(recipe.to_dict(), environment or {}, str(log)), daemon=True)
-    process.start()
-    return process
+    """Train in a process of its own; see :func:`tests.robopolicy.trainings.started`."""
+    return started(_train, recipe, environment or {}, preloaded=_PRELOADED)
 
 
 def finish(recipe: Recipe, timeout: float = 60) -> None:
     """Train in a process of its own until it is done."""
-    process = start(recipe)
-    process.join(timeout)
-    if process.is_alive():
-        process.kill()
-    assert process.exitcode == 0, Path(f"{recipe.output}.txt").read_text()
+    finished(start(recipe), recipe, timeout)
 
 
 def outcome(run: Path) -> tuple[bytes, bytes, list[tuple[Any, ...]]]:

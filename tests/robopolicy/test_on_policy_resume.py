@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from robopolicy.training.on_policy import train
 from robopolicy.training.run_folder import RunFolder, find_checkpoint
 from robopolicy.training.trial_state import read_facts
 from tests.robopolicy.on_policy_runs import finish, outcome, recipe, start
+from tests.robopolicy.trainings import kill_often
 
 STEPS, MARKS = 8 * 16 * 30, 8 * 16 * 4  # of a run in all, and from mark to mark
 
@@ -32,24 +32,10 @@ def unbroken(tmp_path_factory):
     return outcome(run), rows[-1]["time"] - rows[0]["time"]
 
 
-def kill_at(wanted, seconds: float) -> int:
-    """Start training, kill -9 it that long after its log begins, and return the step of the state it left (0: none)."""
-    folder = RunFolder(wanted.output)
-    before = folder.log_file.stat().st_size if folder.log_file.is_file() else 0
-    process = start(wanted)
-    while process.is_alive() and (folder.log_file.stat().st_size if folder.log_file.is_file() else 0) <= before:
-        time.sleep(0.001)
-    time.sleep(seconds)
-    process.kill()  # SIGKILL; nothing if it was done before
-    process.join()
-    states = folder.states_newest_first()
-    return states[0][0] if states else 0
-
-
 def killed_run(run: Path, kills: int, seconds: float, seed: int) -> list[int]:
     """Train with ``kills`` kills at random moments, then to the end; returns the steps at which it went on."""
-    dice, wanted = random.Random(seed), recipe(run)
-    steps = [kill_at(wanted, dice.uniform(0, 1.5 * seconds / kills)) for _ in range(kills)]
+    wanted = recipe(run)
+    steps = kill_often(start, wanted, kills, seconds, seed)
     finish(wanted)
     return steps
 
