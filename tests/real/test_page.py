@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -25,10 +24,10 @@ from real.page_scene import RobotScene, quaternion
 from real.page_text import History, Interventions, facts_html, state_html, told_html
 from real.telemetry import Telemetry
 from real.telemetry_wire import Record
+from tests.browser import opened
 from tests.require import require
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 MODEL = """
 <mujoco><worldbody><body name="a"><joint name="one" axis="0 0 1"/><geom type="capsule" fromto="0 0 0 0 0 0.4" size="0.05"/>
 <body name="b" pos="0 0 0.4"><joint name="two" axis="0 1 0"/><geom type="box" size="0.05 0.04 0.2" pos="0 0 0.2" euler="10 20 30"/>
@@ -111,16 +110,9 @@ class PageProcess:
 
 def test_in_a_browser_the_state_is_seen_the_buttons_arrive_and_a_closed_page_holds_no_deadman(tmp_path, keep):
     require("chromium")
-    from playwright.sync_api import sync_playwright
-
     robot = keep(Robot(tmp_path))
     page_process = keep(PageProcess(tmp_path))
-    executable = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM.split())
-        page = browser.new_page(viewport={"width": 900, "height": 600})
-        page.set_default_timeout(90_000)
-        page.goto(page_process.url)
+    with opened(page_process.url) as page:
         seen = lambda text: page.get_by_text(text, exact=True).first.wait_for()  # noqa: E731
         seen("ACTIVE")
         seen("velocity <limit>")  # as text, not as markup
@@ -143,7 +135,6 @@ def test_in_a_browser_the_state_is_seen_the_buttons_arrive_and_a_closed_page_hol
         hold_deadman(robot, held, robot.beats + 3)
         page.close()
         robot.wait(lambda: robot.channel.deadman_age_s > 1.0, "the end of the heartbeat")
-        browser.close()
     assert [kind for kind, _ in robot.asked] == ["hold", "resume", "stop"]
     assert set(robot.channel.refused) <= {"stale"}  # heartbeats of a browser that got no processor time
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +13,9 @@ from robopolicy.data.collect import collect
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.view import DatasetViewer, robot_of, spans, strip
 from robopolicy.data.writer import DatasetWriter
-from tests.require import require
+from tests.browser import opened, served
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 CAMERA = "observation.images.top"
 
 
@@ -100,29 +94,8 @@ def test_the_robot_of_a_collected_task_stands_as_recorded(tmp_path):
 
 
 def test_in_a_browser_an_episode_is_gone_through(recorded, tmp_path):
-    require("chromium")
-    from playwright.sync_api import sync_playwright
-
-    file = tmp_path / "address"
-    command = [sys.executable, "-m", "robopolicy", "data", "view", str(recorded.path), "--port", "0", "--announce", str(file), "--with-parent"]
-    with (tmp_path / "out").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path)
-    try:
-        until = time.monotonic() + 90
-        while not file.exists():
-            assert process.poll() is None and time.monotonic() < until, (tmp_path / "out").read_text()
-            time.sleep(0.05)
-        executable = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM.split())
-            page = browser.new_page(viewport={"width": 900, "height": 700})
-            page.set_default_timeout(90_000)
-            page.goto(file.read_text())
-            page.get_by_text(re.compile("episode 0 of 2")).first.wait_for()
-            assert page.locator("img").count() >= 1
-            page.get_by_label("Play").first.check()
-            page.get_by_text(re.compile("a person acts")).first.wait_for()
-            browser.close()
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0, (tmp_path / "out").read_text()
+    with served(["data", "view", str(recorded.path)], tmp_path) as url, opened(url, height=700) as page:
+        page.get_by_text(re.compile("episode 0 of 2")).first.wait_for()
+        assert page.locator("img").count() >= 1
+        page.get_by_label("Play").first.check()
+        page.get_by_text(re.compile("a person acts")).first.wait_for()

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +12,9 @@ from policies.spec import InputError
 from robopolicy.view import KNOBS, Rollout, Viewer, make_planner
 from robopolicy.view_scene import height_field
 from sim.registry import make
-from tests.require import require
+from tests.browser import opened, served
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 ARENA = """
 <mujoco><asset><hfield name="hills" nrow="3" ncol="4" size="2 1 0.5 0.1" elevation="0 0 0 0  0 1 0 0  0 0 0 0"/></asset>
 <worldbody><geom type="hfield" hfield="hills"/></worldbody></mujoco>
@@ -130,45 +124,9 @@ def test_a_height_field_is_drawn_with_the_heights_of_its_file():
 
 
 def test_in_a_browser_the_worlds_run_and_a_button_begins_anew(tmp_path):
-    require("chromium")
-    from playwright.sync_api import sync_playwright
-
-    file = tmp_path / "address"
-    command = [
-        sys.executable,
-        "-m",
-        "robopolicy",
-        "view",
-        "cartpole",
-        "--worlds",
-        "2",
-        "--max-steps",
-        "100000",
-        "--port",
-        "0",
-        "--announce",
-        str(file),
-        "--with-parent",
-    ]
-    with (tmp_path / "out").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path)
-    try:
-        until = time.monotonic() + 90
-        while not file.exists():
-            assert process.poll() is None and time.monotonic() < until, (tmp_path / "out").read_text()
-            time.sleep(0.05)
-        executable = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM.split())
-            page = browser.new_page(viewport={"width": 900, "height": 600})
-            page.set_default_timeout(90_000)
-            page.goto(file.read_text())
-            page.get_by_text(re.compile("episode 1")).first.wait_for()
-            page.get_by_text(re.compile("succeeded")).first.wait_for()
-            assert page.locator("canvas").count() >= 1
-            page.get_by_role("button", name="New episode").click()
-            page.get_by_text(re.compile("episode 2")).first.wait_for()
-            browser.close()
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0, (tmp_path / "out").read_text()
+    with served(["view", "cartpole", "--worlds", "2", "--max-steps", "100000"], tmp_path) as url, opened(url) as page:
+        page.get_by_text(re.compile("episode 1")).first.wait_for()
+        page.get_by_text(re.compile("succeeded")).first.wait_for()
+        assert page.locator("canvas").count() >= 1
+        page.get_by_role("button", name="New episode").click()
+        page.get_by_text(re.compile("episode 2")).first.wait_for()
