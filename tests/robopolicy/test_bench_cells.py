@@ -52,6 +52,11 @@ def test_only_measures_some_and_keeps_what_the_others_have(tmp_path: Path) -> No
         run_cells([ours, theirs], tmp_path, progress=False, only="x")
 
 
+def test_what_was_not_asked_for_is_one_line_however_much_it_is(tmp_path: Path) -> None:
+    cells = [Cell(name, MACHINE, threads=threads) for threads, name in enumerate("abcdef", 1)]
+    assert run_cells(cells, tmp_path, progress=False, only="a").failed == ["b, c, d and 2 more: not measured (--only a)"]
+
+
 def test_a_torn_line_costs_one_cell(tmp_path: Path) -> None:
     cells = [Cell("one", MACHINE), Cell("two", MACHINE, threads=2)]
     run_cells(cells, tmp_path, progress=False)
