@@ -32,7 +32,7 @@ class Shuffle:
     def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what stands at ``positions`` (B,) of the endless order, and in which epoch, (B,) int64 each."""
         epochs, offsets = np.divmod(positions, self.count)
-        if epochs[0] == epochs[-1] and (epochs == epochs[0]).all():
+        if (epochs == epochs[0]).all():
             return self.order(int(epochs[0]))[offsets], epochs
         out = np.empty_like(positions)
         for epoch in np.unique(epochs):

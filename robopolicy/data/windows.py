@@ -110,10 +110,7 @@ class WindowSampler:
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         """Return the windows (B,) int64 that positions (B,) of the endless order name, in any order."""
-        order = np.argsort(positions, kind="stable")
-        out = np.empty(len(positions), np.int64)
-        out[order], _ = self._shuffle.at(positions[order])
-        return out
+        return self._shuffle.at(positions)[0]
 
     def fill(self, windows: np.ndarray, out: dict[str, np.ndarray]) -> None:
         """Write ``windows`` (B,) into arrays of the shapes that :meth:`batch` returns."""

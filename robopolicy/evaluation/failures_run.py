@@ -141,11 +141,12 @@ def search_failures(search: Search, folder: Path, *, film: int = 0, label: str |
     with take(search.policy, search.device, search.workers, search.method, search.weights) as subject:
         record = _record(search, subject, make_env, purpose, label)
         ledger.require_separate(record.purpose, search.seed0, search.pool, record.chosen)
+        _require_same_world(search, record)
         settings = _settings(search, record)
         _claim(folder, settings)
         rolling = _Rolling(search, subject, make_env, record, folder, progress, pool)
         features = _features(search, folder, pool, progress)
-        estimate = estimate_failure_rate(search.design, features, rolling.roll, None, _experience(search, record, progress))
+        estimate = estimate_failure_rate(search.design, features, rolling.roll, None, _experience(search, progress))
     record.episodes = rolling.in_order(estimate.places)
     worst, notes = _worst(folder, make_env, record, estimate, film)
     found = Found(estimate, record.episodes, worst, notes, folder)
@@ -191,7 +192,8 @@ def _settings(search: Search, record: Evaluation) -> dict[str, Any]:
     own = {"checkpoint": record.checkpoint_hash or record.policy, "task": record.task, "suite_version": record.suite_version, "env": record.env}
     more = {"execution": record.execution, "weights": record.weights, "device": record.device, "threads": record.threads, "block": record.block}
     design = {"pool": search.pool, "seed0": search.seed0, "noise_seed": search.noise_seed, **dataclasses.asdict(search.design)}
-    return json.loads(json.dumps({**own, **more, **design, "learn_from": [_identity(one) for one in search.learn_from]}))
+    lessons = {"learn_from": [_identity(one) for one in search.learn_from]} if search.learn_from else {}  # folders from before have none
+    return json.loads(json.dumps({**own, **more, **design, **lessons}))
 
 
 def _identity(evaluation: Evaluation) -> str:
@@ -248,13 +250,17 @@ def _margins(episode: Episode) -> list[float]:
     return [episode.length, episode.return_, 0.0 if episode.score is None else episode.score]
 
 
-def _experience(search: Search, record: Evaluation, progress: bool) -> Experience | None:
-    """Return what other policies' evaluations teach, None without any. Raises InputError."""
-    if not search.learn_from:
-        return None
+def _require_same_world(search: Search, record: Evaluation) -> None:
+    """Refuse evaluations to learn from that are of another world, before anything is written. Raises InputError."""
     for one in search.learn_from:
         if one.world != record.world:
             raise InputError(f"failures: evaluation {one.label!r} is of another world: expected {record.world}, found {one.world}")
+
+
+def _experience(search: Search, progress: bool) -> Experience | None:
+    """Return what other policies' evaluations teach, None without any."""
+    if not search.learn_from:
+        return None
     episodes = [e for one in search.learn_from for e in one.episodes]
     outcomes = Outcomes(np.array([not e.success for e in episodes]), np.array([_margins(e) for e in episodes], np.float64))
     return Experience(_first_states(search, np.array([e.seed for e in episodes], np.int64), "what is learnt from", progress), outcomes)

@@ -37,7 +37,7 @@ def precision_here(asked: str, note: Callable[[str], None]) -> str:
     gpu = torch.cuda.is_available()
     if asked == "auto":
         return "bf16" if gpu and torch.cuda.is_bf16_supported() else "no"
-    if asked == "bf16" and not gpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if asked == "bf16" and not gpu and not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         note("training.mixed_precision=bf16 would be slower than float32 on this processor, which does not multiply in it: training in float32")
         return "no"
     if asked == "fp16" and not gpu:

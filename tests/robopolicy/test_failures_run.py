@@ -83,6 +83,8 @@ def test_an_earlier_policys_evaluation_is_learnt_from_and_one_of_another_world_i
     lesson.max_episode_steps = 30
     with pytest.raises(InputError, match="is of another world: expected"):
         search_failures(dataclasses.replace(SEARCH, learn_from=[lesson]), tmp_path / "other", progress=False)
+    assert not (tmp_path / "other").exists(), "what is refused leaves nothing behind"
+    assert "learn_from" not in json.loads((searched.folder / "settings.json").read_text()), "folders from before go on"
 
 
 def test_the_command_prints_the_rate_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
