@@ -9,6 +9,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+# The tests and the demo start hundreds of processes; without bytecode each would compile this tree again.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV ?= .venv
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))

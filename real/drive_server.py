@@ -32,8 +32,9 @@ from real.drive_wire import info_to_dict, reading_message
 from real.latency import Latency
 from real.lines import Lines
 from real.robots import robot_class
+from real.router import bound_router
 from real.ticks import Grid
-from real.wire import Limits, Message, WireError, checked_bind, configure, decode, receive, send
+from real.wire import Limits, Message, WireError, decode, receive, send
 
 _BETWEEN_LINES_S = 0.1  # of the log: what flickers is not worth a disk
 _MAX_REST_S = 10.0  # at the end: for the brake
@@ -79,14 +80,7 @@ class DriveServer:
         self.lateness, self.work = Latency(), Latency()
         self._told, self._quiet_until = ("", ""), 0.0
         self._ticker = _Ticker(drive)
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        configure(self._socket, self._limits)
-        try:
-            self.address = checked_bind(self._socket, bind)
-        except InputError:
-            self._context.destroy(linger=0)
-            raise
+        self._context, self._socket, self.address = bound_router(bind, self._limits)
 
     def serve(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Tick and answer until ``stopped()``, asked at every tick; then brake, hold, request the robot's own stop and close.

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import zmq
 
 from policies.spec import InputError
-from real.wire import Limits, Message, WireError, checked_bind, checked_connect, configure, decode, receive, send
+from real.router import bound_router
+from real.wire import Limits, Message, WireError, checked_connect, configure, decode, receive, send
 
 KINDS = ("hold", "stop", "resume", "deadman", "speed", "command")
 FILE_NAME = "operator.json"
@@ -77,12 +78,8 @@ class OperatorChannel:
         self._clock_ns = clock_ns
         self._held: dict[bytes, int] = {}  # who holds a deadman -> when that was said
         self._commanded: tuple[int, tuple[float, ...]] | None = None  # when the newest command was given, and what
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        configure(self._socket, _LIMITS)
-        self._socket.setsockopt(zmq.RCVHWM, 64)
+        self._context, self._socket, self.address = bound_router(bind, _LIMITS, options={zmq.RCVHWM: 64})
         try:
-            self.address = checked_bind(self._socket, bind)
             if self.file is not None:
                 _write_private(self.file, {"address": self.address, "telemetry": telemetry, "latch": latch, "token": self.token, "pid": os.getpid()})
         except BaseException:

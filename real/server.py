@@ -21,13 +21,14 @@ import numpy as np
 import zmq
 
 from policies.base import Policy, State, select_rows
-from policies.spec import InputError, SpecMismatch
+from policies.spec import SpecMismatch
 from real.batching import ROWS, Outcome, Queue, Request, compute, unpack
 from real.keys import ServerKeys
 from real.metrics import ServerStats
 from real.policy import act_numpy, ranges_to_json, trained_ranges
+from real.router import bound_router
 from real.shm import SLOTS, Mapped, SharedMemoryRefused, file_bytes, slot_bytes, sweep
-from real.wire import Limits, Message, WireError, checked_bind, configure, decode, receive, send
+from real.wire import Limits, Message, WireError, decode, receive, send
 
 _MAX_WAITING_BYTES = 1 << 30  # of observations
 _ACTIVE_S = 1.0  # a session that was heard within this is waited for
@@ -91,16 +92,7 @@ class PolicyServer:
         self._limits = Limits.of_observations(policy.spec.observation, policy.n_obs_steps, max_streams)
         self._keys = None if keys is None else ServerKeys(keys, log)
         sweep()
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        configure(self._socket, self._limits)
-        try:
-            if self._keys is not None:
-                self._keys.secure(self._socket, self._context)
-            self.address = checked_bind(self._socket, bind, self._keys is not None)
-        except InputError:
-            self.close()
-            raise
+        self._context, self._socket, self.address = bound_router(bind, self._limits, self._keys)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
 

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import zmq
 
+from real.router import bound_router
 from real.telemetry_wire import COUNTS, Record, decode, encode, opened
-from real.wire import Limits, WireError, checked_bind, checked_connect, receive
+from real.wire import Limits, WireError, checked_connect, receive
 
 _FROM_READERS = Limits(frames=0, frame_bytes=4096, header_bytes=4096)
 _TO_READERS = Limits(frames=1, frame_bytes=64 << 20, header_bytes=16 << 20)
@@ -97,15 +98,7 @@ class Telemetry:
         self._last_image: dict[str, int] = {}
         self._readers: dict[bytes, _Reader] = {}
         self._info: dict[str, Any] = {}
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        for option, value in ((zmq.SNDHWM, queue), (zmq.RCVHWM, 64), (zmq.MAXMSGSIZE, 4096), (zmq.ROUTER_MANDATORY, 1), (zmq.LINGER, 0)):
-            self._socket.setsockopt(option, value)
-        try:
-            self.address = checked_bind(self._socket, bind)
-        except BaseException:
-            self._context.destroy(linger=0)
-            raise
+        self._context, self._socket, self.address = bound_router(bind, _FROM_READERS, options={zmq.SNDHWM: queue, zmq.RCVHWM: 64})
 
     @property
     def readers(self) -> int:

@@ -27,8 +27,9 @@ import zmq
 
 from policies.motion import joint_columns
 from policies.spec import InputError
+from real.router import bound_router
 from real.server import Refusal
-from real.wire import Limits, Message, WireError, checked_bind, configure, decode, receive, send
+from real.wire import Limits, Message, WireError, decode, receive, send
 from robopolicy.twin_log import TwinLog
 from sim.env import BatchEnv, JointDriven, StepResult
 
@@ -245,14 +246,7 @@ class TwinServer:
         self._limits = Limits.of_actions(world.env.spec.action)
         self._session, self._identity, self._sequence, self._heard = 0, b"", 0, -math.inf
         self._stopped, self._told = False, 0
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        configure(self._socket, self._limits)
-        try:
-            self.address = checked_bind(self._socket, bind)
-        except InputError:
-            self._context.destroy(linger=0)
-            raise
+        self._context, self._socket, self.address = bound_router(bind, self._limits)
 
     def serve(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Run the world and answer until ``stopped()``, looked at every 0.1 s; then close."""

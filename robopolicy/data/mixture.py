@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from policies.noise import row_keys
 from policies.spec import InputError
+from robopolicy.data.batches import Batches
 from robopolicy.data.shuffle import Shuffle
 from robopolicy.data.windows import WindowSampler
 
 _ORDER = 0x0313A  # keeps the keys of the order apart from those of the noise and of a set's own order
 
 
-class MixtureSampler:
+class MixtureSampler(Batches):
     """Draws batches of windows from several samplers; see :class:`robopolicy.data.windows.WindowSampler`.
 
     Args:
@@ -36,8 +35,8 @@ class MixtureSampler:
     """
 
     def __init__(self, samplers: Sequence[WindowSampler], weights: Sequence[float], seed: int, buffers: int = 4) -> None:
-        self.samplers, self.seed, self.batch_size = list(samplers), int(seed), samplers[0].batch_size
-        self.horizon, self.n_obs_steps = samplers[0].horizon, samplers[0].n_obs_steps
+        super().__init__(samplers[0].batch_size, seed, buffers)
+        self.samplers, self.horizon, self.n_obs_steps = list(samplers), samplers[0].horizon, samplers[0].n_obs_steps
         self._counts = np.array([round(weight * sampler.num_windows) for sampler, weight in zip(samplers, weights, strict=True)], np.int64)
         for sampler, count, weight in zip(samplers, self._counts, weights, strict=True):
             if count < 1:
@@ -45,17 +44,10 @@ class MixtureSampler:
         self._first = np.concatenate([[0], np.cumsum(self._counts)])
         self.num_windows = int(self._first[-1])
         self._shuffle = Shuffle(self.seed, _ORDER, self.num_windows)
-        self._ring: list[dict[str, np.ndarray]] = [{} for _ in range(max(1, buffers))]
-        self._turn = 0
 
-    def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[dict[str, torch.Tensor], np.ndarray]:
-        """Return what :meth:`robopolicy.data.windows.WindowSampler.batch` does: arrays (b, ...) by field, and row keys (b,)."""
-        if self.batch_size % world or not 0 <= rank < world:
-            raise InputError(f"batch size {self.batch_size} cannot be shared by {world} processes (rank {rank}): choose a multiple of {world}")
-        share = self.batch_size // world
-        positions = np.arange(step * self.batch_size + rank * share, step * self.batch_size + (rank + 1) * share, dtype=np.int64)
+    def draw(self, positions: np.ndarray, out: dict[str, np.ndarray]) -> None:
+        """See base class."""
         which, own = self.locate(positions)
-        out = self._buffers(share)
         for k, sampler in enumerate(self.samplers):
             rows = np.flatnonzero(which == k)
             if not rows.size:
@@ -64,18 +56,13 @@ class MixtureSampler:
             sampler.draw(own[rows], part)
             for name, array in part.items():
                 out[name][rows] = array
-        return {name: torch.from_numpy(array) for name, array in out.items()}, row_keys(self.seed, positions)
+
+    def empty(self, rows: int) -> dict[str, np.ndarray]:
+        """See base class; the sets have the same fields."""
+        return self.samplers[0].empty(rows)
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the set of each of the positions (B,), and the position in that set's own endless order, (B,) int64 each."""
         mixed, epochs = self._shuffle.at(positions)
         which = np.searchsorted(self._first, mixed, side="right") - 1
         return which, epochs * self._counts[which] + mixed - self._first[which]
-
-    def _buffers(self, rows: int) -> dict[str, np.ndarray]:
-        self._turn = (self._turn + 1) % len(self._ring)
-        ring = self._ring[self._turn]
-        if not ring or len(ring["action"]) != rows:
-            ring.clear()
-            ring.update(self.samplers[0].empty(rows))
-        return ring

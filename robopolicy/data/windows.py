@@ -13,17 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from policies.noise import row_keys
 from policies.spec import InputError
+from robopolicy.data.batches import Batches
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.shuffle import Shuffle
 
 _ORDER = 0x0DDE5  # keeps the keys of the order apart from those of the noise
 
 
-class WindowSampler:
+class WindowSampler(Batches):
     """Draws batches of windows from a data set.
 
     Args:
@@ -63,8 +62,8 @@ class WindowSampler:
             raise InputError(f"windows: n_obs_steps - 1 + n_action_steps <= horizon is needed, found {n_obs_steps} - 1 + {n_action_steps} and {horizon}")
         if batch_size < 1:
             raise InputError(f"windows: batch_size must be at least 1, found {batch_size}")
-        self.dataset, self.batch_size, self.seed = dataset, int(batch_size), int(seed)
-        self.n_obs_steps, self.horizon, self.n_action_steps = n_obs_steps, horizon, n_action_steps
+        super().__init__(batch_size, seed, buffers)
+        self.dataset, self.n_obs_steps, self.horizon, self.n_action_steps = dataset, n_obs_steps, horizon, n_action_steps
         self._arrays = {name: dataset.field(name) for name in fields}
         self._actions = dataset.field("action")
         self._starts, self._lengths = self._episodes(episodes)
@@ -83,29 +82,9 @@ class WindowSampler:
                 f"data set {dataset.path}: every episode is too short for a window: {need} frames are needed, the longest has {int(self._lengths.max())}"
             )
         self._shuffle = Shuffle(self.seed, _ORDER, self.num_windows)
-        self._ring: list[dict[str, np.ndarray]] = [{} for _ in range(max(1, buffers))]
-        self._turn = 0
-
-    def batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[dict[str, torch.Tensor], np.ndarray]:
-        """Return the rows of global batch ``step`` that belong to process ``rank`` of ``world``: a contiguous share.
-
-        Returns:
-            The batch: observation fields (b, To, *shape), ``action`` (b, Tp, Da) float32, ``action_is_pad`` (b, Tp) bool,
-            with b = batch_size / world; and the row keys (b,) int64 of the global sample positions, for the noise.
-
-        Raises:
-            InputError: if ``batch_size`` does not divide by ``world``.
-        """
-        if self.batch_size % world or not 0 <= rank < world:
-            raise InputError(f"batch size {self.batch_size} cannot be shared by {world} processes (rank {rank}): choose a multiple of {world}")
-        share = self.batch_size // world
-        positions = np.arange(step * self.batch_size + rank * share, step * self.batch_size + (rank + 1) * share, dtype=np.int64)
-        out = self._buffers(share)
-        self.draw(positions, out)
-        return {name: torch.from_numpy(array) for name, array in out.items()}, row_keys(self.seed, positions)
 
     def draw(self, positions: np.ndarray, out: dict[str, np.ndarray]) -> None:
-        """Write the windows that ``positions`` (B,) of the endless order name into arrays of the shapes that :meth:`batch` returns."""
+        """See base class."""
         self.fill(self.at(positions), out)
 
     def at(self, positions: np.ndarray) -> np.ndarray:
@@ -150,16 +129,8 @@ class WindowSampler:
         starts = self.dataset.episode_starts
         return starts[chosen], starts[chosen + 1] - starts[chosen]
 
-    def _buffers(self, rows: int) -> dict[str, np.ndarray]:
-        self._turn = (self._turn + 1) % len(self._ring)
-        ring = self._ring[self._turn]
-        if not ring or len(ring["action"]) != rows:
-            ring.clear()
-            ring.update(self.empty(rows))
-        return ring
-
     def empty(self, rows: int) -> dict[str, np.ndarray]:
-        """Return arrays for :meth:`fill`: fields (rows, To, *shape), ``action`` (rows, Tp, Da), ``action_is_pad`` (rows, Tp)."""
+        """See base class; also for :meth:`fill`."""
         out = {n: np.empty((rows, self.n_obs_steps, *a.shape[1:]), a.dtype) for n, a in self._arrays.items()}
         out["action"] = np.empty((rows, self.horizon, *self._actions.shape[1:]), self._actions.dtype)
         out["action_is_pad"] = np.empty((rows, self.horizon), np.bool_)

@@ -31,7 +31,7 @@ from robopolicy.evaluation import ledger, seeds, videos
 from robopolicy.evaluation.blocks import BlockResult, split
 from robopolicy.evaluation.failures import Design, Experience, FailureRate, Outcomes, estimate_failure_rate
 from robopolicy.evaluation.records import Episode, Evaluation
-from robopolicy.evaluation.rollout import episode_bar, make_world, require_fit
+from robopolicy.evaluation.rollout import describe, episode_bar, make_world, require_fit
 from robopolicy.evaluation.subject import Subject, take
 from robopolicy.evaluation.workers import Job, run
 from sim.env import BatchEnv
@@ -155,36 +155,14 @@ def search_failures(search: Search, folder: Path, *, film: int = 0, label: str |
 
 
 def _record(search: Search, subject: Subject, make_env: functools.partial[BatchEnv], purpose: seeds.Purpose, label: str | None) -> Evaluation:
-    """Return an evaluation without episodes: who, and in which world."""
-    from sim.registry import entry
-
+    """Return an evaluation without episodes: who, in which world, and how it is run."""
     with contextlib.closing(make_env(1)) as world:
-        return Evaluation(
-            label=label or subject.policy,
-            policy=subject.policy,
-            checkpoint=subject.checkpoint,
-            checkpoint_hash=subject.checkpoint_hash,
-            task=world.task,
-            suite_version=world.suite_version,
-            purpose=purpose.name.lower(),
-            seed0=search.seed0,
-            noise_seed=search.noise_seed,
-            block=min(search.block, min(search.design.sizes)),
-            workers=search.workers,
-            threads=search.threads,
-            device=search.device,
-            env=dict(search.env),
-            max_episode_steps=world.max_episode_steps,
-            rate_hz=world.spec.action.rate_hz,
-            horizon=0,
-            n_action_steps=1,
-            episodes=[],
-            training=dict(subject.training or {}),
-            execution=subject.execution,
-            weights=search.weights,
-            success=entry(search.task).success,
-            chosen=[dict(one) for one in subject.chosen],
-        )
+        record = describe(subject, world, label)
+    record.purpose, record.seed0, record.noise_seed = purpose.name.lower(), search.seed0, search.noise_seed
+    record.block, record.workers, record.threads = min(search.block, min(search.design.sizes)), search.workers, search.threads
+    record.device, record.env, record.weights = search.device, dict(search.env), search.weights
+    record.chosen = [dict(one) for one in subject.chosen]
+    return record
 
 
 def _settings(search: Search, record: Evaluation) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def evaluate(
     make_env = _maker(task, env)
     with take(policy, device, workers if cluster is None else 2, method, weights) as subject:
         with contextlib.closing(make_env(1)) as world:
-            evaluation = _describe(subject, world, label)
+            evaluation = describe(subject, world, label)
             _require_fit(policy, world)
         evaluation.purpose, evaluation.seed0, evaluation.noise_seed = purpose.name.lower(), seed0, noise_seed
         evaluation.block, evaluation.workers, evaluation.threads = min(block, episodes), workers, threads
@@ -172,8 +172,8 @@ def _blank(policy: Policy) -> dict[str, np.ndarray]:
     return out
 
 
-def _describe(subject: Subject, world: BatchEnv, label: str | None) -> Evaluation:
-    """Return an evaluation without episodes: who, and in which world."""
+def describe(subject: Subject, world: BatchEnv, label: str | None) -> Evaluation:
+    """Return an evaluation without episodes: who, and in which world; on which seeds and how it is run, the caller fills in."""
     return Evaluation(
         label=label or subject.policy,
         policy=subject.policy,

@@ -19,7 +19,8 @@ import numpy as np
 import zmq
 
 from real.keys import ServerKeys
-from real.wire import Message, WireError, checked_bind, configure, decode, receive, send
+from real.router import bound_router
+from real.wire import Message, WireError, decode, receive, send
 from robopolicy.training.actor_learner_wire import SILENT_S, Arrays, Layout
 
 _WAITING = 64  # chunks in memory that the learner has not looked at yet
@@ -99,16 +100,7 @@ class Hub:
         self._inbox: queue.Queue[Chunk] = queue.Queue(_WAITING)
         self.counts, self._word, self._lock = Counts(), _Word(), threading.Lock()
         self._keys = None if keys is None else ServerKeys(keys, say)
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        configure(self._socket, self._limits)
-        try:
-            if self._keys is not None:
-                self._keys.secure(self._socket, self._context)
-            self.address = checked_bind(self._socket, bind, self._keys is not None)
-        except BaseException:
-            self._release()
-            raise
+        self._context, self._socket, self.address = bound_router(bind, self._limits, self._keys)
         self._stopped = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="actors", daemon=True)

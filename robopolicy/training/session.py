@@ -14,8 +14,7 @@ from policies.noise import Noise
 from policies.normalize import Normalizer
 from policies.spec import InputError, Spec
 from real.calibration import fingerprint_of
-from robopolicy.data.mixture import MixtureSampler
-from robopolicy.data.windows import WindowSampler
+from robopolicy.data.batches import Batches
 from robopolicy.recipe import Note, Recipe
 from robopolicy.training.demonstrations import Demonstrations, DemonstrationSets, open_demonstrations
 from robopolicy.training.ema import Ema
@@ -75,7 +74,7 @@ class Session:
     recipe: Recipe
     accelerator: Accelerator
     demonstrations: Data
-    sampler: WindowSampler | MixtureSampler
+    sampler: Batches
     policy: LearntPolicy
     loss: Any
     optimizer: Any
@@ -198,7 +197,7 @@ def _check_state(
 
 def _policy(
     recipe: Recipe, demonstrations: Data, initial: LearntPolicy | None, found: tuple[Path, dict[str, Any]] | None, note: Note
-) -> tuple[LearntPolicy, WindowSampler | MixtureSampler]:
+) -> tuple[LearntPolicy, Batches]:
     """Return the policy with its first weights (the training state's come later) and the sampler that feeds it."""
     normalizer: Normalizer | None = None
     if found:

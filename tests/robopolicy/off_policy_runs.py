@@ -17,7 +17,7 @@ from robopolicy.training.log import read_log
 from robopolicy.training.run_folder import find_checkpoint
 from sim.env import Observation
 from sim.episodes import EpisodicBatch, Outcome
-from tests.robopolicy.trainings import printed, started
+from tests.robopolicy.trainings import changed, printed, started
 
 #: Columns of a training row that say how fast it was, or when.
 _SPEEDS = ("time", "wall_s", "cpu_s", "env_steps_per_s", "updates_per_s")
@@ -70,12 +70,7 @@ def recipe(output: Path, /, **changes: Any) -> TrialRecipe:
         "env": {"max_episode_steps": 15},
         "training": training,
     }
-    for key, value in changes.items():
-        if key in ("task", "seed", "init", "algo", "env", "policy", "evaluation"):
-            values[key] = {**values[key], **value} if isinstance(value, dict) and key in values else value
-        else:
-            training[key] = value
-    return recipe_from_dict(values, "test")
+    return changed(values, changes)
 
 
 def _train(values: dict[str, Any], log: str, killed_at: int | None) -> None:

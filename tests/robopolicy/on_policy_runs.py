@@ -26,7 +26,7 @@ from robopolicy.training.sight import ReturnScale, Sight
 from robopolicy.training.trial_processes import Processes
 from sim.env import BatchEnv, Observation
 from sim.episodes import EpisodicBatch, Outcome
-from tests.robopolicy.trainings import finished, printed, started
+from tests.robopolicy.trainings import changed, finished, printed, started
 
 _PRELOADED = ("robopolicy.training.on_policy", "policies.gaussian", "sim.suites.classic.cartpole", "robopolicy.algos.ppo")
 
@@ -44,12 +44,7 @@ def recipe(output: Path, /, **changes: Any) -> TrialRecipe:
         "env": {"max_episode_steps": 30},
         "training": training,
     }
-    for key, value in changes.items():
-        if key in ("task", "seed", "init", "algo", "env", "policy", "evaluation"):
-            values[key] = {**values[key], **value} if isinstance(value, dict) and key in values else value
-        else:
-            training[key] = value
-    return recipe_from_dict(values, "test")
+    return changed(values, changes)
 
 
 class Waiting(EpisodicBatch):

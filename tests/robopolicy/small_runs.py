@@ -12,7 +12,7 @@ from typing import Any
 from robopolicy.recipe import Recipe, recipe_from_dict
 from robopolicy.training.log import read_log
 from robopolicy.training.run_folder import find_checkpoint
-from tests.robopolicy.trainings import finished, printed, started
+from tests.robopolicy.trainings import changed, finished, printed, started
 
 #: No dropout: the same losses for any number of processes. Big enough to learn, small enough for 500 steps a second.
 MLP = {"backbone": "mlp", "mlp": {"width": 32, "blocks": 1}}
@@ -42,12 +42,7 @@ def recipe(output: Path, policy: dict[str, Any] | None = None, /, **changes: Any
         "policy": {"type": "flow", **(policy or MLP)},
         "training": training,
     }
-    for key, value in changes.items():
-        if key in ("task", "seed", "init", "data", "env", "policy", "evaluation"):
-            values[key] = {**values[key], **value} if isinstance(value, dict) and key in values else value
-        else:
-            training[key] = {**training[key], **value} if isinstance(value, dict) and key in training else value
-    return recipe_from_dict(values, "test")
+    return changed(values, changes)
 
 
 def _train(values: dict[str, Any], log: str, environment: dict[str, str]) -> None:

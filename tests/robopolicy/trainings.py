@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.spec import InputError
+from robopolicy.recipe import recipe_from_dict
 from robopolicy.training.run_folder import RunFolder
 
 #: What every training imports at the latest; a process that begins with it is quick.
@@ -25,6 +26,14 @@ def _context(preloaded: tuple[str, ...]) -> Any:
     context = multiprocessing.get_context("forkserver")  # processes begin with the imports done, and without our threads
     context.set_forkserver_preload([*_PRELOADED, *preloaded])
     return context
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> Any:
+    """Return the recipe of ``values`` with ``changes``, which are keys of its training section, or whole sections."""
+    for key, value in changes.items():
+        section = values if key in ("task", "seed", "init", "data", "algo", "env", "policy", "evaluation") else values["training"]
+        section[key] = {**section[key], **value} if isinstance(value, dict) and key in section else value
+    return recipe_from_dict(values, "test")
 
 
 def started(target: Callable[..., None], recipe: Any, *more: Any, preloaded: tuple[str, ...]) -> BaseProcess:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time as _time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -42,22 +43,20 @@ def _nanoseconds(seconds: float, nanoseconds: float) -> int:
     return total
 
 
-class Duration:
-    """A span of time, signed, in nanoseconds."""
+class _Counted(ABC):
+    """A number of nanoseconds, compared with what :meth:`_other` says is of its kind."""
 
     __slots__ = ("_ns",)
-
-    def __init__(self, *, seconds: float = 0, nanoseconds: float = 0) -> None:
-        """Raises OverflowError if the sum does not fit in 64 bits."""
-        self._ns = _nanoseconds(seconds, nanoseconds)
+    _ns: int
 
     @property
     def nanoseconds(self) -> int:
         """Return it in nanoseconds."""
         return self._ns
 
+    @abstractmethod
     def _other(self, other: object) -> int | None:
-        return other.nanoseconds if isinstance(other, Duration) else None
+        """Return the nanoseconds of ``other``; None: it is of another kind."""
 
     def __eq__(self, other: object) -> bool:
         return NotImplemented if (ns := self._other(other)) is None else self._ns == ns
@@ -73,6 +72,19 @@ class Duration:
 
     def __ge__(self, other: object) -> bool:
         return NotImplemented if (ns := self._other(other)) is None else self._ns >= ns
+
+
+class Duration(_Counted):
+    """A span of time, signed, in nanoseconds."""
+
+    __slots__ = ()
+
+    def __init__(self, *, seconds: float = 0, nanoseconds: float = 0) -> None:
+        """Raises OverflowError if the sum does not fit in 64 bits."""
+        self._ns = _nanoseconds(seconds, nanoseconds)
+
+    def _other(self, other: object) -> int | None:
+        return other.nanoseconds if isinstance(other, Duration) else None
 
     def __hash__(self) -> int:
         return hash(("Duration", self._ns))
@@ -93,7 +105,7 @@ class Duration:
         return cls(seconds=msg.sec, nanoseconds=msg.nanosec)
 
 
-class Time:
+class Time(_Counted):
     """A moment of one clock, in nanoseconds; times of clocks of different types are not compared.
 
     Raises:
@@ -101,7 +113,7 @@ class Time:
         OverflowError: if the sum does not fit in 64 bits.
     """
 
-    __slots__ = ("_ns", "_type")
+    __slots__ = ("_type",)
 
     def __init__(self, *, seconds: float = 0, nanoseconds: float = 0, clock_type: ClockType = ClockType.SYSTEM_TIME) -> None:
         if not isinstance(clock_type, ClockType):
@@ -109,11 +121,6 @@ class Time:
         if seconds < 0 or nanoseconds < 0:
             raise ValueError("a time is not negative")
         self._ns, self._type = _nanoseconds(seconds, nanoseconds), clock_type
-
-    @property
-    def nanoseconds(self) -> int:
-        """Return it in nanoseconds."""
-        return self._ns
 
     @property
     def clock_type(self) -> ClockType:
@@ -153,21 +160,6 @@ class Time:
             return None
         self._same_clock(other)
         return other._ns
-
-    def __eq__(self, other: object) -> bool:
-        return NotImplemented if (ns := self._other(other)) is None else self._ns == ns
-
-    def __lt__(self, other: object) -> bool:
-        return NotImplemented if (ns := self._other(other)) is None else self._ns < ns
-
-    def __le__(self, other: object) -> bool:
-        return NotImplemented if (ns := self._other(other)) is None else self._ns <= ns
-
-    def __gt__(self, other: object) -> bool:
-        return NotImplemented if (ns := self._other(other)) is None else self._ns > ns
-
-    def __ge__(self, other: object) -> bool:
-        return NotImplemented if (ns := self._other(other)) is None else self._ns >= ns
 
     def __hash__(self) -> int:
         return hash((self._type, self._ns))
