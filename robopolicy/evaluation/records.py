@@ -93,6 +93,7 @@ class Evaluation:
         set_name: The set of evaluations that it is part of, e.g. ``metaworld50``; None: of none.
         chosen: ``{what, seed0, episodes, trials}`` of everything of the policy that was chosen by evaluating, e.g. weights.
         folder: Where it was written to or read from; not part of the record.
+        own_label: What ``label`` was before a report told it apart from others; not part of the record.
     """
 
     label: str
@@ -129,6 +130,7 @@ class Evaluation:
     set_name: str | None = None
     chosen: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = field(default=None, compare=False, repr=False)
+    own_label: str = field(default="", compare=False, repr=False)
 
     @property
     def successes(self) -> int:
@@ -193,7 +195,7 @@ class Evaluation:
             "ms_per_chunk": self.ms_per_chunk,
         }
         body = dataclasses.asdict(self)
-        del body["folder"]
+        del body["folder"], body["own_label"]
         return {"format": FORMAT, "summary": summary, **body}
 
     @classmethod

@@ -185,7 +185,7 @@ def _name_apart(evaluations: Sequence[Evaluation]) -> None:
             twins = [e for e in here if e.label == label]
             names = next((n for n in ([way(e) for e in twins] for way in ways) if len(set(n)) == len(n)), [f"{label} {i + 1}" for i in range(len(twins))])
             for e, name in zip(twins, names, strict=True):
-                e.label = name
+                e.own_label, e.label = e.own_label or e.label, name
 
 
 def _read_run(file: Path, recipe: Mapping[str, Any], problems: list[str]) -> Run | None:

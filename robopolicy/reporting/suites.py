@@ -1,12 +1,15 @@
 """Several tasks as one suite: which evaluations are runs of one method, for aggregates, profiles and per-task figures.
 
 Only report rows count. A method is a policy type with its way of execution and weights in one kind of world (perturbed, randomised and
-other engines are others), and the number of demonstrations and the time limit where these differ. Its training runs are its runs: the
-checkpoints of one run, and evaluations of one that were repeated with other noise, are averaged and count as one.
+other engines are others), and the number of demonstrations and the time limit where these differ. Where a task has several recipes of
+a type, or one is told its task in several ways, each is a method, by its label. Its training runs are its runs: the checkpoints of one
+run, and evaluations of one that were repeated with other noise, are averaged and count as one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,11 +78,15 @@ def methods(evaluations: Sequence[Evaluation]) -> list[Method]:
     for e in reports:
         counts.setdefault(_type(e), set()).add(e.training.get("episodes"))
         limits.setdefault((_type(e), e.task), set()).add(e.max_episode_steps)
-    out: dict[str, dict[str, dict[tuple[object, ...], list[Evaluation]]]] = {}
+    names = []
     for e in reports:
         several, demonstrations = len(counts[_type(e)]) > 1, e.training.get("episodes")
         name = f"{_type(e)}, {demonstrations} demonstrations" if several and demonstrations else _type(e)
-        name += f", {e.max_episode_steps} steps" if len(limits[_type(e), e.task]) > 1 else ""
+        names.append(name + (f", {e.max_episode_steps} steps" if len(limits[_type(e), e.task]) > 1 else ""))
+    names = _apart(reports, names, ["" if _label(e) == e.policy else f": {_label(e)}" for e in reports])
+    names = _apart(reports, names, [f" [recipe {hashlib.sha256(_recipe(e).encode()).hexdigest()[:4]}]" for e in reports])
+    out: dict[str, dict[str, dict[tuple[object, ...], list[Evaluation]]]] = {}
+    for e, name in zip(reports, names, strict=True):
         out.setdefault(name, {}).setdefault(e.task, {}).setdefault(_run_of(e), []).append(e)
     found = [Method(name, {task: list(runs.values()) for task, runs in tasks.items()}) for name, tasks in out.items()]
     return sorted(found, key=lambda method: (method.name == "expert", method.name))
@@ -88,6 +95,25 @@ def methods(evaluations: Sequence[Evaluation]) -> list[Method]:
 def _type(e: Evaluation) -> str:
     parts = (e.policy, "" if e.execution is None else f"({e.execution})", e.weights or "")
     return " ".join(part for part in (*parts, f"[{e.conditions}]" if e.conditions else "") if part)
+
+
+def _apart(reports: Sequence[Evaluation], names: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Return ``names`` with ``more`` behind those that stand for several recipes on a task."""
+    recipes: dict[tuple[str, str], set[str]] = {}
+    for e, name in zip(reports, names, strict=True):
+        recipes.setdefault((name, e.task), set()).update([_recipe(e)] if _recipe(e) else [])
+    mixed = {name for (name, _), found in recipes.items() if len(found) > 1}
+    return [f"{name}{own}" if name in mixed and _recipe(e) else name for e, name, own in zip(reports, names, more, strict=True)]
+
+
+def _recipe(e: Evaluation) -> str:
+    """Return what training seeds of one method share on a task: recipe, and how the task is told; empty where no recipe is known."""
+    known = e.training.get("recipe_hash")
+    return "" if known is None else json.dumps([known, e.env.get("condition")], sort_keys=True)
+
+
+def _label(e: Evaluation) -> str:
+    return (e.own_label or e.label).removesuffix(f" seed {e.training.get('seed')}")
 
 
 def complete(found: Sequence[Method]) -> list[Method]:

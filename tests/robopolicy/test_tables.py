@@ -209,3 +209,25 @@ def test_checkpoints_of_a_run_are_one_run_and_other_worlds_other_methods() -> No
     longer = one(60, 1, 1)
     longer.max_episode_steps = 500
     assert [m.name for m in suites.methods([one(90, 0, 1), longer])] == ["flow, 300 steps", "flow, 500 steps"]
+
+
+def test_recipes_of_one_type_are_methods_of_their_own_and_never_each_other_s_seeds(tmp_path: Path) -> None:
+    def leave(label: str, rate: int, recipe: str, seed: int, task: str, **condition: str) -> None:
+        e = made(label, "flow", rate - seed, 10, 5.0, task=task)
+        e.training, e.env = {"seed": seed, "run": f"{recipe}-{seed}", "recipe_hash": f"{recipe}, {task}"}, {"condition": condition} if condition else {}
+        e.save(tmp_path / task / f"{label}-{recipe}-{seed}")
+
+    for task in ("pusht", "two-route"):
+        for seed in (0, 1):
+            leave("BC without goal", 11, "a", seed, task)
+            leave("GCBC", 81, "b", seed, task)
+        leave("text", 60, "c", 0, task, wording="plain")
+        leave("text, unheard", 40, "c", 0, task, wording="held_out")  # of the same run, told otherwise
+    found = suites.methods(gather(tmp_path).evaluations)
+    rates = {m.name: m.rate("pusht").value for m in found}
+    assert rates == pytest.approx({"flow: BC without goal": 0.105, "flow: GCBC": 0.805, "flow: text": 0.6, "flow: text, unheard": 0.4})
+    assert {m.name: len(m.tasks["two-route"]) for m in found} == {name: 1 + (name[6] in "BG") for name in rates} and suites.complete(found) == found
+    leave("flow", 30, "d", 0, "pusht")
+    leave("flow", 20, "e", 0, "pusht")  # no label tells them apart
+    names = [m.name for m in suites.methods(gather(tmp_path).evaluations) if m.name.startswith("flow [recipe ")]
+    assert len(names) == 2
