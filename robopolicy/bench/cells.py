@@ -66,7 +66,7 @@ class Cells:
         return self.rows.get(cell.key)
 
 
-def run_cells(cells: Sequence[Cell], folder: Path, progress: bool = True, only: str | None = None) -> Cells:
+def run_cells(cells: Sequence[Cell], folder: Path, progress: bool = True, only: str | None = None, others: Sequence[str] = ()) -> Cells:
     """Measure what has no result yet, one cell at a time in the order given.
 
     Args:
@@ -74,15 +74,16 @@ def run_cells(cells: Sequence[Cell], folder: Path, progress: bool = True, only: 
         folder: ``results.jsonl``, and ``logs/`` with what the processes say.
         progress: Show a bar with the time left.
         only: Measure only cells whose name has this in it; results of the others are read where they are.
+        others: Names of the benchmark's cells that are measured by another call; ``only`` may mean one of them, and none here.
 
     Raises:
-        InputError: if no cell's name has ``only`` in it.
+        InputError: if no cell's name has ``only`` in it, nor any of ``others``.
     """
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     chosen = [cell for cell in cells if only is None or only.lower() in cell.name.lower()]
-    if not chosen:
-        raise InputError(f"--only {only!r}: no cell has it in its name; there are: {'; '.join(dict.fromkeys(c.name for c in cells))}")
+    if not chosen and not any(str(only).lower() in name.lower() for name in others):
+        raise InputError(f"--only {only!r}: no cell has it in its name; there are: {'; '.join(dict.fromkeys([*(c.name for c in cells), *others]))}")
     known = _read(folder / RESULTS)
     failed: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[now]}"), TimeElapsedColumn())
@@ -98,9 +99,9 @@ def run_cells(cells: Sequence[Cell], folder: Path, progress: bool = True, only: 
                 continue
             known[cell.key] = row
             _append(folder / RESULTS, {"key": cell.key, "name": cell.name, "row": row})
-    others = list(dict.fromkeys(cell.name for cell in cells if cell.key not in known and cell not in chosen))
-    if others:
-        failed.append(f"{', '.join(others[:3])}{f' and {len(others) - 3} more' if len(others) > 3 else ''}: not measured (--only {only})")
+    left = list(dict.fromkeys(cell.name for cell in cells if cell.key not in known and cell not in chosen))
+    if left:
+        failed.append(f"{', '.join(left[:3])}{f' and {len(left) - 3} more' if len(left) > 3 else ''}: not measured (--only {only})")
     return Cells({cell.key: known[cell.key] for cell in cells if cell.key in known}, failed)
 
 

@@ -73,17 +73,17 @@ def measure(folder: Path, size: Size, only: str | None = None, policies: Sequenc
     }
     generative = [each for each in runs if each[0] != "regression"]
     chosen = {each: _cell("RTI level", "level", folder, size, *each, {"levels": list(size.levels), "states": size.selection}, 400) for each in generative}
-    first = run_cells([demonstrations, *trained.values(), *chosen.values()], folder, progress, _known(only, ("demonstrations", *POLICIES)))
+    before = [demonstrations, *trained.values(), *chosen.values()]
+    names = [f"{policy} seed {seed} evaluation {how}" for policy, seed in runs for how in _methods(policy, size.levels)]
+    first = run_cells(before, folder, progress, only, names)
     evaluated: dict[tuple[str, str], list[Cell]] = {}
     for policy, seed in runs:
         found = first.get(chosen[policy, seed]) if (policy, seed) in chosen else None
-        methods = ["none", *([f"rti:level={found['level']},steps={STEPS}"] if found else [])]
-        for method in methods if first.get(trained[policy, seed]) else []:
+        for method in _methods(policy, [found["level"]] if found else []) if first.get(trained[policy, seed]) else []:
             settings = {"method": method, "states": size.states, "checkpoints": size.checkpoints, "selection": size.selection, "tried": len(size.levels)}
             evaluated.setdefault((policy, method.partition(":")[0]), []).append(_cell("evaluation", "evaluated", folder, size, policy, seed, settings, 300))
     every = [cell for group in evaluated.values() for cell in group]
-    named = only if only and any(only.lower() in cell.name.lower() for cell in every) else None
-    second = run_cells(every, folder, progress, named) if every else Cells({}, [])
+    second = run_cells(every, folder, progress, only, [*(cell.name for cell in before), *names]) if every else Cells({}, [])
     result = Result(missing=[*first.failed, *second.failed])
     for (policy, method), group in evaluated.items():
         _rows(result, policy if method == "none" else f"{policy} + RTI, {STEPS} calls", [row for cell in group if (row := second.get(cell))], size)
@@ -94,9 +94,9 @@ def measure(folder: Path, size: Size, only: str | None = None, policies: Sequenc
     return result
 
 
-def _known(only: str | None, words: Sequence[str]) -> str | None:
-    """Return ``--only`` for the cells before the evaluations, which follow from them: of one policy, or the demonstrations."""
-    return only if only is None or any(word in only.lower() or only.lower() in word for word in words) else None
+def _methods(policy: str, levels: Sequence[int]) -> list[str]:
+    """Return the executions of a policy that are evaluated, real-time iteration at each of ``levels``."""
+    return ["none", *(f"rti:level={level},steps={STEPS}" for level in levels if policy != "regression")]
 
 
 def _cell(what: str, function: str, folder: Path, size: Size, policy: str, seed: int, more: dict[str, Any], seconds: float = 1300) -> Cell:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robopolicy.bench import pusht
+from policies.spec import InputError
+from robopolicy.bench import cells, pusht
 from robopolicy.bench.harness import Result
 from robopolicy.evaluation import ledger
 from robopolicy.recipe import load_recipe
@@ -47,6 +48,31 @@ def test_recipes_differ_in_the_policy_alone(name: str) -> None:
     assert recipe.training == other.training and recipe.data == other.data
 
 
+def test_only_means_cells_of_both_halves_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def measured(cell: cells.Cell, folder: Path) -> tuple[dict[str, object], str]:
+        ran.append(cell.name)
+        outcome = {"success": [[1, 1]], "coverage": [[1.0, 1.0]], "calls": 1.0, "steps": 1}
+        return {"seconds": 1.0, "level": 10, **outcome}, ""
+
+    monkeypatch.setattr(cells, "_measure", measured)
+
+    def only(text: str) -> list[str]:
+        ran.clear()
+        tmp_path.mkdir(exist_ok=True)
+        pusht.measure(tmp_path, pusht.Size(seeds=2, levels=(10,)), text, policies=("flow", "regression"), progress=False)
+        return list(ran)
+
+    with pytest.raises(InputError, match=r"no cell has it in its name; there are: demonstrations; .*flow seed 1 evaluation rti:level=10,steps=3"):
+        only("flwo")
+    assert only("demonstrations") == ["demonstrations"] and only("evaluation") == []
+    assert only("flow seed 0 training") == ["flow seed 0 training"] and only("demonstrations") == []
+    assert only("seed 0") == ["regression seed 0 training", "flow seed 0 RTI level", *(f"{x} seed 0 evaluation {y}" for x, y in SEED_0)]
+    assert only("flow") == ["flow seed 1 training", "flow seed 1 RTI level", "flow seed 1 evaluation none", "flow seed 1 evaluation rti:level=10,steps=3"]
+
+
+SEED_0 = (("flow", "none"), ("flow", "rti:level=10,steps=3"), ("regression", "none"))
 SMALL = ("training.steps=4", "training.checkpoint_every=2", "training.batch_size=8", "training.optimizer.warmup_steps=1")
 TINY = ("policy.mlp.width=16", "policy.mlp.blocks=1", "policy.steps=2")
 
