@@ -15,6 +15,7 @@ def fixed_arithmetic(threads: int | None = None) -> Iterator[None]:
     """Run with deterministic kernels and, if given, this many torch threads; afterwards with the settings of before."""
     memory: Any = torch.utils.deterministic
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be deterministic
     if threads is not None:
         torch.set_num_threads(threads)
@@ -24,7 +25,7 @@ def fixed_arithmetic(threads: int | None = None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.use_deterministic_algorithms(before[1], warn_only=warned)
         memory.fill_uninitialized_memory = before[2]
 
 
