@@ -101,8 +101,8 @@ def _table(quantity: str, key: str, tried: Tried, expert: Mapping[str, Mapping[s
         found["expert"] = {world: np.asarray([expert[world][key]], np.float64) if world in expert else np.zeros((0, 0)) for world in WORLDS}
     shares = quantity == "success"
     reached = {who: {world: _reached(v, shares) for world, v in worlds.items() if v.size} for who, worlds in found.items()}
-    gaps = {v: _difference(found[v][ROBOT], found[v][MUJOCO], shares)[0] for v in VARIANTS if _both(found, (v, ROBOT), (v, MUJOCO))}
-    wanted = [v for v in VARIANTS[1:] if _both(found, (v, ROBOT), (NOMINAL, ROBOT))]
+    gaps = {v: _difference(found[v][ROBOT], found[v][MUJOCO], shares)[0] for v in VARIANTS if _both(tried, (v, ROBOT), (v, MUJOCO))}
+    wanted = [v for v in VARIANTS[1:] if _both(tried, (v, ROBOT), (NOMINAL, ROBOT))]
     changed = [_difference(found[v][ROBOT], found[NOMINAL][ROBOT], shares) for v in wanted]
     adjusted = holm([p for _, p in changed])
     lost = gaps.get(NOMINAL)
@@ -119,10 +119,10 @@ def _values(seeds: Mapping[int, Mapping[str, Mapping[str, Any]]], world: str, ke
     return np.asarray(rows, np.float64) if rows else np.zeros((0, 0))
 
 
-def _both(found: Mapping[str, Mapping[str, np.ndarray]], one: tuple[str, str], two: tuple[str, str]) -> bool:
-    """Whether both were measured, with the same training seeds and states."""
-    a, b = (found.get(who, {}).get(world) for who, world in (one, two))
-    return a is not None and b is not None and a.size > 0 and a.shape == b.shape
+def _both(tried: Tried, one: tuple[str, str], two: tuple[str, str]) -> bool:
+    """Whether both were measured, with the same training seeds and as many states."""
+    a, b = ({seed: len(worlds[world]["success"]) for seed, worlds in tried.get(who, {}).items() if world in worlds} for who, world in (one, two))
+    return bool(a) and a == b
 
 
 def _reached(values: np.ndarray, shares: bool) -> Measure:

@@ -132,6 +132,8 @@ def test_a_table_by_hand() -> None:
     assert "| randomised | 100% [91, 100] |  |  | 62% [47, 76] | -38% [" in markdown(bed, success) and "| 50% |" in markdown(bed, success)
     level = tables(bed, {NOMINAL: {0: better}, RANDOMIZED: {0: better, 1: better}}, None)[0]
     assert level.closings == {}  # other training seeds: nothing to pair
+    torn = {0: worse, 1: {MUJOCO: worse[MUJOCO]}, 2: {ROBOT: better[ROBOT]}}  # cells of two seeds failed
+    assert tables(bed, {NOMINAL: torn}, None)[0].gaps == {}, "as many training seeds, but not the same"
     again = tables(bed, {NOMINAL: {0: worse, 1: worse}, RANDOMIZED: {0: better, 1: better}}, None)[0]
     assert again.reached[NOMINAL][ROBOT].low == success.reached[NOMINAL][ROBOT].low, "seeds that agree on every state tell no more than one"
     assert again.gaps[NOMINAL].low == pytest.approx(success.gaps[NOMINAL].low) and again.gaps[NOMINAL].high == pytest.approx(success.gaps[NOMINAL].high)
