@@ -127,11 +127,12 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     from robopolicy.reporting.trials import accumulated
     from robopolicy.training.log import read_log
 
-    rows = list(read_log(folder, "train"))
-    if len(rows) < 2:
-        raise InputError(f"{folder}: {len(rows)} training rows, expected at least 2: train for longer")
+    rows = [row for row in read_log(folder) if row["event"] in ("train", "resume")]
     wall, cpu = accumulated(rows, "wall_s"), accumulated(rows, "cpu_s")
-    return [{**row, "wall_s": float(w), "cpu_s": float(c)} for row, w, c in zip(rows, wall, cpu, strict=True)]
+    trained = [{**row, "wall_s": float(w), "cpu_s": float(c)} for row, w, c in zip(rows, wall, cpu, strict=True) if row["event"] == "train"]
+    if len(trained) < 2:
+        raise InputError(f"{folder}: {len(trained)} training rows, expected at least 2: train for longer")
+    return trained
 
 
 def _silent(text: str) -> None:

@@ -96,18 +96,21 @@ def read_trial(file: Path, recipe: Mapping[str, Any]) -> Trial | None:
         try:
             row = json.loads(line)
             at = float(row.get("env_steps", row["step"]))
-            if row["event"] == "train":
+            if row["event"] in ("train", "resume"):
                 rows.append({**row, "env_steps": at, "time": float(row.get("time", math.nan))})
             elif row["event"] == "evaluation":
                 checks.append((at, real(row["success"]), real(row.get("low")), real(row.get("high"))))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{file} line {number}: not a line of a training log: {type(error).__name__}: {error}") from error
-    if not rows:
+    trained = np.array([row["event"] == "train" for row in rows], bool)
+    if not trained.any():
         return None
+    seconds = accumulated(rows, "wall_s")[trained]
+    rows = [row for row in rows if row["event"] == "train"]
     names = [n for n in dict.fromkeys(name for row in rows for name in row) if n in TITLES or n.startswith("tracking")]
     series = {name: np.array([real(row.get(name)) for row in rows]) for name in names}
     known = {name: values for name, values in series.items() if np.isfinite(values).any()}
-    return Trial(file.parent, recipe, np.array([row["env_steps"] for row in rows]), accumulated(rows, "wall_s"), known, np.array(checks).reshape(-1, 4))
+    return Trial(file.parent, recipe, np.array([row["env_steps"] for row in rows]), seconds, known, np.array(checks).reshape(-1, 4))
 
 
 def real(value: Any) -> float:
@@ -118,11 +121,14 @@ def real(value: Any) -> float:
 def accumulated(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     """Return the seconds (n,) ``name`` (``wall_s`` or ``cpu_s``) at each row: those of its call, after those of the calls before.
 
-    Every call of training begins at 0. A log without them has what its clock says, pauses and all.
+    Every call of training begins at 0, all but the first with a row ``resume``; without that row a call is known by seconds that fall. A
+    log without seconds has what its clock says, pauses and all.
     """
     out, before, last = [], 0.0, 0.0
-    first = rows[0]["time"]
+    first = next((row["time"] for row in rows if row["event"] == "train"), math.nan)
     for row in rows:
+        if row["event"] == "resume":
+            before, last = before + last, 0.0
         own = real(row.get(name))
         if math.isnan(own):
             out.append(row["time"] - first)

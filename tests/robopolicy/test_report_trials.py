@@ -47,6 +47,13 @@ def test_a_log_is_read_and_seconds_go_on_after_a_resume(tmp_path: Path) -> None:
     assert trial.checks.tolist() == [[8192, 0.25, 0.1, 0.5]]
 
 
+def test_a_call_that_logged_late_does_not_swallow_the_one_before(tmp_path: Path) -> None:
+    rows = rows_of([1.0, 2.0])  # 2 s, and the next call logs its first row after 5 s
+    rows += [{"event": "resume", "step": 2, "wall_s": 0.5}, {**rows[-1], "step": 3, "env_steps": 6144, "wall_s": 5.0}]
+    trial = trials.read_trial(leave(tmp_path / "a", rows) / "log.jsonl", {})
+    assert trial is not None and trial.steps.tolist() == [2048, 4096, 6144] and trial.seconds.tolist() == [1.0, 2.0, 7.0]
+
+
 def test_an_older_log_without_seconds_takes_the_clock(tmp_path: Path) -> None:
     rows = [{k: v for k, v in row.items() if k not in ("wall_s", "env_steps")} for row in rows_of([1.0, 2.0])]
     trial = trials.read_trial(leave(tmp_path / "a", rows) / "log.jsonl", {})
