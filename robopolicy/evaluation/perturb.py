@@ -143,6 +143,10 @@ def parse(text: str) -> Perturbation:
     pairs = [item.partition("=") for item in options]
     if not colon or any(not mark for _, mark, _ in pairs):
         raise InputError(f"perturbation {text!r}: expected KIND:SIZE or KIND:SIZE,OPTION=VALUE, e.g. noise:0.05 or push:0.5,every=2")
+    names = ["kind", "size", *(name.strip() for name, _, _ in pairs)]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"perturbation {text!r}: {name} is given twice")
     return one({"kind": kind.strip(), "size": size.strip(), **{name.strip(): value.strip() for name, _, value in pairs}}, f"perturbation {text!r}")
 
 
@@ -150,6 +154,8 @@ def one(values: Mapping[str, Any] | Perturbation, source: str = "perturb") -> Pe
     """Return one perturbation from a mapping. Raises InputError naming ``source`` and what is wrong."""
     if isinstance(values, Perturbation):
         return values
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source}: expected a text such as noise:0.05 or a mapping, found {values!r}")
     try:
         return Perturbation.model_validate(dict(values))
     except pydantic.ValidationError as error:
@@ -167,7 +173,7 @@ def read(value: Any, source: str = "env.perturb") -> tuple[Perturbation, ...]:
     Raises:
         InputError: one line, for what is none, and for one kind of the same element twice.
     """
-    items = [] if value is None else [value] if isinstance(value, (str, Mapping, Perturbation)) else list(value)
+    items = [] if value is None else list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     out = tuple(parse(item) if isinstance(item, str) else one(item, source) for item in items)
     seen = [(p.kind, p.element) for p in out]
     for kind, element in seen:

@@ -197,6 +197,10 @@ def test_the_expert_reads_the_truth_unless_it_is_asked_to_see_what_is_delivered(
         ("delay:10,element=x", "no option 'element'; it has none"),
         ({"kind": "noise", "size": 0.1, "sise": 2}, "did you mean 'size'"),
         (["drops:0.1", "drops:0.2"], "given twice"),
+        ("noise:0.05,size=0.9", "size is given twice"),
+        ("push:0.5,every=2,every=9", "every is given twice"),
+        (0.05, "expected a text such as noise:0.05 or a mapping, found 0.05"),
+        ([None], "found None"),
     ],
 )
 def test_mistakes_in_a_perturbation_are_one_line(value: Any, says: str) -> None:
