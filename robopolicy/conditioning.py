@@ -39,6 +39,13 @@ class ConditionConfig(Config):
     def _short_form(cls, value: Any) -> Any:
         return {"type": value} if isinstance(value, str) else value
 
+    @pydantic.model_validator(mode="after")
+    def _of_its_type(self) -> ConditionConfig:
+        for name in ("tasks",) if self.type == "text" else ("length", "wording"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"condition {self.type} has no {name}")
+        return self
+
 
 def task_set(task: str) -> tuple[str, ...]:
     """Return the registered tasks of a recipe's ``task`` that stands for several: a tag, or names with commas between; else nothing.

@@ -289,6 +289,8 @@ def test_what_cannot_be_said_is_refused(data, tmp_path):
         (lambda: conditioned(registry.make("toy/left", 1), "one_hot"), "needs its tasks"),
         (lambda: conditioned(registry.make("toy/left", 1), {"type": "onehot"}), "did you mean 'one_hot'"),
         (lambda: conditioned(registry.make("toy/left", 1), {"type": "text", "length": 4}), "expected 1 to 4 bytes, found 7"),
+        (lambda: conditioned(registry.make("toy/left", 1), {"type": "text", "tasks": ["toy/left"]}), "condition text has no tasks"),
+        (lambda: load_recipe("imitation/mt10", ["env.condition={type: one_hot, wording: training}"]), "condition one_hot has no wording"),
         (lambda: phrases("toy/other", "held_out"), "no instruction is held out"),
         (lambda: task_set("toy/left,toy/left"), "named once"),
         (lambda: load_recipe("imitation/mt10", ["data.balance=fair"]), "expected tasks, frames or"),
