@@ -115,6 +115,19 @@ def test_a_stopped_table_goes_on_and_the_page_can_be_read(tmp_path: Path, capsys
     assert "half" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("key", "other"), [("suite_version", "an older definition"), ("policy", "gaussian"), ("packages", {})])
+def test_what_was_measured_otherwise_is_measured_again(key: str, other: Any, tmp_path: Path) -> None:
+    words = ("expert", "--task", "cartpole", "--kinds", "delay", "--sizes", "delay=100", "-n", 2, "--out", tmp_path / "out")
+    result(tmp_path, *words)
+    file = tmp_path / "out" / "ledger.jsonl"
+    rows = list(ledger.read(file))
+    file.write_text("".join(json.dumps({**row, key: other} if "perturb" in row["env"] else row) + "\n" for row in rows))
+    result(tmp_path, *words)
+    assert ["perturb" in row["env"] for row in ledger.read(file)] == [False, True, True]
+    result(tmp_path, *words)
+    assert len(list(ledger.read(file))) == 3
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """The benchmark's folder, cut down to one bed and one policy, and what it gave."""
