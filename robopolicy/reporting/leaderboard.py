@@ -93,7 +93,7 @@ def entries(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
     newest: dict[str, Mapping[str, Any]] = {}
     for row in rows:
         if _counts(row):
-            same = ("label", "checkpoint_hash", "task", "suite_version", "seed0", "episodes", "noise_seed", "execution", "env", "set", "block", "weights")
+            same = ("label", "checkpoint_hash", "task", "suite_version", "seed0", "episodes", "noise_seed", "execution", "env", "set", "weights")
             newest[json.dumps([row.get(key) for key in same], sort_keys=True)] = row
     groups: dict[tuple[Any, ...], dict[str, list[Mapping[str, Any]]]] = {}
     for row in newest.values():

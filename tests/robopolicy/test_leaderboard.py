@@ -62,6 +62,8 @@ def test_what_was_measured_otherwise_is_not_mixed() -> None:
 def test_what_was_repeated_or_is_of_another_recipe_is_not_mixed() -> None:
     [found] = entries(evaluation("flow", 90), evaluation("flow", 40))  # the same checkpoint on the same states again: the newest
     assert found.rates == [0.4]
+    [found] = entries(evaluation("flow", 90, block=50), evaluation("flow", 40, block=25))  # in blocks of another size: still no second checkpoint
+    assert found.rates == [0.4] and found.checkpoints == 1
     other = evaluation("flow", 20, seed=2)
     other.training = {**other.training, "recipe_hash": "def"}
     [found] = entries(evaluation("flow", 90), other)
