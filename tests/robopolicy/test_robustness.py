@@ -18,6 +18,7 @@ from robopolicy.cli import main
 from robopolicy.evaluation import ledger
 from robopolicy.evaluation.perturb import KINDS
 from robopolicy.evaluation.robustness import Curve, Ladder, Table, crossing, ladders, sweep
+from robopolicy.evaluation.rollout import evaluate
 from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.statistics import holm, mcnemar, wilson
 from robopolicy.evaluation.versus import prepare
@@ -199,3 +200,10 @@ def test_eval_takes_a_perturbation_too(run: Path, tmp_path: Path) -> None:
     assert main(words) == 0
     [line] = ledger.read(tmp_path / "ledger.jsonl")
     assert [p["kind"] for p in line["env"]["perturb"]] == ["noise", "latency"]
+
+
+def test_a_perturbation_in_words_is_recorded_as_one_in_a_mapping() -> None:
+    asked: dict[str, Any] = {"episodes": 1, "block": 1, "latency_calls": 0, "progress": False}
+    forms: tuple[Any, ...] = ("delay:100", ["delay:100"], {"kind": "delay", "size": 100}, [{"kind": "delay", "size": 100.0}])
+    found = [evaluate("expert", "cartpole", env={"perturb": form, "max_episode_steps": 3}, **asked) for form in forms]
+    assert {e.conditions for e in found} == {"delay 100"} and len({e.world for e in found}) == 1
