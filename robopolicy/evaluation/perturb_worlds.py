@@ -305,7 +305,7 @@ class Pushes:
             model, forces = self._row(int(rows[k]))
             for body in pushed_bodies(self._push, model, self._task):
                 force = float(model.body_subtreemass[body]) * self._push.size * self._rate
-                forces[body, :2] = force * np.cos(angle[k]), force * np.sin(angle[k])
+                forces[body, :2] += force * np.cos(angle[k]), force * np.sin(angle[k])  # patterns of two pushes may meet
                 self._pushed.append(forces[body])
         self.count[rows] += due
         self._time[rows] += 1

@@ -73,6 +73,8 @@ def test_a_push_changes_the_momentum_of_a_free_body_by_its_size_times_the_mass()
     assert info["pushes"].tolist() == [1, 1, 1]
     assert np.allclose(np.linalg.norm(change[:, :2], axis=1), 0.5, rtol=0.02) and np.allclose(change[:, 2], 0, atol=0.01)
     assert not np.allclose(change[0], change[1])  # each episode its own direction
+    both, info = velocity({"perturb": ["push:0.5,every=0.001", "push:0.25,every=0.001,element=quad*"]})
+    assert info["pushes"].tolist() == [2, 2, 2] and np.allclose(both - plain, 1.5 * change, atol=0.01), "two pushes of one body add up"
 
 
 def test_pushes_of_another_mass_are_in_proportion_and_their_times_are_seeded() -> None:
