@@ -10,7 +10,7 @@ from torch import nn
 from policies.networks.encoders import ImageConfig, ImageEncoder
 from policies.noise import Noise
 from policies.normalize import Normalizer
-from policies.spec import Spec
+from policies.spec import InputError, Spec
 
 
 class ObservationEncoder(nn.Module):
@@ -22,11 +22,17 @@ class ObservationEncoder(nn.Module):
 
     Attributes:
         features: F.
+
+    Raises:
+        InputError: for a text, which nothing here reads.
     """
 
     def __init__(self, spec: Spec, image: ImageConfig) -> None:
         super().__init__()
         fields = spec.observation.fields
+        if spec.observation.text_names:
+            name = spec.observation.text_names[0]
+            raise InputError(f"{name!r} is a text, which this network does not read: take a policy of chunks, e.g. flow, or leave the field out")
         self.states, self.images = tuple(spec.observation.state_names), tuple(spec.observation.image_names)
         self.cameras = nn.ModuleList(ImageEncoder(image, fields[name].shape) for name in self.images)
         self.features = sum(fields[name].size for name in self.states) + len(self.images) * image.features

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.export import to_onnx
+from policies.gaussian import GaussianConfig, GaussianPolicy
 from policies.networks.text import TextConfig, TextEncoder
 from policies.noise import Noise, row_keys
 from policies.normalize import Normalizer
 from policies.regression import RegressionConfig, RegressionPolicy
-from policies.spec import ActionSpec, Field, ObservationSpec, Spec
+from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0", max_codepoint=0x2FF), min_size=1, max_size=12)
 SPEC = Spec(
@@ -107,3 +108,16 @@ def test_a_policy_with_text_runs_without_torch(tmp_path) -> None:
     wanted = acting.act(obs, {}, Noise(keys))[0].actions.numpy()
     found, _ = exported.act({name: value.numpy() for name, value in obs.items()}, {}, keys)
     np.testing.assert_allclose(found.actions, wanted, atol=1e-5)
+
+
+def test_a_policy_that_would_not_read_the_text_is_refused() -> None:
+    moments = {"mean": np.zeros(2), "std": np.ones(2), "min": -np.ones(2), "max": np.ones(2)}
+    stats = {"observation.state": moments, "action": {name: value[:1] for name, value in moments.items()}}
+    for observations, said in ((None, "'observation.text' is a text, which this network does not read"), (["observation.state"], "")):
+        config = GaussianConfig(observations=observations)
+        normalizer = GaussianPolicy.fit_normalizer(config, SPEC, stats, [])
+        if said:
+            with pytest.raises(InputError, match=said):
+                GaussianPolicy(config, SPEC, normalizer)
+        else:
+            assert GaussianPolicy(config, SPEC, normalizer).encoder.features == 2
