@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ QUICK = Size(8, 1, 4, 2, (10,), 2, ("training.steps=40", "training.checkpoint_ev
 
 def run(quick: bool, seeds: int | None = None, only: str | None = None, folder: Path | None = None) -> Result:
     """Measure what has no result yet; ``quick`` takes under two minutes on policies that have hardly been trained."""
-    size = QUICK if quick else Size(seeds=seeds or Size.seeds)
+    size = QUICK if quick else Size()
+    size = size if seeds is None else replace(size, seeds=seeds)
     return measure(folder or FOLDER.with_name("pusht-quick" if quick else FOLDER.name), size, only)
 
 

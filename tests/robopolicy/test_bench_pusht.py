@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +71,13 @@ def test_only_means_cells_of_both_halves_and_nothing_else(tmp_path: Path, monkey
     assert only("flow seed 0 training") == ["flow seed 0 training"] and only("demonstrations") == []
     assert only("seed 0") == ["regression seed 0 training", "flow seed 0 RTI level", *(f"{x} seed 0 evaluation {y}" for x, y in SEED_0)]
     assert only("flow") == ["flow seed 1 training", "flow seed 1 RTI level", "flow seed 1 evaluation none", "flow seed 1 evaluation rti:level=10,steps=3"]
+
+
+def test_seeds_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pusht, "measure", lambda folder, size, only: size)
+    for quick, seeds, expected in ((True, 2, 2), (True, None, 1), (False, 2, 2), (False, None, 3)):
+        size: Any = pusht.run(quick, seeds=seeds)
+        assert size.seeds == expected and size.states == (4 if quick else 50)
 
 
 SEED_0 = (("flow", "none"), ("flow", "rti:level=10,steps=3"), ("regression", "none"))
