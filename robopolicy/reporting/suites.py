@@ -83,8 +83,9 @@ def methods(evaluations: Sequence[Evaluation]) -> list[Method]:
         several, demonstrations = len(counts[_type(e)]) > 1, e.training.get("episodes")
         name = f"{_type(e)}, {demonstrations} demonstrations" if several and demonstrations else _type(e)
         names.append(name + (f", {e.max_episode_steps} steps" if len(limits[_type(e), e.task]) > 1 else ""))
-    names = _apart(reports, names, ["" if _label(e) == e.policy else f": {_label(e)}" for e in reports])
-    names = _apart(reports, names, [f" [recipe {hashlib.sha256(_recipe(e).encode()).hexdigest()[:4]}]" for e in reports])
+    names = _apart(reports, names, [_labelled(name, e) for e, name in zip(reports, names, strict=True)])
+    hashes = [hashlib.sha256(_recipe(e).encode()).hexdigest()[:4] for e in reports]
+    names = _apart(reports, names, [f"{name} [recipe {own}]" for name, own in zip(names, hashes, strict=True)])
     out: dict[str, dict[str, dict[tuple[object, ...], list[Evaluation]]]] = {}
     for e, name in zip(reports, names, strict=True):
         out.setdefault(name, {}).setdefault(e.task, {}).setdefault(_run_of(e), []).append(e)
@@ -97,13 +98,13 @@ def _type(e: Evaluation) -> str:
     return " ".join(part for part in (*parts, f"[{e.conditions}]" if e.conditions else "") if part)
 
 
-def _apart(reports: Sequence[Evaluation], names: Sequence[str], more: Sequence[str]) -> list[str]:
-    """Return ``names`` with ``more`` behind those that stand for several recipes on a task."""
+def _apart(reports: Sequence[Evaluation], names: Sequence[str], longer: Sequence[str]) -> list[str]:
+    """Return ``names``, the ``longer`` ones in place of those that stand for several recipes on a task."""
     recipes: dict[tuple[str, str], set[str]] = {}
     for e, name in zip(reports, names, strict=True):
         recipes.setdefault((name, e.task), set()).update([_recipe(e)] if _recipe(e) else [])
     mixed = {name for (name, _), found in recipes.items() if len(found) > 1}
-    return [f"{name}{own}" if name in mixed and _recipe(e) else name for e, name, own in zip(reports, names, more, strict=True)]
+    return [own if name in mixed and _recipe(e) else name for e, name, own in zip(reports, names, longer, strict=True)]
 
 
 def _recipe(e: Evaluation) -> str:
@@ -112,8 +113,10 @@ def _recipe(e: Evaluation) -> str:
     return "" if known is None else json.dumps([known, e.env.get("condition")], sort_keys=True)
 
 
-def _label(e: Evaluation) -> str:
-    return (e.own_label or e.label).removesuffix(f" seed {e.training.get('seed')}")
+def _labelled(name: str, e: Evaluation) -> str:
+    """Return a method's name, which begins with its policy's type, with the label of one of its evaluations."""
+    label = (e.own_label or e.label).removesuffix(f" seed {e.training.get('seed')}")
+    return label + name.removeprefix(e.policy) if label.startswith(e.policy) else f"{name}: {label}"
 
 
 def complete(found: Sequence[Method]) -> list[Method]:

@@ -221,12 +221,12 @@ def test_recipes_of_one_type_are_methods_of_their_own_and_never_each_other_s_see
         for seed in (0, 1):
             leave("BC without goal", 11, "a", seed, task)
             leave("GCBC", 81, "b", seed, task)
-        leave("text", 60, "c", 0, task, wording="plain")
-        leave("text, unheard", 40, "c", 0, task, wording="held_out")  # of the same run, told otherwise
+        leave("flow (text)", 60, "c", 0, task, wording="plain")
+        leave("flow (text, unheard)", 40, "c", 0, task, wording="held_out")  # of the same run, told otherwise
     found = suites.methods(gather(tmp_path).evaluations)
     rates = {m.name: m.rate("pusht").value for m in found}
-    assert rates == pytest.approx({"flow: BC without goal": 0.105, "flow: GCBC": 0.805, "flow: text": 0.6, "flow: text, unheard": 0.4})
-    assert {m.name: len(m.tasks["two-route"]) for m in found} == {name: 1 + (name[6] in "BG") for name in rates} and suites.complete(found) == found
+    assert rates == pytest.approx({"flow: BC without goal": 0.105, "flow: GCBC": 0.805, "flow (text)": 0.6, "flow (text, unheard)": 0.4})
+    assert {m.name: len(m.tasks["two-route"]) for m in found} == {name: 1 + name.startswith("flow:") for name in rates} and suites.complete(found) == found
     leave("flow", 30, "d", 0, "pusht")
     leave("flow", 20, "e", 0, "pusht")  # no label tells them apart
     names = [m.name for m in suites.methods(gather(tmp_path).evaluations) if m.name.startswith("flow [recipe ")]
