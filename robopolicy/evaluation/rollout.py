@@ -122,7 +122,7 @@ def evaluate(
             _require_fit(policy, world)
         evaluation.purpose, evaluation.seed0, evaluation.noise_seed = purpose.name.lower(), seed0, noise_seed
         evaluation.block, evaluation.workers, evaluation.threads = min(block, episodes), workers, threads
-        evaluation.device, evaluation.env, evaluation.weights = device, _recorded(env or {}), weights
+        evaluation.device, evaluation.env, evaluation.weights = device, recorded(env or {}), weights
         evaluation.set_name, evaluation.chosen = set_name, [*subject.chosen, *map(dict, chosen)]
         evaluation.training.update(training or {})
         ledger.require_separate(evaluation.purpose, seed0, episodes, evaluation.chosen)
@@ -143,7 +143,7 @@ def evaluate(
     return evaluation
 
 
-def _recorded(env: Mapping[str, Any]) -> dict[str, Any]:
+def recorded(env: Mapping[str, Any]) -> dict[str, Any]:
     """Return options of worlds as records hold them: perturbations that are written as text become mappings."""
     from robopolicy.evaluation.perturb import read
 

@@ -26,7 +26,7 @@ from robopolicy.evaluation.aggregate import aggregates
 from robopolicy.evaluation.blocks import BlockResult, Report, run_block, split
 from robopolicy.evaluation.composition import Composition
 from robopolicy.evaluation.records import Evaluation
-from robopolicy.evaluation.rollout import episode_bar, evaluate, make_world, require_fit
+from robopolicy.evaluation.rollout import episode_bar, evaluate, make_world, recorded, require_fit
 from robopolicy.evaluation.statistics import mean_rate
 from robopolicy.evaluation.subject import EXPERT, Defaults, Subject, read_defaults, take
 from robopolicy.evaluation.workers import Job, RunBlock, run, run_on
@@ -164,7 +164,7 @@ def evaluate_suite(
         "block": block,
         "workers": workers,
         "threads": threads,
-        "env": dict(env or {}),
+        "env": recorded(env or {}),
         "noise_seed": noise_seed,
         "device": device,
         "out": out,

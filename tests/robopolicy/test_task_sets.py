@@ -221,6 +221,8 @@ def test_a_set_is_evaluated_as_its_tasks_are_one_by_one_and_not_twice(data, tmp_
     assert again.reused == 2 and [e.episodes for e in again.evaluations] == [e.episodes for e in suite.evaluations]
     other = evaluate_suite(found, TASKS[:1], name="sides", out=out, **{**how, "episodes": 8})
     assert other.reused == 0, "of more episodes it is another evaluation"
+    late = {**how, "env": {**env, "perturb": "delay:100"}}
+    assert [evaluate_suite(found, TASKS, name="sides", out=out, **late).reused for _ in range(2)] == [0, 2], "however it is written"
     counts = [(e.successes, 7) for e in suite.evaluations]
     mean, low, high = suite.mean
     assert mean == pytest.approx(np.mean([k / n for k, n in counts])) and low <= mean <= high
