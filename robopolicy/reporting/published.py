@@ -33,7 +33,7 @@ class Published:
         task: Registered name of the task here.
         method: As the source calls it.
         value: As printed there.
-        quantity: ``success`` (per cent), ``coverage`` (share) or ``return``.
+        quantity: ``success`` (per cent), ``coverage`` (share of what counts as solved, see its source) or ``return``.
         source: Key of its :class:`Source`.
         data: Name of the data set it was learnt from, empty for learning by trial.
         deviation: Over training seeds, where the source gives one.
@@ -59,7 +59,7 @@ SOURCES = {
         Source(
             "Diffusion Policy",
             "Chi et al. 2023, Diffusion Policy: visuomotor policy learning via action diffusion, table 1 (state)",
-            "206 human demonstrations; coverage, mean of the last 10 checkpoints, 3 training seeds x 50 initial states",
+            "206 human demonstrations; best coverage of an episode over 0.95, at most 1, mean of the last 10 checkpoints, 3 training seeds x 50 initial states",
         ),
         Source(
             "OGBench", "Park et al. 2024, OGBench: benchmarking offline goal-conditioned RL", "the suite's own data, 1M updates, 8 seeds, mean of five goals"

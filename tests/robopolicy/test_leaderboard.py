@@ -100,7 +100,7 @@ def test_sections_columns_means_and_what_is_published() -> None:
     assert f"{100 * mean[0]:.1f}% [{100 * mean[1]:.1f}, {100 * mean[2]:.1f}]" in line and line.count("%") == 2, "no mean where a task is missing"
     pusht = next(line for line in text.split("\n") if line.startswith("| pusht "))
     assert "published: DP-C 0.91, IBC 0.84, DP-T 0.79" in pusht and "; coverage 0.50" in pusht
-    assert "human demonstrations; coverage, mean of the last 10 checkpoints" in text
+    assert "human demonstrations; best coverage of an episode over 0.95, at most 1, mean of the last 10 checkpoints" in text
     assert "DSAC-T 17025 ± 243" not in text and "DSAC-T 17025 ± 157, SAC 12139 ± 1049" in text
     assert "1 to 2 training seeds" in text and "recipes `imitation/metaworld`" in text
 
