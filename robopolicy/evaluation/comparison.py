@@ -239,6 +239,7 @@ def _known(contest: Any, entrant: Any, device: str) -> Evaluation | None:
     wanted = {"task": contest.task, "purpose": contest.purpose.name.lower(), "seed0": int(contest.purpose) + config.seed, "noise_seed": config.seed}
     wanted |= {"checkpoint_hash": own, "episodes": config.episodes, "block": min(config.block, config.episodes), "weights": entrant.weights}
     wanted |= {"execution": None if described is None else to_text(described), "threads": config.threads, "device": device, "mode": "synchronous"}
+    wanted |= {"policy": "expert"} if own is None else {}  # a policy in memory has no hash either
     for row in reversed(chain.merged([file])):
         record = file.parent / str(row.get("results"))
         if all(row.get(k) == v for k, v in wanted.items()) and row["env"] == dict(entrant.env) and record.is_file():

@@ -118,6 +118,15 @@ def test_a_run_against_the_expert_from_the_command_line(run: Path, tmp_path: Pat
     assert beside == found, "a checkpoint is evaluated in the world and on the states of the other side"
 
 
+def test_a_policy_without_a_hash_is_not_taken_for_the_expert(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e"
+    said(tmp_path, run, "expert", "--out", out)
+    rows = [{**row, "policy": "flow"} for row in ledger.read(out / ledger.FILE)]  # the second as of a policy in memory
+    (out / ledger.FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said(tmp_path, run, "expert", "--out", out)
+    assert [row["policy"] for row in ledger.read(out / ledger.FILE)] == ["flow", "flow", "expert"]
+
+
 def test_what_was_executed_otherwise_is_not_taken_from_the_ledger(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "e"
     assert main(["eval", str(run), "--method", "rti:level=2,steps=1", "--out", str(out), "--videos", "0", "--quiet"]) == 0
