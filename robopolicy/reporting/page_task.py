@@ -21,8 +21,7 @@ SIGNIFICANT = 0.05
 def task_part(task: str, evaluations: Sequence[Evaluation], palette: Palette) -> str:
     """Return the part of the page about one task."""
     learnt = [e for e in evaluations if e.policy != "expert"]
-    legend = '<ul class="legend">' + "".join(f"<li>{palette.dot(e.label)}</li>" for e in evaluations) + "</ul>"
-    charts = [_success_over_time(evaluations, palette, legend)]
+    charts = [_success_over_time(evaluations, palette)]
     timed = [e for e in learnt if e.latency_ms]
     if timed:
         charts.append(_latency(timed, palette))
@@ -34,6 +33,11 @@ def task_part(task: str, evaluations: Sequence[Evaluation], palette: Palette) ->
         out.append(_pairs(evaluations, palette))
     out.append(_videos(evaluations, palette))
     return "".join(out)
+
+
+def _legend(evaluations: Sequence[Evaluation], palette: Palette) -> str:
+    """Return the names behind their colours; those on states for choosing are marked."""
+    return '<ul class="legend">' + "".join(f"<li>{palette.dot(e.label)}{badge(e)}</li>" for e in evaluations) + "</ul>"
 
 
 def _success(evaluations: Sequence[Evaluation], palette: Palette) -> str:
@@ -78,7 +82,7 @@ def _results(evaluations: Sequence[Evaluation], palette: Palette) -> str:
     return card("Results", say, html_table(head, rows))
 
 
-def _success_over_time(evaluations: Sequence[Evaluation], palette: Palette, legend: str) -> str:
+def _success_over_time(evaluations: Sequence[Evaluation], palette: Palette) -> str:
     lines = []
     limit = max(e.max_episode_steps for e in evaluations)
     for e in evaluations:
@@ -87,14 +91,15 @@ def _success_over_time(evaluations: Sequence[Evaluation], palette: Palette, lege
         y = np.concatenate([[0.0], np.arange(1, len(times) + 1), [len(times)]]) / len(e.episodes)
         lines.append(Line(e.label, x, y, palette[e.label], steps=True))
     chart = plots.line_chart(lines, Axis("control step", 0, limit), Axis("episodes solved by then", 0, 1, percent=True), "success over time")
-    return card("Success over time", "Share of all episodes that had reached success by a control step.", legend + chart)
+    return card("Success over time", "Share of all episodes that had reached success by a control step.", _legend(evaluations, palette) + chart)
 
 
 def _latency(evaluations: Sequence[Evaluation], palette: Palette) -> str:
     lines = [Line(e.label, *plots.cumulative(e.latency_ms), palette[e.label], steps=True) for e in evaluations]
     x, y = Axis("ms per chunk (one call, batch 1)", log=True), Axis("share of calls that were quicker", 0, 1, percent=True)
-    legend = '<ul class="legend">' + "".join(f"<li>{palette.dot(e.label)}</li>" for e in evaluations) + "</ul>"
-    return card("Latency", "How long one plan takes: the steeper, the more even.", legend + plots.line_chart(lines, x, y, "latency distribution"))
+    return card(
+        "Latency", "How long one plan takes: the steeper, the more even.", _legend(evaluations, palette) + plots.line_chart(lines, x, y, "latency distribution")
+    )
 
 
 def _network_calls(evaluations: Sequence[Evaluation], palette: Palette) -> str:
@@ -123,8 +128,7 @@ def _success_by_calls(evaluations: Sequence[Evaluation], palette: Palette) -> st
     most = max(100.0, *(e.network_calls_per_chunk for e in evaluations))
     across = Axis("network calls a plan", 0.45, 1.2 * most, log=True, ticks=(1, 2, 4, 10, 20, 50, 100, 1000))
     chart = plots.line_chart(lines, across, Axis("success", 0, 1, percent=True), "success against network calls")
-    legend = '<ul class="legend">' + "".join(f"<li>{palette.dot(e.label)}</li>" for e in evaluations) + "</ul>"
-    return card("Success against network calls", "Upright lines are 95% Wilson intervals; further left is cheaper.", legend + chart)
+    return card("Success against network calls", "Upright lines are 95% Wilson intervals; further left is cheaper.", _legend(evaluations, palette) + chart)
 
 
 def _pairs(evaluations: Sequence[Evaluation], palette: Palette) -> str:

@@ -187,6 +187,15 @@ def test_the_headline_is_of_report_seeds_and_of_the_tasks_own_world(tmp_path: Pa
     assert "a, the best of 2, solves 50.0%" in text and "solves 99" not in text and "solves 98" not in text
 
 
+def test_states_for_choosing_are_marked_wherever_success_is_drawn(tmp_path: Path) -> None:
+    made("a", "flow", 50, 10, 3.0).save(tmp_path / "a")
+    made("b", "flow", 90, 20, 3.0, purpose="selection").save(tmp_path / "b")
+    page = report.write_report(tmp_path).read_text()
+    for title in ("Success", "Results", "Success over time", "Success against network calls"):
+        [drawn] = re.findall(rf"<h3>{title}</h3>.*?</section>", page, flags=re.DOTALL)
+        assert drawn.count("selection seeds</span>") == 1, title
+
+
 def test_nothing_is_loaded_from_anywhere(folder: Path) -> None:
     page = report.write_report(folder)
     reader, _ = read(page)
