@@ -168,7 +168,8 @@ def _train(
     from robopolicy.training.imitation import train
 
     told = next((item.partition("=")[2] for item in overrides if item.startswith("env.condition=")), "one_hot")
-    output = folder / "runs" / f"{set_name}-{policy}-{told}-seed{seed}"
+    updates = [f"{item.partition('=')[2]}-" for item in overrides if item.startswith("training.steps=")][-1:]  # of other lengths: other runs
+    output = folder / "runs" / f"{set_name}-{policy}-{told}-{''.join(updates)}seed{seed}"
     own = [f"task={tasks}", f"policy={policy}", f"seed={seed}", f"output={output}"]
     data = [f"data.path={folder / 'data' / '{task}'}", f"data.collect={demonstrations}", f"data.episodes={demonstrations}"]
     recipe = load_recipe(f"imitation/{set_name}", [*own, *data, *overrides], note=lambda text: None)
