@@ -146,6 +146,18 @@ def _path(x: np.ndarray, y: np.ndarray, steps: bool) -> str:
     return "".join(out)
 
 
+def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray, steps: bool) -> str:
+    """Return the outlines of the area between two edges (n,), one for each stretch in which all is finite."""
+    known = np.isfinite(x) & np.isfinite(low) & np.isfinite(high)
+    ends = np.flatnonzero(np.diff(np.concatenate([[0], known.astype(np.int8), [0]]))).reshape(-1, 2)
+    out = []
+    for first, last in ends:
+        there = _path(x[first:last], high[first:last], steps)
+        back = _path(x[first:last][::-1], low[first:last][::-1], steps).replace("M", "L", 1)
+        out.append(f"{there}{back}Z")
+    return "".join(out)
+
+
 def _grid(horizontal: _Scale, vertical: _Scale, x: Axis, y: Axis) -> list[str]:
     out = []
     for tick in vertical.ticks:
@@ -187,9 +199,7 @@ def _drawn(line: Line, px: np.ndarray, vertical: _Scale) -> list[str]:
     dash = ' stroke-dasharray="6 3"' if line.colour >= 7 else ""
     py, out = vertical(line.y), []
     if line.low is not None and line.high is not None:
-        there = _path(px, vertical(line.high), line.steps)
-        back = _path(px[::-1], vertical(line.low)[::-1], line.steps).replace("M", "L", 1)
-        out.append(f'<path class="band" d="{there}{back}Z" fill="{colour}"/>')
+        out.append(f'<path class="band" d="{_band(px, vertical(line.low), vertical(line.high), line.steps)}" fill="{colour}"/>')
     kind = "line faint" if line.faint else "line"
     out.append(f'<path class="{kind}" d="{_path(px, py, line.steps)}" stroke="{colour}"{dash}><title>{html.escape(line.name)}</title></path>')
     if len(line.x) == 1 and not line.tips:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import math
 import os
 import re
 import shutil
@@ -323,6 +324,14 @@ def test_smoothing_neither_lags_nor_bends_and_passes_over_gaps() -> None:
     np.testing.assert_allclose(plots.smoothed(ramp, 0.1), ramp)
     np.testing.assert_allclose(plots.smoothed(np.array([2.0, np.nan, 2.0])), 2.0)
     np.testing.assert_allclose(plots.smoothed(np.array([0.0, 3.0, 0.0])), [0, 1, 0])
+
+
+def test_a_gap_cuts_a_band_in_two() -> None:
+    low, high = np.array([0.0, 1.0, math.nan, 2.0, 3.0]), np.array([1.0, 2.0, math.nan, 3.0, 4.0])
+    line = plots.Line("x", np.arange(5.0), (low + high) / 2, 0, low, high)
+    [band] = re.findall(r'class="band" d="([^"]*)"', plots.line_chart([line], plots.Axis("x"), plots.Axis("y"), "band"))
+    corners = [piece.count(",") for piece in band.split("Z")]
+    assert corners == [4, 4, 0] and band.count("M") == 2, band
 
 
 def test_long_lines_are_thinned_and_keep_their_ends() -> None:
