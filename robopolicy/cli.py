@@ -7,10 +7,15 @@ and ``robopolicy run`` works from the core install alone.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 import typer
+
+# Read when numpy is imported. Its matrices are small here: a second thread made them ten times slower on busy cores, and rounds otherwise.
+if os.uname().machine == "x86_64":  # elsewhere torch multiplies with the same library
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from policies.spec import InputError
 

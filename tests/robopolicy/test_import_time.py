@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -33,6 +34,16 @@ def test_the_client_starts_quickly_and_without_torch() -> None:
 def test_the_command_line_imports_nothing_heavy() -> None:
     loaded = {name.partition(".")[0] for name in import_times("robopolicy.cli")}
     assert not loaded & {"torch", "mujoco", "gymnasium", "cv2", "pyarrow", "av", "matplotlib", "scipy", "safetensors", "accelerate", "h5py", "zarr"}
+
+
+def test_a_command_multiplies_small_matrices_in_one_thread_unless_it_is_told_otherwise() -> None:
+    code = "import numpy; a = numpy.ones((512, 512)); a @ a; print(open('/proc/self/status').read().split('Threads:')[1].split()[0])"
+    plain, found = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}, []
+    for words, told in (("import robopolicy.cli; ", {}), ("import robopolicy.cli; ", {"OPENBLAS_NUM_THREADS": "2"}), ("", {"OPENBLAS_NUM_THREADS": "2"})):
+        done = subprocess.run([sys.executable, "-c", words + code], capture_output=True, text=True, cwd=ROOT, env={**plain, **told})
+        found.append(int(done.stdout))
+    assert found[1] == found[2]
+    assert found[0] == 1 or os.uname().machine != "x86_64", "where torch shares the library, nothing is set"
 
 
 def test_the_measure_counts_what_an_import_brings(tmp_path: Path) -> None:
