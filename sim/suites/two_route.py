@@ -75,10 +75,12 @@ class TwoRouteBatch(EpisodicBatch):
         super().__init__(name, identity(f"two-route {VERSION}", SUCCESS), make_spec(), options.num_worlds, steps, options.autoreset, info)
         self._position = np.zeros((self.num_worlds, 2))  # m
         self._seeds = np.zeros(self.num_worlds, np.int64)
+        self._route = np.zeros(self.num_worlds, np.int64)  # of the present episode; what info was told may be of the last one
 
     def _begin(self, rows: np.ndarray, seeds: np.ndarray) -> None:
         self._seeds[rows] = seeds
         self._position[rows] = START + START_STD * hashed_normals(seeds, 0)
+        self._route[rows] = 0
 
     def _advance(self, rows: np.ndarray, action: np.ndarray) -> Outcome:
         before = self._position[rows]
@@ -87,9 +89,9 @@ class TwoRouteBatch(EpisodicBatch):
         self._position[rows] = after
         collision = distance_to_segment(np.zeros(2), before, after) < DISC_RADIUS
         success = (np.linalg.norm(after - GOAL, axis=1) < GOAL_RADIUS) & ~collision
-        passing = (self._info["route"][rows] == 0) & (before[:, 1] < 0) & (after[:, 1] >= 0)
+        passing = (self._route[rows] == 0) & (before[:, 1] < 0) & (after[:, 1] >= 0)
         side = np.where(after[:, 0] < 0, -1, 1)
-        route = np.where(passing & ~collision, side, self._info["route"][rows])
+        self._route[rows] = route = np.where(passing & ~collision, side, self._route[rows])
         reward = success.astype(np.float64) - collision
         return Outcome(reward, success | collision, {"success": success, "collision": collision, "route": route})
 

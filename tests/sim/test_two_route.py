@@ -113,3 +113,12 @@ def test_many_worlds_are_fast() -> None:
             env.step(action)
         best = max(best, 40_000 / (time.process_time() - start))
     assert best > 100_000  # world steps a second; a loop over worlds would give a tenth
+
+
+@pytest.mark.parametrize("first", [np.array([0, 1]), np.array([1, 0])])
+def test_a_new_episode_knows_no_route_of_the_last_one(first: np.ndarray) -> None:
+    """The seeds take different routes; by themselves worlds begin anew as after a reset."""
+    env = registry.make("two-route", 2, autoreset=True, max_episode_steps=30)
+    env.reset(first)
+    routes = [env.step(env.expert_action()).info["route"].tolist() for _ in range(33)]
+    assert sorted(routes[29]) == [-1, 1] and routes[30:] == [[0, 0]] * 3
