@@ -208,7 +208,8 @@ def _limit(values: np.ndarray) -> tuple[float, ...] | None:
 
 def as_batch(env_id: str, num_worlds: int = 1, **options: Any) -> BatchEnv:
     """Return ``num_worlds`` of a registered Gymnasium environment as a BatchEnv; options as in :class:`GymBatch`."""
-    return GymBatch(lambda: gymnasium.make(env_id, disable_env_checker=True), num_worlds, **options)
+    limit = options.get("max_episode_steps")  # else the registered one would cut a longer episode
+    return GymBatch(lambda: gymnasium.make(env_id, max_episode_steps=limit, disable_env_checker=True), num_worlds, **options)
 
 
 register()

@@ -112,3 +112,12 @@ def test_an_unseeded_reset_differs_and_repeats_with_the_generator() -> None:
     again = [env.reset()[0]["observation.state"] for _ in range(2)]
     np.testing.assert_array_equal(draws, again)
     env.close()
+
+
+def test_a_longer_time_limit_than_the_registered_one_is_kept() -> None:
+    for limit in (210, 5):
+        env = gym.as_batch("Pendulum-v1", 1, max_episode_steps=limit)  # registered with 200
+        env.reset(np.zeros(1, np.int64))
+        ended = [bool(env.step(np.zeros((1, 1), np.float32)).truncated[0]) for _ in range(limit)]
+        assert env.max_episode_steps == limit and ended == [False] * (limit - 1) + [True]
+        env.close()
