@@ -88,6 +88,8 @@ def parameter(text: str, model: Any, most: float, dt: float) -> Parameter:
         start = float(given) if sign else None
     except ValueError:
         raise InputError(f"--fit {text!r}: expected a number behind the sign, found {given!r}") from None
+    if start is not None and not math.isfinite(start):
+        raise InputError(f"--fit {text!r}: expected a finite number behind the sign, found {given}")
     if key in (DELAY, LATENCY):
         found = min(dt, most) if start is None else start
         if not 0 <= found <= most:

@@ -170,6 +170,7 @@ def test_probing_finds_joints_behind_slopes_and_offsets() -> None:
         ("frictionloss:slider", "the model has 0 there, so say where to begin, e.g. --fit frictionloss:slider=0.1"),
         ("mass:pole=-1", "expected a start above 0"),
         ("mass:pole=heavy", "expected a number behind the sign"),
+        ("mass:pole=nan", "expected a finite number"),
         ("delay=0.5", "expected seconds from 0 to 0.2"),
         ("light_direction:#0", "is not one number"),
     ],
