@@ -98,6 +98,9 @@ def split(path: str | Path, parts: Mapping[str, str], out: str | Path, progress:
     """
     source = Source.open(path)
     total, taken, chosen = len(source.table.rows), 0, {}
+    whole = sum(_share(name, text) for name, text in parts.items() if "." in text)
+    if whole > 1 + 1e-9:
+        raise InputError(f"split: the shares add up to {whole:g}, expected at most 1")
     for name, text in parts.items():
         if "." in text:
             count = round(_share(name, text) * total)

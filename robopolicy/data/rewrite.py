@@ -218,12 +218,14 @@ class _FrameFiles:
             self.tables, self.size, self.files = [], 0, self.files + 1
 
 
-def _task_numbers(source: Source, table: pa.Table, tasks: Sequence[str]) -> np.ndarray:
+def _task_numbers(source: Source, table: pa.Table, tasks: list[str]) -> np.ndarray:
+    """Return the task of every frame (T,) as a number of ``tasks``, to which those are added that the row of the episode does not name."""
     old = source.tasks
     numbers = table["task_index"].to_numpy()
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(old):
         raise InputError(f"{source.root}: a task_index lies outside tasks.parquet; see `robopolicy data check`")
-    return np.array([tasks.index(old[n]) if old[n] in tasks else 0 for n in numbers], np.int64)
+    tasks += [old[n] for n in np.unique(numbers) if old[n] not in tasks]
+    return np.array([tasks.index(old[n]) for n in numbers], np.int64)
 
 
 def _write_videos(work: Path, camera: str, picks: Sequence[Pick], out: _Output) -> None:

@@ -15,6 +15,7 @@ from robopolicy.data.check import check
 from robopolicy.data.collect import collect
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.edit import compact, delete, merge, parse_episodes, relabel, split
+from robopolicy.data.episodes import read_parquet, write_episodes
 from robopolicy.data.writer import DatasetWriter
 from tests.robopolicy import recording
 from tests.robopolicy.recording import CAMERA, record
@@ -131,6 +132,7 @@ def test_damage_and_nonsense_leave_everything_as_it_was(tmp_path: Path) -> None:
         (lambda: delete(root, []), "no episodes were given"),
         (lambda: split(root, {"a": "0.1"}, tmp_path / "parts"), "is empty"),
         (lambda: split(root, {"a": "1.5"}, tmp_path / "parts"), r"must lie in \(0, 1\]"),
+        (lambda: split(root, {"a": "0.8", "b": "0.4"}, tmp_path / "parts"), "add up to 1.2"),
         (lambda: delete(root, [0], out=root), "exists already"),
     ):
         with pytest.raises(InputError, match=said):
@@ -216,3 +218,14 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "give the episodes as --episodes" in refused(root, "delete", "0,2")
     assert "--out and other sets" in refused(root, "merge")
     assert "is not NAME=EPISODES" in refused(root, "split", "train", "--out", str(tmp_path / "more"))
+
+
+def test_tasks_that_no_row_of_an_episode_names_are_kept(tmp_path: Path) -> None:
+    """As other programs may leave them out: the frames know their task all the same."""
+    root = record(tmp_path / "set", 2)
+    for path in sorted((root / "meta/episodes").glob("*/*.parquet")):
+        write_episodes(path, [row | {"tasks": []} for row in read_parquet(path).to_pylist()])
+    before = Dataset.open(root).tasks
+    assert before and compact(root, tmp_path / "fresh").episodes == 2
+    fresh = Dataset.open(tmp_path / "fresh")
+    assert fresh.tasks == before and (fresh.arrays["task_index"] == 0).all()
