@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policies.spec import InputError
-from robopolicy.data.collection import EXTRA_STEPS, Collection, CollectSummary, Episode, provenance_of, require_same, summary
+from robopolicy.data.collection import EXTRA_STEPS, Collection, CollectSummary, Episode, is_begun, provenance_of, require_same, summary
 from robopolicy.data.demonstrators import Act, describe_expert, require_seen
 from robopolicy.data.disturb import Recovery
 from robopolicy.data.simulate import BLOCK, Lanes, Work, make_worlds, pilot_steps, simulated
@@ -185,7 +185,7 @@ def _recovery(asked: Disturbing, work: Work, root: Path, rate_hz: float) -> Reco
     if asked.within is not None:
         return Recovery(asked.chance, steps, asked.within, asked.size, asked.marked)
     Recovery(asked.chance, steps, 1, asked.size, asked.marked)  # refuses what cannot be before a pilot runs
-    known = ((provenance_of(root) or {}).get("recovery") or {}).get("within")
+    known = ((provenance_of(root) or {}).get("recovery") or {}).get("within") if is_begun(root) else None
     return Recovery(asked.chance, steps, int(known) if known else max(1, pilot_steps(work)), asked.size, asked.marked)
 
 

@@ -116,9 +116,14 @@ def provenance_of(root: Path) -> dict[str, Any] | None:
     return ((layout.read_own(root) or {}).get("provenance") or {}).get("collect")
 
 
+def is_begun(root: Path) -> bool:
+    """Whether a data set lies at ``root`` that holds an episode; one without any becomes what the next collection is."""
+    return layout.is_dataset(root) and int(layout.read_info(root)["total_episodes"]) > 0
+
+
 def require_same(root: Path, wanted: Mapping[str, Any]) -> None:
     """Refuse to continue a data set that was collected with other settings. Raises InputError naming the first that differs."""
-    if not layout.is_dataset(root):
+    if not is_begun(root):
         return
     found = provenance_of(root)
     if found is None:

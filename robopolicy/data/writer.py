@@ -192,9 +192,12 @@ class DatasetWriter:
                 self._lock.release()
                 raise
             return
-        if self.root.exists() and any(p.name != "meta" for p in self.root.iterdir()):
+        if self.root.exists() and (not self.root.is_dir() or any(p.name != "meta" for p in self.root.iterdir())):
             raise InputError(f"{self.root} exists and is not a data set; give a new folder or an empty one")
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.root}: a data set cannot be begun here: {error.strerror or error}") from error
         self._lock = FolderLock(self.root)
         try:
             self._write_own()
@@ -207,6 +210,11 @@ class DatasetWriter:
         info, own = layout.read_info(self.root), layout.read_own(self.root)
         if own is None:
             raise InputError(f"{self.root} was recorded by another program; convert it with `robopolicy data convert` before adding episodes")
+        if not int(info["total_episodes"]):  # whoever records the first episode says what the set holds
+            self._sweep(info)
+            self._write_own()
+            write_json(self.root / layout.INFO, self._info({}, 0, 0, 0))
+            return
         there = Spec.from_dict(own["spec"])
         there.require(self.spec, f"data set {self.root}", "the recording")
         self.spec.require(there, "the recording", f"data set {self.root}")
@@ -216,18 +224,20 @@ class DatasetWriter:
         if own.get("encoder"):
             self._encoder, self._codec = video.choose_encoder(own["encoder"]) if self._cameras else "", dict(own.get("codec", {}))
             self._options = video.codec_options(self._encoder, self._codec) if self._cameras else {}
-        done = clean(self.root, info)
-        if done.removed:
-            _log.warning("%s: removed %d files of an interrupted recording; %d episodes are intact", self.root, len(done.removed), done.episodes)
+        self._sweep(info)
         self._provenance, self.robot_type = own.get("provenance", {}), info.get("robot_type") or self.robot_type
         self.num_episodes, self.num_frames = int(info["total_episodes"]), int(info["total_frames"])
-        self._count = layout.next_count(self.root)
-        if not self.num_episodes:
-            return
         self._streams, self._extras = tuple(own["streams"]), dict(own["extras"])
         self._user_features = {k: v for k, v in info["features"].items() if k not in layout.FRAME_FEATURES}
         self._tasks = read_tasks(self.root)
         self._stats = stored_stats(self.root, info) or aggregated_stats(read_episodes(self.root, info, stats=True).rows)
+
+    def _sweep(self, info: Mapping[str, Any]) -> None:
+        """Remove what an interrupted recording left, and go on counting behind what is there."""
+        done = clean(self.root, info)
+        if done.removed:
+            _log.warning("%s: removed %d files of an interrupted recording; %d episodes are intact", self.root, len(done.removed), done.episodes)
+        self._count = layout.next_count(self.root)
 
     # ---- the open episode
 

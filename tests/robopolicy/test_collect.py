@@ -164,3 +164,13 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 episodes" in capsys.readouterr().out
     assert main(["collect", "two-route", "-n", "2", "--out", str(tmp_path / "set"), "--workers", "1", "--noise", "0.1"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_collection_that_kept_nothing_does_not_bind_the_next_one(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(InputError, match="reached a return of 100 in 100"):
+            collect("two-route", tmp_path / "set", 1, workers=1, progress=False, min_return=100.0, noise=0.1)
+    done = collect("classic/cartpole", tmp_path / "set", 1, workers=1, progress=False, max_episode_steps=120)  # with other fields, too
+    assert done.episodes == 1 and Dataset.open(tmp_path / "set").tasks == ["classic/cartpole"]
+    collect("classic/cartpole", tmp_path / "fresh", 1, workers=1, progress=False, max_episode_steps=120)
+    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "fresh")

@@ -155,6 +155,10 @@ def test_other_specs_rates_and_folders_are_refused(tmp_path: Path) -> None:
         DatasetWriter(tmp_path / "set", make_spec(), 20.0)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.txt").write_text("sun")
+    (tmp_path / "file").write_text("not a folder")
+    for place, told in (("file", "exists and is not a data set"), ("file/below", "cannot be begun here")):
+        with pytest.raises(InputError, match=told):
+            DatasetWriter(tmp_path / place, make_spec(), 10)
     with pytest.raises(InputError, match="exists and is not a data set"):
         DatasetWriter(tmp_path / "photos", make_spec(), 10.0)
     with pytest.raises(InputError, match="no frames"), DatasetWriter(tmp_path / "set", make_spec(), 10.0) as writer:
