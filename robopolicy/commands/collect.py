@@ -74,7 +74,9 @@ def register(app: typer.Typer) -> None:
         if whole:
             from robopolicy.data.regenerate_recipe import load_plan
 
-            overrides = [*(changes or []), *([f"engine={physics}"] if physics and engine != "mujoco" else [])]
+            source = context.get_parameter_source("engine")
+            named = physics if source is not None and source.name == "COMMANDLINE" else None  # else the recipe says it
+            overrides = [*(changes or []), *([f"engine={named}"] if named else [])]
             plan = load_plan(task, overrides, out, merge)
             with opened_for(spread, workers, address) as cluster:
                 _regenerate(plan, workers, check, json_file, cluster)

@@ -195,3 +195,12 @@ def test_command(recipe: Path, plan: Plan, whole: CollectionSummary, capsys: pyt
     for wrong in ([*words, "--check", "0" * 16], [*words, "noise=1"], ["collect", "mt1o", "--all"]):
         assert main(wrong) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_an_engine_that_was_asked_for_is_not_the_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, seen = tmp_path / "cartpole.yaml", []
+    recipe.write_text("tasks: [classic/cartpole]\nengine: bullet\n")
+    monkeypatch.setattr("robopolicy.commands.collect._regenerate", lambda plan, *_: seen.append(plan.tasks["classic/cartpole"].engine))
+    for more in ([], ["--engine", "mujoco"], ["--engine", "warp"]):
+        assert main(["collect", str(recipe), "--all", "--out", str(tmp_path / "out"), *more]) == 0
+    assert seen == ["bullet", "mujoco", "warp"]
