@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -46,15 +48,16 @@ def register(app: typer.Typer) -> None:
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.", show_default=False)] = None,
         device: Annotated[str, typer.Option(help="Where the policies run.")] = "cpu",
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
-    ) -> None:
+    ) -> int:
         from robopolicy.evaluation.comparison import Settings, gather, judge
         from robopolicy.evaluation.outcomes import Quantity
         from robopolicy.evaluation.seeds import Purpose
+        from robopolicy.evaluation.workers import WorkerCrash
         from robopolicy.json_output import emit_json
 
         if by is not None and by not in QUANTITIES:
             raise InputError(f"--by {by!r}: expected one of {', '.join(QUANTITIES)}{suggest(by, QUANTITIES)}")
-        if tell is not None and (tell == 0 or (by in (None, "success") and abs(tell) > 1)):
+        if tell is not None and (not math.isfinite(tell) or tell == 0 or (by in (None, "success") and abs(tell) > 1)):
             raise InputError(f"--tell {tell:g}: expected a difference of success rates, more than 0 and at most 1")
         tasks = list(task or [])
         if tag is not None:
@@ -64,11 +67,17 @@ def register(app: typer.Typer) -> None:
         given = {k: v for k, v in {"episodes": episodes, "block": block, "workers": workers, "seed": seed}.items() if v is not None}
         silent = quiet or str(json_file) == "-"
         settings = Settings(tasks, given, Purpose.SELECTION if selection else Purpose.REPORT, out, device, not silent)
-        result = judge(*gather(first, second, settings), cast("Quantity | None", by), tell)
+        try:
+            sides = gather(first, second, settings)
+        except WorkerCrash as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        result = judge(*sides, cast("Quantity | None", by), tell)
         if json_file is not None:
             emit_json(result.to_dict(), json_file)
         if str(json_file) != "-":
             _print(result)
+        return 0
 
 
 def _print(result: Comparison) -> None:

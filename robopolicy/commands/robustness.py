@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,10 +55,11 @@ def register(app: typer.Typer) -> None:
         json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; - is standard output.", show_default=False)] = None,
         device: Annotated[str, typer.Option(help="Where the policies run: cpu, cuda, cuda:1.")] = "cpu",
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
-    ) -> None:
+    ) -> int:
         from robopolicy.evaluation.robustness import ladders
         from robopolicy.evaluation.seeds import Purpose
         from robopolicy.evaluation.versus import prepare
+        from robopolicy.evaluation.workers import WorkerCrash
         from robopolicy.json_output import emit_json
         from robopolicy.reporting.robustness_page import write
 
@@ -66,12 +68,17 @@ def register(app: typer.Typer) -> None:
         given = {"episodes": episodes, "block": block, "workers": workers, "seed": seed}
         purpose = Purpose.SELECTION if selection else Purpose.REPORT
         contest = prepare(runs, task, {k: v for k, v in given.items() if v is not None}, purpose, out)
-        table = _measured(contest, chosen, bool(wanted), device, progress=not (quiet or str(json_file) == "-"))
+        try:
+            table = _measured(contest, chosen, bool(wanted), device, progress=not (quiet or str(json_file) == "-"))
+        except WorkerCrash as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         page = write(table, out)
         if json_file is not None:
             emit_json(table.to_dict(), json_file)
         if str(json_file) != "-":
             _print(table, page)
+        return 0
 
 
 def _measured(contest: object, chosen: Sequence[object], explicit: bool, device: str, progress: bool) -> Table:

@@ -178,17 +178,15 @@ def gather(first: str, second: str, settings: Settings) -> tuple[list[Outcomes],
         InputError: if a side cannot be read, or the two cannot be paired.
     """
     purpose = settings.purpose.name.lower()
+    tasks = _resolved(settings.tasks)
     made = [outcomes.read(name, purpose) if outcomes.is_made(name) else None for name in (first, second)]
-    if settings.tasks:
-        from sim.registry import resolve
-
-        wanted = {resolve(task) for task in settings.tasks}
-        made = [side if side is None else [o for o in side if o.task in wanted] for side in made]
+    if tasks:
+        made = [side if side is None else [o for o in side if o.task in tasks] for side in made]
         for name, side in zip((first, second), made, strict=True):
             if side is not None and not side:
-                raise InputError(f"{name}: no {purpose} evaluation on {', '.join(sorted(wanted))}")
+                raise InputError(f"{name}: no {purpose} evaluation on {', '.join(sorted(tasks))}")
     if made[0] is None and made[1] is None:
-        pairs = [_evaluated([first, second], task, settings) for task in settings.tasks or (None,)]
+        pairs = [_evaluated([first, second], task, settings) for task in tasks or (None,)]
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     for at, name in enumerate((first, second)):
         other = made[1 - at]
@@ -196,6 +194,15 @@ def gather(first: str, second: str, settings: Settings) -> tuple[list[Outcomes],
             made[at] = [_beside(name, o, settings) for o in other]
     assert made[0] is not None and made[1] is not None
     return made[0], made[1]
+
+
+def _resolved(tasks: Sequence[str]) -> list[str]:
+    """Return registered names, each once: a task that was named twice would count as two."""
+    if not tasks:
+        return []
+    from sim.registry import resolve
+
+    return list(dict.fromkeys(resolve(task) for task in tasks))
 
 
 def _beside(name: str, other: Outcomes, settings: Settings) -> Outcomes:

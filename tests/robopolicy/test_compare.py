@@ -168,8 +168,24 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys: pytest.Capture
         ((run, tmp_path / "none"), "no such checkpoint or run"),
         ((run, "expert", "--by", "sucess"), "did you mean 'success'?"),
         ((run, "expert", "--tell", "5"), "at most 1"),
+        ((run, "expert", "--tell", "nan"), "at most 1"),
         ((f"{tmp_path}/no.jsonl:flow", "expert"), "cannot be read"),
     ):
         assert main(["compare", *map(str, arguments), "--quiet"]) == 2
         error = capsys.readouterr().err
         assert expected in error and error.count("\n") == 1, error
+
+
+def test_a_task_that_is_named_twice_counts_once(tmp_path: Path) -> None:
+    found = said(tmp_path, "expert", "expert", "--task", "two-route", "--task", "two_route", "-n", 2, "--out", tmp_path / "e")
+    assert (found["n"], found["tasks"]) == (2, 1)
+
+
+@pytest.mark.parametrize("words", [["compare", "expert", "expert"], ["robustness", "expert", "--kinds", "action_noise"]])
+def test_a_worker_that_dies_is_one_line_and_code_1(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "no number")  # a Python that is started with this ends at once
+    code = main([*words, "--task", "two-route", "-n", "2", "--block", "1", "--workers", "2", "--out", str(tmp_path / "e"), "--quiet"])
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert code == 1 and len(error) == 1 and "worker died" in error[0]
