@@ -207,7 +207,8 @@ class _Pool:
                             self.done(*payload)
                     if kind in ("ready", "done"):
                         worker.block = waiting.pop() if waiting else None
-                        worker.connection.send(worker.block)
+                        with contextlib.suppress(BrokenPipeError):  # it has died: its end of file says so
+                            worker.connection.send(worker.block)
             return [results[i] for i in range(len(results))]
         finally:
             self._stop()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ from policies.noise import Noise
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec, SpecMismatch
 from robopolicy.evaluation import blocks, ledger, rollout, seeds, videos
 from robopolicy.evaluation.records import Evaluation
-from robopolicy.evaluation.workers import WorkerCrash
+from robopolicy.evaluation.workers import Job, WorkerCrash, _Pool, _Worker
 from sim.env import Observation, StepResult
 
 SPEC = Spec(
@@ -260,6 +263,20 @@ def test_a_crashed_worker_is_one_line_and_no_wait(how: str, said: str) -> None:
     with pytest.raises(WorkerCrash, match=said) as caught:
         run(Dies(how), episodes=16, workers=2)
     assert "\n" not in str(caught.value) and "block" in str(caught.value) and time.monotonic() - begun < 60
+
+
+def test_a_worker_that_is_gone_when_it_is_told_its_block_has_crashed() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    theirs.send(("ready", None))
+    theirs.close()
+    dead: Any = SimpleNamespace(exitcode=-signal.SIGKILL, join=lambda *_: None, is_alive=lambda: False)
+
+    class Pool(_Pool):
+        def _start(self) -> None:
+            self.workers.append(_Worker(dead, ours))
+
+    with pytest.raises(WorkerCrash, match=r"SIGKILL.*in block 0 \(seeds 7 to 7\)"):
+        Pool(Job(Line, None, 1, 1, 0, [(0, np.array([7]))]), 1, None).run()
 
 
 def test_a_workers_input_error_is_an_input_error() -> None:
