@@ -85,10 +85,8 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LearntPolicy
 
     Raises:
         InputError: one line naming the file and the cause: missing, truncated, altered, from elsewhere, newer than this
-            version reads, or not fitting its own config.
+            version reads, or not fitting its own config; or there is no such device here.
     """
-    import torch
-
     from policies import registry
     from policies.normalize import Normalizer
 
@@ -108,7 +106,20 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LearntPolicy
     weights = _read_tensors(folder, "weights.safetensors", contents["weights.safetensors"])
     _require_fit(folder, policy.state_dict(), weights)
     policy.load_state_dict(weights, strict=True)
-    return policy.to(torch.device(device)).eval()
+    return _placed(policy, device).eval()
+
+
+def _placed(policy: LearntPolicy, device: str | torch.device) -> LearntPolicy:
+    """Move ``policy`` to ``device``. Raises InputError if there is no such device here."""
+    import torch
+
+    try:
+        return policy.to(torch.device(device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch says so in three ways
+        if str(device) == "cpu":
+            raise
+        told = str(error).strip().partition("\n")[0]
+        raise InputError(f"device {str(device)!r} cannot be used here: {told}") from error
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

@@ -233,7 +233,7 @@ def _evaluate(contest: Contest, entrant: Entrant, label: str, purpose: Purpose, 
 
 
 def labels(entrants: Sequence[Entrant]) -> list[str]:
-    """Name entrants by policy type, and by run where that is not enough to tell them apart."""
+    """Name entrants by policy type, and by run, step or folder where that is not enough to tell them apart."""
     types = [e.made.label if e.made is not None else _type_of(e.name, e.method) + (f" {e.weights}" if e.weights else "") for e in entrants]
     folders = [Path(e.name if isinstance(e.name, str) else e.name.checkpoints[0]) for e in entrants]
     runs = [folder.resolve().parent.parent.name for folder in folders]
@@ -245,6 +245,8 @@ def labels(entrants: Sequence[Entrant]) -> list[str]:
             out.append(kind)
         elif all(runs[j] != runs[i] for j in twins):
             out.append(f"{kind} ({runs[i]})")
+        elif any((runs[j], steps[j]) == (runs[i], steps[i]) and folders[j] != folders[i] for j in twins):
+            out.append(f"{kind} ({folders[i]})")
         else:
             out.append(f"{kind} ({runs[i]} {steps[i]})")
     return out

@@ -93,6 +93,9 @@ def test_twins_get_names_of_their_own(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "flow", tmp_path / "copy")
     out = result(tmp_path, "eval", runs / "flow", "--compare", tmp_path / "copy", "-n", 2, "--out", tmp_path / "e")
     assert [e["label"] for e in out["evaluations"]] == ["flow (flow)", "flow (copy)"] and out["comparisons"][0]["p_value"] == 1.0
+    shutil.copytree(runs / "flow", tmp_path / "elsewhere" / "flow")
+    out = result(tmp_path, "eval", runs / "flow", "--compare", tmp_path / "elsewhere" / "flow", "-n", 2, "--out", tmp_path / "e")
+    assert [e["label"] for e in out["evaluations"]] == [f"flow ({checkpoint(runs)})", f"flow ({checkpoint(tmp_path / 'elsewhere')})"]
 
 
 def test_report_of_a_run_and_of_the_parent(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,6 +121,7 @@ def test_mistakes_are_one_line(runs: Path, tmp_path: Path, capsys: pytest.Captur
     assert "did you mean 'two-route'?" in said(capsys, "eval", runs / "flow", "--task", "two-rote", *out)
     assert "give --task" in said(capsys, "eval", "expert", *out)
     assert "observation.state" in said(capsys, "eval", runs / "flow", "--task", "metaworld/push", *out)
+    assert "device 'cupboard' cannot be used here" in said(capsys, "eval", runs / "flow", "--device", "cupboard", *out)
     assert "seed offset" in said(capsys, "eval", runs / "flow", "--seed", 999_999, *out)
     assert "give a checkpoint" in said(capsys, "eval", Evaluation.load(_any_evaluation(runs, tmp_path)).folder, *out)
     assert not (tmp_path / "e").exists()
