@@ -93,6 +93,8 @@ def register(app: typer.Typer) -> None:
         given = {"episodes": episodes, "block": block, "workers": workers, "threads": threads, "seed": seed, "videos": videos}
         purpose = Purpose.SELECTION if selection else Purpose.REPORT
         first = _first(checkpoint or [], compose, compose_by, choose_weights, selection)
+        if tag is not None and not isinstance(first, str):
+            raise InputError(f"--tag {tag}: goes with one CHECKPOINT, not with --compose")
         section = None if randomize is None else read_section(randomize)
         settings = {k: v for k, v in given.items() if v is not None}
         physics, spread = split_engine(engine)

@@ -139,6 +139,7 @@ def test_mistakes_are_one_line(runs: Path, tmp_path: Path, capsys: pytest.Captur
     assert "horizon: " in compose(f"{flow}:0.5", f"{runs / 'short'}:0.5")
     assert "a regression policy has no scores to compose" in compose(f"{flow}:0.5", f"{runs / 'regression'}:0.5")
     assert "observation.state" in compose(f"{flow}:0.5", f"{diffusion}:0.5", more=("--task", "metaworld/push"))
+    assert "not with --compose" in compose(f"{flow}:0.5", f"{diffusion}:0.5", more=("--tag", "mt10"))
     assert "go with --compose" in said(capsys, "eval", flow, "--choose-weights")
     assert "expected one CHECKPOINT, found none" in said(capsys, "eval", "--task", "two-route")
     assert "compare it with others by --compare" in said(capsys, "eval", flow, diffusion)
