@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command(help=HELP, short_help="Choose how a checkpoint is executed.")
     def tune(
+        context: typer.Context,
         checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, or training run (its last checkpoint).", metavar="CHECKPOINT")],
         method: Annotated[str, typer.Argument(help="Method, with the settings that are not to be chosen.", metavar="METHOD[:KEY=VALUE,...]")],
         varied: Annotated[list[str] | None, typer.Argument(help="What to try.", metavar="[KEY=VALUE1,VALUE2,...]")] = None,
@@ -52,7 +53,7 @@ def register(app: typer.Typer) -> None:
         from robopolicy.execution import remark
 
         if method == NONE:
-            return _switch_off(checkpoint, varied, save)
+            return _switch_off(checkpoint, context)
         given = {"episodes": episodes, "block": block, "workers": workers, "threads": threads, "seed": seed}
         printed = str(json_file) == "-"
         try:
@@ -74,11 +75,12 @@ def register(app: typer.Typer) -> None:
         return 0
 
 
-def _switch_off(checkpoint: str, varied: Sequence[str] | None, save: bool) -> int:
+def _switch_off(checkpoint: str, context: typer.Context) -> int:
     from policies.checkpoint import save_execution
     from robopolicy.training.run_folder import find_checkpoint
 
-    if varied or not save:
+    sources = {name: context.get_parameter_source(name) for name in context.params if name not in ("checkpoint", "method", "quiet", "save")}
+    if not context.params["save"] or any(source is not None and source.name == "COMMANDLINE" for source in sources.values()):
         raise InputError("tune none: saves that there is no method, and takes nothing else")
     folder = find_checkpoint(checkpoint)
     save_execution(folder, None)
