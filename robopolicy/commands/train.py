@@ -49,12 +49,24 @@ another; whichever dies is started again, and nothing that was collected is lost
   robopolicy train rl/hopper-sac --role actor --connect tcp://10.0.0.5:5800 --keys keys/arm --actor 0
 """
 
+#: Options of processes that are actors or a learner -> the roles that take them; ``None``: all that are started here.
+OF_ROLES: dict[str, tuple[str | None, ...]] = {
+    "bind": ("learner",),
+    "announce": ("learner",),
+    "connect": ("actor",),
+    "actor": ("actor",),
+    "spool": ("actor",),
+    "keys": ("learner", "actor"),
+    "lead": ("learner", "actor", None),
+}
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
 
     @app.command(help=HELP, short_help="Train a policy from a recipe.")
     def train(
+        context: typer.Context,
         recipe: Annotated[str, typer.Argument(help="Recipe: a YAML file, or an installed name such as imitation/quickstart.", metavar="RECIPE")],
         overrides: Annotated[list[str] | None, typer.Argument(help="Keys of the recipe to set, e.g. seed=1 policy=flow.", metavar="KEY=VALUE")] = None,
         processes: Annotated[int, typer.Option(min=1, help="Processes on this machine that share each batch: one a GPU, or on the CPU.")] = 1,
@@ -73,6 +85,7 @@ def register(app: typer.Typer) -> None:
         from robopolicy.recipe import Recipe, load_recipe, print_note
         from robopolicy.training.launch import launch, launched, leave
 
+        _require_role(context, actors is not None or role is not None, role)
         if actors is not None or role is not None:
             if processes > 1:
                 raise InputError("--processes shares each batch of one learner; with --actors or --role there is one process a role")
@@ -97,12 +110,21 @@ def register(app: typer.Typer) -> None:
         return 0
 
 
+def _require_role(context: typer.Context, shared: bool, role: str | None) -> None:
+    """Refuse options that the role of this process does not take; ``shared``: whether there are roles at all. Raises InputError."""
+    if role not in (None, "learner", "actor"):
+        raise InputError(f"--role {role}: expected learner or actor")
+    for name, roles in OF_ROLES.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and not (shared and role in roles):
+            wanted = " or ".join(f"--role {one}" for one in roles if one)
+            raise InputError(f"--{name}: goes with {wanted}{' or --actors' if None in roles else ''}")
+
+
 def _asynchronous(recipe: str, overrides: Sequence[str], role: str | None, actor: int, fresh: bool, quiet: bool, given: Mapping[str, Any]) -> int:
     """Train with actors and a learner in processes of their own: all of them here, or the one that ``role`` names."""
     from robopolicy.recipe import Recipe, load_recipe, print_note
 
-    if role not in (None, "learner", "actor"):
-        raise InputError(f"--role {role}: expected learner or actor")
     loaded = load_recipe(recipe, overrides, print_note if role != "actor" else lambda text: None)
     if isinstance(loaded, Recipe):
         raise InputError(f"{recipe}: learns by imitation; actors and a learner need an off-policy recipe, e.g. rl/hopper-sac")

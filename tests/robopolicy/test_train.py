@@ -300,6 +300,10 @@ def test_command(recipe_file, tmp_path, capsys):
         (["policy=flwo"], "did you mean 'flow'"),
         (["seed"], "expected key=value"),
         (["data.path=nowhere"], "does not exist"),
+        (["--connect", "tcp://127.0.0.1:5800"], "--connect: goes with --role actor"),
+        (["--actors", "2", "--bind", "tcp://127.0.0.1:5800"], "--bind: goes with --role learner"),
+        (["--role", "learner", "--connect", "tcp://127.0.0.1:5800"], "--connect: goes with --role actor"),
+        (["--lead", "5"], "or --actors"),
     ],
 )
 def test_command_with_bad_input(recipe_file, capsys, arguments, word):
