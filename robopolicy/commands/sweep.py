@@ -70,6 +70,8 @@ def register(app: typer.Typer) -> None:
 def _cluster(engine: str | None, address: str | None, workers: int) -> AbstractContextManager[Any]:
     """Return the context of a cluster, or of none."""
     if engine is None:
+        if address is not None:
+            raise InputError(f"--address {address}: goes with --engine ray")
         return nullcontext()
     if engine != "ray":
         raise InputError(f"--engine {engine}: a sweep runs in processes here, or on ray; what steps the worlds is the recipe's env.engine=...")

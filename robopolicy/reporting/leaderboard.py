@@ -260,6 +260,8 @@ def write(ledgers: Sequence[Path], out: Path, check: bool = False) -> bool:
     """
     from robopolicy.data.atomic import write_bytes
 
+    if out.is_dir():
+        raise InputError(f"{out}: a folder, expected a Markdown file")
     for file in ledgers:
         problems = chain.check(file).problems
         if problems:

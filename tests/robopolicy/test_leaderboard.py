@@ -136,6 +136,7 @@ def test_the_rest_of_the_page_stays(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(command) == 0 and out.read_text() == text and "unchanged" in capsys.readouterr().out
     fresh = tmp_path / "fresh.md"
     assert main(["leaderboard", str(file), "--out", str(fresh)]) == 0 and "### metaworld" in fresh.read_text()
+    assert main(["leaderboard", str(file), "--out", str(tmp_path)]) == 2 and "expected a Markdown file" in capsys.readouterr().err
     out.write_text("no markers\n")
     assert main(command) == 2 and "once each and in this order" in capsys.readouterr().err
     file.write_text(file.read_text().replace('"successes":90', '"successes":99'))

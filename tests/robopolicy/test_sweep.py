@@ -81,6 +81,9 @@ def test_mistakes_are_said_before_anything_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "robopolicy", "sweep", "quickstart", "trainig.steps=5,6", "--out", "out"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 2 and "did you mean 'training'" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    command[5:6] = ["training.steps=5,6", "--address", "10.0.0.5:6379"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2 and done.stderr == "error: --address 10.0.0.5:6379: goes with --engine ray\n"
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="should be a valid integer"):
         check(cells_of("quickstart", ["policy=flow,regression", "training.steps=many"]), tmp_path)
