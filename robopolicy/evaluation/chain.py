@@ -19,6 +19,8 @@ from policies.spec import InputError
 #: Parts of a checkpoint's path that are kept: ``RUN/checkpoints/step_NNNNNN``.
 _KEPT = 3
 _LINKS = ("id", "chain")
+#: What every row of an evaluation has, of whatever version.
+_ALWAYS = ("task", "episodes", "label", "purpose", "seed0", "time")
 
 
 def link(row: Mapping[str, Any], last: Mapping[str, Any] | None) -> dict[str, str]:
@@ -182,13 +184,15 @@ def _beside(file: Path) -> list[str]:
 def merged(files: Sequence[Path]) -> list[dict[str, Any]]:
     """Return the rows of several ledgers, oldest first, each evaluation once; ``ledger`` says which file a row is from.
 
+    Lines that are no rows of evaluations are left out.
+
     Raises:
         InputError: if one cannot be read.
     """
     out: dict[str, dict[str, Any]] = {}
     for file in files:
         for _, row in _lines(file):
-            if row is not None and "task" in row and "episodes" in row:
+            if row is not None and all(key in row for key in _ALWAYS):
                 out.setdefault(str(row.get("id") or identity(row)), {**row, "ledger": str(file)})
     return sorted(out.values(), key=lambda row: str(row.get("time")))  # of one second: as they stand
 

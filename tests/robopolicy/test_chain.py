@@ -140,3 +140,10 @@ def test_an_evaluation_beside_it_that_has_no_row_is_named(tmp_path: Path) -> Non
     assert len(cut.problems) == 1 and last["results"] in cut.problems[0] and "the row was removed" in cut.problems[0]
     with pytest.raises(InputError, match="was chosen on seeds"):
         evaluate("expert", "two-route", episodes=4, out=tmp_path, progress=False, chosen=[{"what": "gain", "seed0": 2_000_003, "episodes": 1}])
+
+
+def test_lines_that_are_no_rows_are_left_out(file: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text('{"task":"a","episodes":3}\n{"foo":1}\n[1,2]\n' + file.read_text())
+    assert len(chain.merged([odd])) == len(chain.merged([file])) > 0
+    assert main(["ledger", "list", str(odd)]) == 0
