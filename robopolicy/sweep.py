@@ -212,14 +212,17 @@ def run_sweep(cells: Sequence[Cell], out: Path, workers: int = 1, progress: bool
         cluster: Run them there instead; the folder must be one that its machines share.
 
     Raises:
-        InputError: if a recipe is wrong; nothing was run then.
+        InputError: if a recipe is wrong or the folder cannot be made; nothing was run then.
         KeyboardInterrupt: after Ctrl-C; cells that ran have saved themselves.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     cells = list({cell.key: cell for cell in cells}.values())
     recipes = check(cells, out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: a sweep cannot be begun here: {error.strerror or error}") from error
     known = {row["key"]: row for row in read_results(out)}
     waiting = [cell for cell in cells if cell.key not in known]
     collect_first([r for cell, r in zip(cells, recipes, strict=True) if cell.key not in known], progress)

@@ -184,7 +184,10 @@ def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuse a folder of another search; write the settings into a new one."""
     file = folder / "settings.json"
     if not file.is_file():
-        write_json(file, dict(settings))
+        try:
+            write_json(file, dict(settings))
+        except OSError as error:
+            raise InputError(f"{folder}: a search cannot be begun here: {error.strerror or error}") from error
         return
     there = read_json(file)
     for key in dict.fromkeys((*settings, *there)):

@@ -68,6 +68,13 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_bits(searched: Found, tmp
     assert len(list(ledger.read(tmp_path / ledger.FILE))) == 1, "and it is entered"
 
 
+def test_a_place_that_cannot_be_a_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["failures", "expert", "--task", "two-route", "-n", "300", "--out", str(tmp_path / "file"), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert "a search cannot be begun here" in error and error.count("\n") == 1
+
+
 def test_a_folder_of_another_search_is_refused(searched: Found) -> None:
     with pytest.raises(InputError, match="holds a search with pool 920, not 1000: give another folder"):
         search_failures(dataclasses.replace(SEARCH, pool=1000), searched.folder, progress=False)

@@ -85,6 +85,9 @@ def test_mistakes_are_said_before_anything_runs(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 2 and done.stderr == "error: --address 10.0.0.5:6379: goes with --engine ray\n"
     assert not (tmp_path / "out").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="a sweep cannot be begun here"):
+        run_sweep(cells_of("quickstart", ["seed=0,1"]), tmp_path / "file", progress=False)
     with pytest.raises(InputError, match="should be a valid integer"):
         check(cells_of("quickstart", ["policy=flow,regression", "training.steps=many"]), tmp_path)
 
