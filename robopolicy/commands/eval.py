@@ -104,7 +104,8 @@ def register(app: typer.Typer) -> None:
             from robopolicy.evaluation.suite import suite_settings
             from robopolicy.evaluation.versus import perturbations
 
-            worlds = {**({"randomize": section} if section else {}), **({"engine": physics} if physics else {}), **perturbations(perturb or (), first)}
+            drawn = {} if section is None else {"randomize": section or None}
+            worlds = {**drawn, **({"engine": physics} if physics else {}), **perturbations(perturb or (), first)}
             how = {**suite_settings(first, wanted, settings, purpose, out, worlds), "device": device, "method": method, "weights": weights}
             return _over_a_set(how, spread, address, progress, json_file)
         contest = prepare([first, *(compare or [])], task, settings, purpose, out, method, weights, section, physics, perturb or ())

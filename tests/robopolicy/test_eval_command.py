@@ -147,3 +147,11 @@ def test_a_worker_that_dies_is_one_line_and_code_1(runs: Path, tmp_path: Path, c
     code = main(["eval", str(runs / "flow"), "--workers", "2", "--out", str(tmp_path / "e"), "--quiet"])
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert code == 1 and len(error) == 1 and "worker died" in error[0] and not (tmp_path / "e").exists()
+
+
+def test_a_section_that_draws_nothing_switches_randomisation_off_in_a_set_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, asked = tmp_path / "nothing.yaml", []
+    file.write_text("randomize: {}\n")
+    monkeypatch.setattr("robopolicy.commands.eval._over_a_set", lambda how, *_: asked.append(how["env"]) or 0)
+    assert main(["eval", "expert", "--tag", "mt10"]) == 0 and main(["eval", "expert", "--tag", "mt10", "--randomize", str(file)]) == 0
+    assert "randomize" not in asked[0] and asked[1]["randomize"] is None  # None goes before what a checkpoint's recipe says
