@@ -23,6 +23,7 @@ import typer
 
 from policies.spec import InputError, suggest
 from robopolicy.data import layout
+from robopolicy.data.collection import is_begun
 from robopolicy.data.ogbench_episodes import MazeSimulator, PlaySimulator, Trajectory
 from robopolicy.data.writer import DatasetWriter
 from sim.suites.ogbench import make_spec
@@ -106,7 +107,7 @@ def regenerate(name: str, path: str | Path, episodes: int | None = None, workers
 
 def _require_same(root: Path, wanted: dict[str, object]) -> None:
     """Refuse to add to a data set of another kind."""
-    if not layout.is_dataset(root):
+    if not is_begun(root):
         return
     found = ((layout.read_own(root) or {}).get("provenance") or {}).get("ogbench")
     if found is None:

@@ -15,8 +15,10 @@ from robopolicy.bench.ogbench_cells import measure_expert
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.ogbench import PUBLISHED, regenerate
 from robopolicy.data.ogbench_episodes import MazeSimulator, PlaySimulator
+from robopolicy.data.writer import DatasetWriter
 from robopolicy.evaluation.ledger import read
 from robopolicy.recipe import load_recipe
+from sim.suites.ogbench import make_spec
 
 NAVIGATE = "ogbench/pointmaze-medium-navigate"
 
@@ -111,3 +113,11 @@ def test_the_benchmark_runs_through_in_its_quick_form(tmp_path: Path) -> None:
     assert not result.missing and len(result.rows) == 3 * 4
     again = bench.run(quick=True, folder=tmp_path)
     assert [row.value for row in again.rows] == [row.value for row in result.rows]
+
+
+def test_a_set_without_an_episode_does_not_bind_the_next_one(tmp_path: Path) -> None:
+    whole = make_spec("ogbench/pointmaze-medium")
+    DatasetWriter(tmp_path / "set", whole, whole.action.rate_hz, provenance={"ogbench": {"frames": 7}}).close()
+    assert regenerate("ogbench/pointmaze-medium-stitch", tmp_path / "set", 1, workers=1, progress=False, frames=5) == 1
+    with pytest.raises(InputError, match="was made with frames 5, not 6"):
+        regenerate("ogbench/pointmaze-medium-stitch", tmp_path / "set", 2, workers=1, progress=False, frames=6)
