@@ -74,10 +74,7 @@ def register(app: typer.Typer) -> None:
         if whole:
             from robopolicy.data.regenerate_recipe import load_plan
 
-            source = context.get_parameter_source("engine")
-            named = physics if source is not None and source.name == "COMMANDLINE" else None  # else the recipe says it
-            overrides = [*(changes or []), *([f"engine={named}"] if named else [])]
-            plan = load_plan(task, overrides, out, merge)
+            plan = load_plan(task, [*(changes or []), *_engine(context, physics)], out, merge)
             with opened_for(spread, workers, address) as cluster:
                 _regenerate(plan, workers, check, json_file, cluster)
             return
@@ -114,6 +111,12 @@ def _require_fit(context: typer.Context, whole: bool) -> None:
     recovering = [name for name in given if name.startswith("recovery_") or name == "marked"]
     if recovering and not context.params["recovery"]:
         raise InputError(f"collect: {options[recovering[0]]} says how episodes are disturbed: give --recovery CHANCE too")
+
+
+def _engine(context: typer.Context, physics: str | None) -> list[str]:
+    """Return the change of a recipe that an engine is which was asked for; the one that stands here unasked is none."""
+    source = context.get_parameter_source("engine")
+    return [f"engine={physics}"] if physics and source is not None and source.name == "COMMANDLINE" else []
 
 
 def _tell(done: Any, only_success: bool | None, min_return: float | None) -> None:

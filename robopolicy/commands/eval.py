@@ -92,9 +92,7 @@ def register(app: typer.Typer) -> None:
 
         given = {"episodes": episodes, "block": block, "workers": workers, "threads": threads, "seed": seed, "videos": videos}
         purpose = Purpose.SELECTION if selection else Purpose.REPORT
-        first = _first(checkpoint or [], compose, compose_by, choose_weights, selection)
-        if tag is not None and not isinstance(first, str):
-            raise InputError(f"--tag {tag}: goes with one CHECKPOINT, not with --compose")
+        first = _first(checkpoint or [], compose, compose_by, choose_weights, selection, tag)
         section = None if randomize is None else read_section(randomize)
         settings = {k: v for k, v in given.items() if v is not None}
         physics, spread = split_engine(engine)
@@ -196,11 +194,13 @@ def _tell(evaluations: Sequence[Evaluation], trials: Sequence[Trial], json_file:
         _print(evaluations)
 
 
-def _first(checkpoints: Sequence[str], compose: Sequence[str] | None, by: str, choosing: bool, selection: bool) -> str | Composition:
+def _first(checkpoints: Sequence[str], compose: Sequence[str] | None, by: str, choosing: bool, selection: bool, tag: str | None) -> str | Composition:
     """Return who is evaluated; behind --compose, further parts may stand without repeating the option."""
     if compose:
         from robopolicy.evaluation.composition import parse
 
+        if tag is not None:
+            raise InputError(f"--tag {tag}: goes with one CHECKPOINT, not with --compose")
         if choosing and selection:
             raise InputError("--choose-weights chooses on selection seeds and reports on others: leave out --selection")
         return parse([*compose, *checkpoints], by, choosing)
