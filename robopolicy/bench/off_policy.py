@@ -62,7 +62,7 @@ def run(quick: bool, steps: int | None = None, seeds: int | None = None, only: s
     base = QUICK if quick else Size()
     size = replace(base, steps=steps or base.steps, seeds=seeds or base.seeds)
     folder = folder or (FOLDER.with_name("off_policy-quick") if quick else FOLDER)
-    cells = plan(size, folder)
+    cells = plan(size, folder, "" if size.steps == base.steps else f"{size.steps}-")
     by_seed = [some[seed] for seed in range(size.seeds) for some in cells.values()]
     found = run_cells(by_seed, folder, only=only)
     result = Result(missing=list(found.failed))
@@ -81,13 +81,16 @@ def _peer() -> bool:
     return importlib.util.find_spec("stable_baselines3") is not None
 
 
-def plan(size: Size, folder: Path) -> dict[str, list[Cell]]:
-    """Return what is measured -> its cells, one a seed, in the order in which one seed's can run."""
+def plan(size: Size, folder: Path, length: str = "") -> dict[str, list[Cell]]:
+    """Return what is measured -> its cells, one a seed, in the order in which one seed's can run.
+
+    ``length`` tells the run folders of trainings of another number of steps apart.
+    """
     out: dict[str, list[Cell]] = {}
     told = {"environment": ENVIRONMENT, "steps": size.steps, "every": size.steps // size.points, "episodes": size.episodes}
     for seed in range(size.seeds):
         for rule in RULES:
-            here = str(folder / f"{rule}-seed{seed}")
+            here = str(folder / f"{rule}-{length}seed{seed}")
             recipe, switched = RECIPES[rule]
             overrides = (*switched, f"training.random_steps={size.random_steps}")
             mine = {**told, "recipe": recipe, "overrides": overrides, "seed": seed, "folder": here}

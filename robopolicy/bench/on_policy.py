@@ -71,7 +71,9 @@ class Cell:
         """Return the overrides of the recipe, where it is written and how often it says something included."""
         iterations = self.steps // self.row_steps
         rhythm = (f"training.log_every={max(1, iterations // POINTS)}", f"training.checkpoint_every={max(100, iterations // 4)}")
-        return [*COMMON, *self.overrides, *rhythm, f"training.steps={self.steps}", f"seed={self.seed}", f"output={folder / 'runs' / self.name}-seed{self.seed}"]
+        usual = RULE_STEPS if self.name in RULES else WORLD_STEPS
+        run = f"{self.name}-{'' if self.steps == usual else f'{self.steps}-'}seed{self.seed}"  # of other lengths: other runs
+        return [*COMMON, *self.overrides, *rhythm, f"training.steps={self.steps}", f"seed={self.seed}", f"output={folder / 'runs' / run}"]
 
 
 def rule_cell(rule: str, seed: int, steps: int, more: tuple[str, ...] = ()) -> Cell:

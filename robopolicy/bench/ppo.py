@@ -68,7 +68,7 @@ def run(quick: bool, steps: int | None = None, seeds: int | None = None, only: s
     size = Size(**{**base.__dict__, "steps": steps or base.steps, "seeds": seeds or base.seeds})
     folder = folder or (FOLDER.with_name("ppo-quick") if quick else FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
-    sides = {environment: plan(environment, size, folder) for environment in TASKS}
+    sides = {environment: plan(environment, size, folder, "" if size.steps == base.steps else f"{size.steps}-") for environment in TASKS}
     found = run_cells(list(_in_turn(sides, size)), folder, only=only)
     result = Result(missing=[] if _peer() else [f"{PEER}: not installed; pip install 'stable-baselines3>=2.9,<3'"])
     for environment, side in sides.items():
@@ -87,8 +87,8 @@ def _peer() -> bool:
     return importlib.util.find_spec("stable_baselines3") is not None
 
 
-def plan(environment: str, size: Size, folder: Path) -> Sides:
-    """Return the cells of one environment; the peer's only where it is installed."""
+def plan(environment: str, size: Size, folder: Path, length: str = "") -> Sides:
+    """Return the cells of one environment; the peer's only where it is installed. ``length`` tells runs of another number of steps apart."""
     from robopolicy.recipe import load_recipe
 
     recipe, out = TASKS[environment], Sides()
@@ -111,7 +111,7 @@ def plan(environment: str, size: Size, folder: Path) -> Sides:
     ours("ours with the published network", PUBLISHED_NETWORK)
     told = {"environment": environment, "steps": size.steps, "every": -(-size.steps // size.points), "episodes": size.episodes}
     for seed in range(size.seeds):
-        here = {**told, "recipe": recipe, "overrides": (), "seed": seed, "folder": str(runs / f"ours-seed{seed}")}
+        here = {**told, "recipe": recipe, "overrides": (), "seed": seed, "folder": str(runs / f"ours-{length}seed{seed}")}
         cell = Cell(f"{environment} curve: ours, seed {seed}", "robopolicy.bench.trial_runs:curve", here, 1, size.steps / 1e4)
         out.curves.setdefault("ours", []).append(cell)
     if not _peer():

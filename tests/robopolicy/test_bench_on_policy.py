@@ -32,6 +32,13 @@ def test_every_cell_is_a_recipe(tmp_path: Path) -> None:
         assert recipe.seed == cell.seed
 
 
+def test_trainings_of_other_lengths_have_folders_of_their_own(tmp_path: Path) -> None:
+    cells = [on_policy.rule_cell("ppo", 0, steps) for steps in (on_policy.RULE_STEPS, 4096, on_policy.WORLD_STEPS)]
+    cells += [on_policy.world_cell(16, True, 0, steps) for steps in (on_policy.WORLD_STEPS, 4096)]
+    folders = [Path(cell.all_overrides(tmp_path)[-1]).name for cell in cells]
+    assert len(set(folders)) == len(folders) and (folders[0], folders[3]) == ("ppo-seed0", "worlds16-scaled-seed0")
+
+
 def test_rules_side_by_side_once(tmp_path: Path) -> None:
     found = on_policy.run(True, steps=4096, seeds=1, only="ratios", folder=tmp_path)
     rows = {row.name: row for row in found.rows}

@@ -112,6 +112,18 @@ def test_every_cell_of_the_other_plans_has_a_name_and_a_key_of_its_own(tmp_path:
     assert {*off_policy.RULES.values()} == {"SAC", "TD3", "DSAC-T"}
 
 
+@pytest.mark.parametrize("bench", [ppo, off_policy])
+def test_trainings_of_other_lengths_have_folders_and_results_of_their_own(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[list[Cell]] = []
+    monkeypatch.setattr(bench, "run_cells", lambda cells, *_, **__: planned.append(list(cells)) or Cells({}, []))
+    for steps in (None, 70_000, 80_000):
+        bench.run(False, steps=steps, seeds=1, folder=tmp_path)
+    mine = [{c.settings["folder"]: c.key for c in cells if c.function.endswith((":curve", ":overestimate"))} for cells in planned]
+    assert {Path(folder).name for folder in mine[0]} <= {"ours-seed0", "sac-seed0", "td3-seed0", "dsact-seed0"}, "the usual ones are where they were"
+    assert not set(mine[1]) & set(mine[2]) and not (set(mine[1]) | set(mine[2])) & set(mine[0])
+    assert len({key for some in mine for key in some.values()}) == sum(map(len, mine)), "a result of one length is not that of another"
+
+
 def test_a_rule_of_the_plan_is_a_recipe_that_loads(tmp_path: Path) -> None:
     from robopolicy.recipe import load_recipe
 
