@@ -6,6 +6,7 @@ report seeds. Errors are of the velocity averaged over a stride, 1.5 s after eac
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def untrained(recipe: Any) -> LearntPolicy:
     from policies.normalize import limits_normalizer
     from sim.registry import make
 
-    spec = make(recipe.task, **recipe.env.options()).spec
+    with contextlib.closing(make(recipe.task, **recipe.env.options())) as env:
+        spec = env.spec
     torch.manual_seed(recipe.seed)
     own = registry.policy_class(recipe.policy_type).observed(recipe.policy, spec)
     return registry.create(recipe.policy_type, recipe.policy, own, limits_normalizer(own)).eval()
