@@ -141,7 +141,8 @@ class Takeover:
     def __init__(self, source: Intervention, spec: Spec, normalizer: Normalizer | None = None) -> None:
         low, high = (np.asarray(side, np.float64) for side in (spec.action.low, spec.action.high))
         if normalizer is not None:
-            low, high = (normalizer.unnormalize("action", torch.full((low.size,), end)).cpu().numpy().astype(np.float64) for end in (-1.0, 1.0))
+            ends = (torch.full((low.size,), end, device=next(normalizer.buffers()).device) for end in (-1.0, 1.0))
+            low, high = (normalizer.unnormalize("action", end).cpu().numpy().astype(np.float64) for end in ends)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise InputError("training.takeover: expected limits for all elements of the action")
         self.source, self._middle, self._half = source, (low + high) / 2, (high - low) / 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,3 +189,28 @@ def test_who_takes_over_of_a_policy_with_units_of_its_own_commands_what_they_mea
     action, taken = Takeover(Person(), worlds.spec, own).apply(worlds.reset(np.zeros(1, np.int64)), np.zeros((1, 2), np.float32))
     assert taken.tolist() == [True]
     np.testing.assert_allclose(own.unnormalize("action", torch.from_numpy(action)).numpy(), [[0.25, -0.5]], atol=1e-6)
+
+
+def test_who_takes_over_of_a_policy_on_another_device_has_its_units():
+    class Elsewhere(torch.nn.Module):
+        """A normaliser whose numbers are where a tensor of the CPU cannot be added to them."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("offset", torch.zeros(2, device="meta"))
+
+        def unnormalize(self, name, x):
+            assert x.device == self.offset.device, "a tensor of another device"
+            return torch.zeros(2)
+
+    worlds: Any = PointWorlds(1)
+    source: Any = None
+    normalizer: Any = Elsewhere()
+    assert Takeover(source, worlds.spec, normalizer).metrics()["interventions"] == 0.0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_who_takes_over_of_a_policy_on_a_gpu_has_its_units():
+    worlds: Any = PointWorlds(1)
+    source: Any = None
+    assert Takeover(source, worlds.spec, limits_normalizer(worlds.spec).to("cuda")).metrics()["interventions"] == 0.0
