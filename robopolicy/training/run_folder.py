@@ -7,6 +7,7 @@
 ``checkpoints/``       ``step_NNNNNN``, each loadable alone; the oldest beyond ``keep_checkpoints`` go.
 ``last``               Text: the path of the newest checkpoint, relative to the run (no link: archives keep it).
 ``state/``             The training state, from which the same command continues after a kill.
+``backward/``          The checkpoint of the policy that brings the world back (``training.resets.type=backward``).
 =====================  ========================================================================
 """
 
@@ -25,7 +26,7 @@ from robopolicy.data.atomic import write_bytes
 from robopolicy.recipe import Experiment, flatten, recipe_from_dict
 
 _STEP = re.compile(r"step_(\d+)")
-_OWN = ("recipe.yaml", "log.jsonl", "tensorboard", "checkpoints", "last", "state")
+_OWN = ("recipe.yaml", "log.jsonl", "tensorboard", "checkpoints", "last", "state", "backward")
 _STATES_KEPT = 2  # a second one, should the disk lose the first
 
 

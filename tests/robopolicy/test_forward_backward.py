@@ -12,7 +12,7 @@ from policies.spec import InputError
 from robopolicy.recipe import recipe_from_dict
 from robopolicy.training import forward_backward
 from robopolicy.training.log import read_log
-from robopolicy.training.run_folder import find_checkpoint
+from robopolicy.training.run_folder import RunFolder, find_checkpoint
 from robopolicy.training.session import TrainingDiverged
 from robopolicy.training.unreset_world import Half, UnresetWorld, back_at_start
 from tests.robopolicy.point_world import REACHED, PointWorlds
@@ -125,6 +125,17 @@ def test_a_direction_that_diverges_is_named_and_nothing_of_it_is_kept(tmp_path, 
     with pytest.raises(TrainingDiverged, match="backward_critic_loss is nan"):
         forward_backward.train_in(asked, shared, forward_backward.halves(asked, shared), progress=False)
     assert not (tmp_path / "run" / "backward").exists()
+
+
+def test_fresh_leaves_no_policy_of_the_run_before(tmp_path):
+    asked = recipe(tmp_path / "run", 40, random_steps=30, checkpoint_every=40, log_every=20)
+    _, shared = world()
+    run = forward_backward.train_in(asked, shared, forward_backward.halves(asked, shared), progress=False).run
+    assert (run / "backward" / "manifest.json").is_file()
+    folder = RunFolder(run)
+    folder.open(asked, fresh=True)
+    folder.close()
+    assert not (run / "backward").exists()
 
 
 def test_what_cannot_be_is_said(tmp_path):
