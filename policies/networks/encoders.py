@@ -18,7 +18,7 @@ from policies.spec import InputError
 class ImageConfig(Config):
     """Size of the encoder of one camera, and its augmentation."""
 
-    shift: int = pydantic.Field(default=0, ge=0)  # px; learning by trial only: updates see images moved by up to that (4: DrQ); 0: as seen
+    shift: int = pydantic.Field(default=0, ge=0)  # px; off-policy rules and reward classifiers: updates see images moved by up to that (4: DrQ); 0: as seen
     crop: float = pydantic.Field(default=0.9, gt=0, le=1)  # share of height and width that is kept: anywhere in training, the centre otherwise
     brightness: float = pydantic.Field(default=0.0, ge=0, lt=1)  # training only: each row's light is multiplied by 1 - brightness to 1 + brightness; 0: as seen
     contrast: float = pydantic.Field(default=0.0, ge=0, lt=1)  # training only: and its distance from its mean by 1 - contrast to 1 + contrast; 0: as seen

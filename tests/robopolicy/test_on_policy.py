@@ -15,6 +15,7 @@ from policies.spec import InputError
 from robopolicy.algos.advantages import gae
 from robopolicy.algos.value import Critic
 from robopolicy.training.flat_weights import FlatWeights
+from robopolicy.training.on_policy import train
 from robopolicy.training.on_policy_config import CriticConfig, OnPolicyTraining
 from robopolicy.training.on_policy_update import adapted, value_loss
 from robopolicy.training.rollout import Minibatch, Rollout
@@ -22,7 +23,7 @@ from robopolicy.training.sight import ReturnScale, RunningMoments
 from robopolicy.training.trial_processes import Processes
 from sim.env import StepResult
 from sim.registry import make
-from tests.robopolicy.on_policy_runs import DONE, SAMPLES, SEEN, Waiting, parts, peer_ppo
+from tests.robopolicy.on_policy_runs import DONE, SAMPLES, SEEN, Waiting, parts, peer_ppo, recipe
 
 # --- advantages ------------------------------------------------------------------------------------------------------
 
@@ -374,6 +375,12 @@ def test_a_critic_may_see_what_the_policy_cannot():
     assert rollout.tensors["critic"].shape[-1] == sum(fields[name].size for name in names)
     assert updater.critic is not None and all(p.grad is not None for p in updater.critic.parameters())
     env.close()
+
+
+def test_images_that_would_not_be_moved_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"policy\.image\.shift: on-policy rules do not move images"):
+        train(recipe(tmp_path / "run", policy={"image": {"shift": 4}}), progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_mistakes_are_said():
