@@ -39,7 +39,7 @@ class RewardConfig(Config):
     sparse: bool = False  # 1 where the world reports success, which ends the episode, else 0; false: the world's own reward
     classifier: str | None = None  # folder of `robopolicy reward`: its decision from images instead of the world's
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5  # probability from which the classifier says success
-    record: str | None = None  # data set to which all episodes go with what the world says of them: for the next classifier; {task}, {seed} as in output
+    record: str | None = None  # simulation: data set to which all episodes go with what is true of them, for the next classifier; {task}, {seed} as in output
 
     @property
     def judged(self) -> bool:

@@ -151,6 +151,11 @@ def require_learnable(kind: type[OffPolicyRule], training: OffPolicyTraining, no
         raise InputError("training.normalize_observations=true needs random steps to measure: expected training.random_steps above 0, found 0")
     if shown.path is None and (shown.episodes or shown.collect):
         raise InputError("training.demonstrations: episodes or collect are given, but no path")
+    if training.reward.record is not None:
+        if not training.reward.judged:
+            raise InputError("training.reward.record keeps episodes that success alone rewards: expected training.reward.sparse=true or a classifier")
+        if training.robot is not None or training.resets.type != "world":
+            raise InputError("training.reward.record keeps episodes of simulated worlds that are reset: leave out training.robot and training.resets")
 
 
 def _foreign(batch: Transitions) -> Transitions:

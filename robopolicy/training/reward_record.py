@@ -1,8 +1,8 @@
 """What a learner does under a reward classifier, kept with the truth: the pictures that the next classifier should know.
 
 A policy finds what a classifier takes for success before it finds success: pictures that no demonstration holds (Fu et al. 2018,
-"Variational Inverse Control with Events"). Episodes recorded while it learns, with what the world, or the operator, says of every
-step, go to ``robopolicy reward`` beside the demonstrations.
+"Variational Inverse Control with Events"). Episodes recorded while it learns, with what the world says of every step, go to
+``robopolicy reward`` beside the demonstrations.
 """
 
 from __future__ import annotations
