@@ -107,10 +107,12 @@ class Replay(ReplayRing):
         return {} if self._tree is None else {"leaves": torch.from_numpy(self._tree.leaves.copy()), "most": torch.tensor(self._most, dtype=torch.float64)}
 
     def restore_priorities(self, saved: Mapping[str, torch.Tensor]) -> None:
-        """Take over what :meth:`priorities` returned of a replay with the same rows."""
+        """Take over what :meth:`priorities` returned of a replay with the same rows; those that a ring on disk has written over since have none."""
         if self._tree is not None:
             self._most = float(saved["most"])
-            self._tree.fill(saved["leaves"].numpy())
+            there, weights = self.place(self._all_starts()), np.zeros(self._tree.size)
+            weights[there] = saved["leaves"].numpy()[there]
+            self._tree.fill(weights)
 
     def mean_and_deviation(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation (*shape), float64, of a field over all that is there; 1 where nothing varies."""
@@ -138,13 +140,17 @@ class Replay(ReplayRing):
     def recount(self) -> None:
         """See base class; priorities begin anew."""
         super().recount()
-        index = np.arange(self.oldest * self.worlds, self.count * self.worlds)
-        whole = index[self._whole(index)]
+        whole = self._all_starts()
         self._starts = len(whole)
         if self._tree is not None:
             weights = np.zeros(self._tree.size)
             weights[self.place(whole)] = self._most
             self._tree.fill(weights)
+
+    def _all_starts(self) -> np.ndarray:
+        """Return the transitions (B,) that a sample can begin with."""
+        index = np.arange(self.oldest * self.worlds, self.count * self.worlds)
+        return index[self._whole(index)]
 
     def _whole(self, index: np.ndarray) -> np.ndarray:
         """Return where (B,) a chunk can begin: all its steps are there, and of one episode."""

@@ -59,6 +59,25 @@ def test_disk_is_memory(tmp_path, steps):
     require_same(again, lists)
 
 
+def test_priorities_of_rows_that_a_ring_has_written_over_are_gone(tmp_path):
+    wanted = config("disk", capacity=20, sampling="prioritized")
+    replay, play = Replay(SPEC, 2, wanted, 0.9, tmp_path), Play(2, 0)
+    for _ in range(20):
+        play.step([replay], None)
+    replay.set_priorities(np.arange(20, 40), np.linspace(1.0, 2.0, 20))
+    mark = {name: tensor.clone() for name, tensor in replay.priorities().items()}
+    for _ in range(4):  # the process is killed after them
+        play.step([replay], None)
+    again = Replay(SPEC, 2, wanted, 0.9, tmp_path)
+    again.rewind(20)
+    again.restore_priorities(mark)
+    batch = again.sample(row_keys(0, np.arange(4000)))
+    assert set(batch.index.tolist()) == set(range(28, 40)), "what was never, or is no longer, in the replay is drawn"
+    share = np.bincount(batch.index - 28) / 4000
+    expected = (np.linspace(1.0, 2.0, 20)[8:] + 1e-6) ** wanted.alpha
+    np.testing.assert_allclose(share, expected / expected.sum(), atol=0.01)
+
+
 def test_disk_takes_only_what_was_written(tmp_path):
     replay, play = Replay(SPEC, 1, config("disk", capacity=3_000_000), 0.9, tmp_path), Play(1, 0)
     for _ in range(100):
