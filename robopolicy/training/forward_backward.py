@@ -120,7 +120,9 @@ def _begin(session: TrialSession, tasks: tuple[Half, Half], progress: bool) -> t
     backward = Learning(tasks[1], actor, learner, [Segments(session.folder.states / "replay" / "backward", replay)])
     own = {_PREFIX + name: part for name, part in learner.parts().items()}
     facts = session.resume(own)
-    if facts:
+    if not facts:
+        backward.segments[0].load(replay.count)  # files of a run that was killed before its first state was whole
+    else:
         backward.segments[0].load(facts["backward_rows"])
         learner.restore({name.removeprefix(_PREFIX): part for name, part in own.items()})
         forward.actor.steps, backward.actor.steps = facts["rows"], facts["backward_rows"]

@@ -106,6 +106,8 @@ class Parts:
         if not facts:
             if replay.count:
                 replay.rewind(0)
+            for segments in self.segments:
+                segments.load(segments.replay.count)  # files of a run that was killed before its first state was whole
             return
         if "rows" not in facts:
             raise InputError(f"{session.folder.path}: this run was begun with {len(facts['actor_rows'])} actors; go on so, or begin anew with --fresh")
