@@ -38,6 +38,7 @@ from robopolicy.training.off_policy_learner import Learner, require_learnable
 from robopolicy.training.replay_demonstrations import open_demonstrated
 from robopolicy.training.schedule import step_seed
 from robopolicy.training.trial_session import TrialSession, opened
+from robopolicy.training.trial_sources import sources_of
 from robopolicy.training.trial_worlds import open_worlds
 
 _RULE_STREAM = 1  # of the seed from which the rule's first weights are drawn, as in the loop in one process
@@ -87,7 +88,8 @@ def layout_of(recipe: TrialRecipe, spec: Spec, policy: torch.nn.Module, actors: 
     row |= {"terminated": np.zeros(worlds, bool), "truncated": np.zeros(worlds, bool)}
     about = recipe.to_dict()
     shared = {key: about[key] for key in ("task", "seed", "env", "policy", "algo")} | {"reward": about["training"]["reward"], "actors": actors}
-    return Layout.of(row, tensors_of(policy), {**shared, "spec": spec.fingerprint()})
+    sources = sources_of(recipe, demonstrations=False)  # a classifier is judged by what it says, not by its folder's name
+    return Layout.of(row, tensors_of(policy), {**shared, "spec": spec.fingerprint(), "sources": sources})
 
 
 def tensors_of(module: torch.nn.Module) -> Arrays:

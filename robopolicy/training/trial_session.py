@@ -33,6 +33,7 @@ from robopolicy.training.session import TrainingDiverged
 from robopolicy.training.state import fill
 from robopolicy.training.threads import available_cores, fastest, loss_and_gradient, threads_of, with_saved_threads, with_threads
 from robopolicy.training.trial_processes import Processes
+from robopolicy.training.trial_sources import require_same_sources, sources_of
 
 
 @dataclass
@@ -52,6 +53,7 @@ class TrialSession:
         processes: The place of this process among those that share the run.
         log: JSON lines and TensorBoard; only in the first process.
         bar: Progress; only in the first process.
+        sources: Fingerprints of what is learnt from beside the worlds.
     """
 
     recipe: TrialRecipe
@@ -66,6 +68,7 @@ class TrialSession:
     processes: Processes
     log: TrainingLog | None = None
     bar: ProgressBar | None = None
+    sources: dict[str, str] = field(default_factory=dict)
     _found: tuple[Path, dict[str, Any]] | None = None
     _began: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
 
@@ -110,7 +113,8 @@ class TrialSession:
             if self.log is not None:
                 self.log.sync()
             own = {"step": self.step, "processes": self.processes.count, "torch": torch.__version__, "device": self.device.type}
-            own["spec"] = self.spec.to_dict()
+            self.sources = sources_of(self.recipe, self.sources)  # demonstrations are there by now
+            own |= {"spec": self.spec.to_dict(), "sources": self.sources}
             trial_state.save(self.folder.state(self.step), parts, {**own, **(facts or {})})
             self.folder.prune(self.training.keep_checkpoints)
         self.processes.wait()
@@ -231,6 +235,7 @@ def _begin(session: TrialSession, fresh: bool, progress: bool, closing: contextl
     if processes.first:
         folder.open(recipe, fresh)
     processes.wait()
+    session.sources = sources_of(recipe, demonstrations=session._found is not None)
     if session._found:
         _check_facts(session, session._found[1])
     if processes.first:
@@ -277,8 +282,9 @@ def _policy(recipe: TrialRecipe, spec: Spec, found: object, device: torch.device
 
 
 def _check_facts(session: TrialSession, facts: Mapping[str, Any]) -> None:
-    """Refuse a state of other worlds, and say what makes the run go on with other rounding. Raises InputError."""
+    """Refuse a state of other worlds or sources, and say what makes the run go on with other rounding. Raises InputError."""
     Spec.from_dict(facts["spec"]).require(session.spec, f"training state in {session.folder.path}", f"task {session.recipe.task!r}")
+    require_same_sources(facts, session.sources, session.folder.path)
     for name, now in (("processes", session.processes.count), ("torch", torch.__version__), ("device", session.device.type)):
         if facts[name] != now:
             session.note(f"the run was begun with {name} {facts[name]}, now {now}: it goes on, equal up to rounding instead of bit for bit")

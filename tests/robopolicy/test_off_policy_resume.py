@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 
 from policies.spec import InputError
+from robopolicy.data.collect import collect
 from robopolicy.recipe_trial import TrialRecipe
 from robopolicy.training import off_policy
 from robopolicy.training.log import read_log
 from robopolicy.training.off_policy_actor import Actor
 from robopolicy.training.run_folder import RunFolder
 from tests.robopolicy.off_policy_runs import outcome, recipe, start
+from tests.robopolicy.small_runs import demonstrations
 
 
 class Power(RuntimeError):
@@ -154,6 +157,32 @@ def test_a_state_without_its_replay_is_refused(tmp_path, monkeypatch):
         train(wanted)
 
 
+def test_rows_of_a_run_that_was_killed_before_its_first_state_are_left_out(tmp_path, monkeypatch):
+    wanted = recipe(tmp_path / "run", steps=120)
+    with monkeypatch.context() as patch, pytest.raises(Power):
+        patch.setattr("robopolicy.training.trial_session.TrialSession.save", lambda *_, **__: cut_power())
+        train(wanted)
+    (rows,) = (tmp_path / "run" / "state" / "replay" / "rows").iterdir()
+    rows.rename(rows.with_name("rows_000000000_000000019.safetensors"))  # who takes over, or a robot, did fewer steps then
+    break_at(monkeypatch, wanted, 50, cut_power)
+    assert train(wanted).resumed_from == 80
+    train(recipe(tmp_path / "unbroken", steps=120))
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "unbroken")
+
+
+def test_a_run_goes_on_with_the_same_demonstrations_alone(tmp_path, monkeypatch):
+    shutil.copytree(demonstrations(), tmp_path / "shown")
+    wanted = recipe(tmp_path / "run", task="two-route", steps=120, algo={"type": "rlpd"}, demonstrations={"path": str(tmp_path / "shown")})
+    break_at(monkeypatch, wanted, 50, cut_power)
+    shutil.rmtree(tmp_path / "shown")
+    collect("two-route", tmp_path / "shown", episodes=2, workers=1, progress=False)
+    with pytest.raises(InputError, match=r"what training\.demonstrations\.path names has changed since this run began .*; take another folder"):
+        train(wanted)
+    shutil.rmtree(tmp_path / "shown")
+    shutil.copytree(demonstrations(), tmp_path / "shown")
+    assert train(wanted).resumed_from == 80
+
+
 def test_a_run_with_actors_is_not_gone_on_with_in_one_process(tmp_path):
     wanted = recipe(tmp_path / "run", steps=80)
     with contextlib.closing(off_policy.open_worlds(wanted, 2)) as env, off_policy.opened(wanted, env.spec, 16, progress=False) as session:
@@ -177,6 +206,9 @@ def test_several_processes_are_refused_before_anything_is_written(tmp_path, monk
         ({"replay": {"chunk": 4}}, "algo 'sac' learns single actions: expected 1"),
         ({"normalize_observations": True, "random_steps": 0}, "needs random steps to measure"),
         ({"demonstrations": {"collect": 3}}, "episodes or collect are given, but no path"),
+        ({"reward": {"record": "kept"}}, r"training\.reward\.record keeps episodes that success alone rewards"),
+        ({"reward": {"record": "kept", "sparse": True}, "robot": {"drive": "tcp://127.0.0.1:9"}}, "leave out training.robot and training.resets"),
+        ({"reward": {"record": "kept", "sparse": True}, "resets": {"type": "backward"}}, "leave out training.robot and training.resets"),
     ],
 )
 def test_a_mistake_leaves_no_run_behind_that_the_corrected_command_would_trip_over(tmp_path, changes, words):
