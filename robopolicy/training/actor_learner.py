@@ -75,6 +75,8 @@ def require_asynchronous(recipe: TrialRecipe) -> None:
         raise InputError(f"actors and learner: algo {recipe.algo_type!r} learns from its own last actions; choose an off-policy one, e.g. algo=sac")
     if training.resets.type != "world" or training.takeover.source != "none":
         raise InputError("actors and learner: training.resets and training.takeover work in one process alone; leave out --actors and --role")
+    if training.reward.record is not None:  # a data set has one writer, and the learner opens worlds too
+        raise InputError("actors and learner: training.reward.record works in one process alone; leave it out, or --actors and --role")
 
 
 def layout_of(recipe: TrialRecipe, spec: Spec, policy: torch.nn.Module, actors: int) -> Layout:

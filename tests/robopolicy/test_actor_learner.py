@@ -189,3 +189,5 @@ def test_recipes_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
         require_asynchronous(on_policy)
     with pytest.raises(InputError, match="one process alone"):
         require_asynchronous(recipe(tmp_path, takeover={"source": "expert"}))
+    with pytest.raises(InputError, match=r"training\.reward\.record works in one process alone"):
+        require_asynchronous(recipe(tmp_path, reward={"sparse": True, "record": str(tmp_path / "kept")}))
