@@ -207,10 +207,3 @@ def test_who_takes_over_of_a_policy_on_another_device_has_its_units():
     source: Any = None
     normalizer: Any = Elsewhere()
     assert Takeover(source, worlds.spec, normalizer).metrics()["interventions"] == 0.0
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_who_takes_over_of_a_policy_on_a_gpu_has_its_units():
-    worlds: Any = PointWorlds(1)
-    source: Any = None
-    assert Takeover(source, worlds.spec, limits_normalizer(worlds.spec).to("cuda")).metrics()["interventions"] == 0.0
