@@ -16,7 +16,8 @@ from typing import Any, Literal
 import torch
 
 from policies.learnt import LearntPolicy
-from policies.spec import InputError
+from policies.registry import policy_class
+from policies.spec import InputError, Spec
 from robopolicy.algos.registry import rule_class
 from robopolicy.recipe import Note, print_note
 from robopolicy.recipe_trial import TrialRecipe
@@ -32,6 +33,7 @@ from robopolicy.training.schedule import step_seed
 from robopolicy.training.trial_session import TrialSession, opened
 from robopolicy.training.trial_worlds import open_worlds
 from sim.env import BatchEnv
+from sim.registry import make
 
 _RULE_STREAM = 1  # of the seed from which the rule's first weights are drawn; 0 is the policy's
 
@@ -51,11 +53,13 @@ def train(recipe: TrialRecipe, progress: bool = True, resume: Literal["auto", "n
     require_learnable(kind, training, training.normalize_observations and recipe.init is None)  # before anything is written
     if training.resets.type == "backward":
         return importlib.import_module("robopolicy.training.forward_backward").train(recipe, progress=progress, resume=resume, note=note)
-    with contextlib.closing(open_worlds(recipe, training.worlds)) as env, opened(recipe, env.spec, training.batch_size, progress, resume, note) as session:
-        if not session.finished:
-            with contextlib.closing(begin(session, env, progress)) as parts:
-                _loop(session, parts)
-        return session.result()
+    with contextlib.closing(open_worlds(recipe, training.worlds)) as env:
+        _require_evaluable(recipe, env.spec)
+        with opened(recipe, env.spec, training.batch_size, progress, resume, note) as session:
+            if not session.finished:
+                with contextlib.closing(begin(session, env, progress)) as parts:
+                    _loop(session, parts)
+            return session.result()
 
 
 @dataclass
@@ -213,6 +217,16 @@ def _log(session: TrialSession, parts: Parts) -> None:
     session.record("train", **values, env_steps_per_s=round((session.step - session.first) / seconds, 1), updates_per_s=round(count / seconds, 1))
     if episodes:
         session.show(values["return"])
+
+
+def _require_evaluable(recipe: TrialRecipe, spec: Spec) -> None:
+    """Refuse evaluations, which are simulated, of a policy that learns on a robot with another ``spec`` than the task. Raises InputError."""
+    training: Any = recipe.training
+    if training.robot is None or not training.evaluate_every:
+        return
+    seen = policy_class(recipe.policy_type).observed(recipe.policy, spec)
+    with contextlib.closing(make(recipe.task, **recipe.env.options())) as simulated:
+        seen.require(simulated.spec, "training.robot", f"task {recipe.task!r}, where training.evaluate_every evaluates (0: nowhere),")
 
 
 def _take_over(recipe: TrialRecipe, env: BatchEnv, policy: LearntPolicy) -> Any:

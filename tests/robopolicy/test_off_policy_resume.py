@@ -18,7 +18,7 @@ from robopolicy.training import off_policy
 from robopolicy.training.log import read_log
 from robopolicy.training.off_policy_actor import Actor
 from robopolicy.training.run_folder import RunFolder
-from tests.robopolicy.off_policy_runs import outcome, recipe, start
+from tests.robopolicy.off_policy_runs import Point, outcome, recipe, start
 from tests.robopolicy.small_runs import demonstrations
 
 
@@ -198,6 +198,15 @@ def test_several_processes_are_refused_before_anything_is_written(tmp_path, monk
     with pytest.raises(InputError, match="algo 'sac': an off-policy rule learns in one process; leave out --processes"):
         train(recipe(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_evaluations_of_a_robot_s_policy_in_a_task_of_another_robot_are_refused_before_it_moves(tmp_path, monkeypatch):
+    monkeypatch.setattr(off_policy, "open_worlds", lambda recipe, worlds: Point(worlds))
+    robot: dict[str, Any] = {"steps": 80, "update_ratio": 0.05, "robot": {"drive": "tcp://127.0.0.1:9"}}
+    with pytest.raises(InputError, match=r"does not fit training\.robot"):
+        train(recipe(tmp_path / "run", evaluate_every=60, **robot))
+    assert not (tmp_path / "run").exists()
+    assert train(recipe(tmp_path / "run", **robot)).steps == 80
 
 
 @pytest.mark.parametrize(

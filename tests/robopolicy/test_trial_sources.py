@@ -27,7 +27,7 @@ def classifier(folder: Path, seed: int) -> Path:
 def teacher(folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     spec = make("classic/cartpole").spec
-    policy = registry.create("gaussian", registry.config_class("gaussian")(hidden=[4]), spec, limits_normalizer(spec))
+    policy = registry.create("gaussian", registry.config_class("gaussian").model_validate({"hidden": [4]}), spec, limits_normalizer(spec))
     return checkpoint.save(folder, policy, recipe={}, extra={})
 
 
