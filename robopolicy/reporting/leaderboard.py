@@ -137,8 +137,9 @@ def generate(rows: Sequence[Mapping[str, Any]], source: str = "", head: str = ""
         "## Leaderboard",
         "",
         f"Made by `robopolicy leaderboard` from {shown} evaluations{f' of `{source}`' if source else ''}{f' (chain {head})' if head else ''}; report seeds "
-        "only. A cell: the mean over training seeds [95% Wilson interval for the effective number of initial states, which training seeds share] (the "
-        "training seeds one by one, where there are several). A mean over tasks is equally weighted; its interval is about the initial states, not "
+        "only, and of one name measured in several ways (recipe, execution, states) the newest. A cell: the mean over training "
+        "seeds [95% Wilson interval for the effective number of initial states, which training seeds share] "
+        "(the training seeds one by one, where there are several). A mean over tasks is equally weighted; its interval is about the initial states, not "
         "about other tasks or training seeds. Figures marked *published* are those of their authors, in their protocol, which the line below the table gives.",
     ]
     for section in dict.fromkeys(e.section for e in found):
