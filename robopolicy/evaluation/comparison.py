@@ -14,7 +14,7 @@ from policies.spec import InputError
 from robopolicy.evaluation import outcomes, paired
 from robopolicy.evaluation.outcomes import Outcomes, Quantity
 from robopolicy.evaluation.paired import Difference
-from robopolicy.evaluation.records import DECIDING, Evaluation
+from robopolicy.evaluation.records import DECIDING
 from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.statistics import compare, holm
 
@@ -219,47 +219,13 @@ def _beside(name: str, other: Outcomes, settings: Settings) -> Outcomes:
 def _evaluated(names: Sequence[str], task: str | None, settings: Settings, env: Mapping[str, Any] | None = None) -> list[Outcomes]:
     """Evaluate checkpoints on a task, taking what the ledger they would write to has already."""
     from robopolicy.evaluation import versus
+    from robopolicy.evaluation.earlier import of_entrant
 
     contest = versus.prepare(names, task, settings.given, settings.purpose, settings.out)
     entrants = contest.entrants
     if env is not None:  # the other side's world: nothing of what the checkpoint's recipe says of it
         entrants = [dataclasses.replace(e, env={**{k: v for k, v in e.env.items() if k not in DECIDING}, **env}) for e in entrants]
     contest = dataclasses.replace(contest, entrants=entrants)
-    known = [_known(contest, entrant, settings.device) for entrant in entrants]
+    known = [of_entrant(contest, entrant, entrant.env, settings.device) for entrant in entrants]
     contest = dataclasses.replace(contest, entrants=[dataclasses.replace(e, made=m) for e, m in zip(entrants, known, strict=True)])
     return [outcomes.of_evaluation(e) for e in versus.hold(contest, settings.device, settings.progress)]
-
-
-def _known(contest: Any, entrant: Any, device: str) -> Evaluation | None:
-    """Return the evaluation in the contest's ledger that the entrant's would repeat, None where there is none."""
-    from policies.checkpoint import fingerprint
-    from policies.realtime.registry import to_text
-    from robopolicy.evaluation import chain, ledger
-    from robopolicy.execution import method_of
-
-    file = contest.out / ledger.FILE
-    if not file.is_file() or not isinstance(entrant.name, str):
-        return None
-    config = contest.config
-    own = None if entrant.name == "expert" else fingerprint(entrant.name)
-    described = None if entrant.name == "expert" else method_of(entrant.name, entrant.method)
-    wanted = {"task": contest.task, "purpose": contest.purpose.name.lower(), "seed0": int(contest.purpose) + config.seed, "noise_seed": config.seed}
-    wanted |= {"checkpoint_hash": own, "episodes": config.episodes, "block": min(config.block, config.episodes), "weights": entrant.weights}
-    wanted |= {"execution": None if described is None else to_text(described), "threads": config.threads, "device": device, "mode": "synchronous"}
-    wanted |= {"policy": "expert"} if own is None else {}  # a policy in memory has no hash either
-    for row in reversed(chain.merged([file])):
-        record = file.parent / str(row.get("results"))
-        if all(row.get(k) == v for k, v in wanted.items()) and row["env"] == dict(entrant.env) and record.is_file():
-            found = Evaluation.load(record)
-            if found.suite_version == _suite_version(contest.task, entrant.env):
-                return found
-    return None
-
-
-def _suite_version(task: str, env: Mapping[str, Any]) -> str:
-    import contextlib
-
-    from robopolicy.evaluation.rollout import make_world
-
-    with contextlib.closing(make_world(task, env, 1)) as world:
-        return world.suite_version

@@ -6,8 +6,6 @@ table goes on. Size 0 (or factor 1) is one plain evaluation that all kinds share
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from policies.spec import InputError, suggest
-from robopolicy.evaluation import ledger
 from robopolicy.evaluation.bootstrap import Estimate, generator
+from robopolicy.evaluation.earlier import of_entrant
 from robopolicy.evaluation.perturb import KINDS, Kind, Perturbation, read, with_scale
 from robopolicy.evaluation.records import Evaluation
 from robopolicy.evaluation.rollout import evaluate, make_world
@@ -275,15 +273,14 @@ def _cell(contest: Contest, entrant: Entrant, label: str, p: Perturbation, devic
     """Return the evaluation of one cell: that of the ledger, or a new one."""
     config = contest.config
     env = {**entrant.env, **({} if p.neutral else {"perturb": [p.to_dict()]})}
-    seed0 = int(contest.purpose) + config.seed
-    known = _known(contest, entrant, env, seed0, device)
+    known = of_entrant(contest, entrant, env, device)
     if known is not None:
         return known
     return evaluate(
         entrant.name,
         contest.task,
         episodes=config.episodes,
-        seed0=seed0,
+        seed0=int(contest.purpose) + config.seed,
         block=config.block,
         workers=config.workers,
         threads=config.threads,
@@ -299,39 +296,3 @@ def _cell(contest: Contest, entrant: Entrant, label: str, p: Perturbation, devic
         method=entrant.method,
         weights=entrant.weights,
     )
-
-
-def _known(contest: Contest, entrant: Entrant, env: Mapping[str, Any], seed0: int, device: str) -> Evaluation | None:
-    """Return the newest evaluation of the ledger with the same policy, execution, world (as it is defined now), seeds and packages, or None."""
-    file, config = contest.out / ledger.FILE, contest.config
-    if not file.is_file() or not isinstance(entrant.name, str):
-        return None
-    from policies.checkpoint import fingerprint
-    from policies.realtime.registry import to_text
-    from robopolicy.execution import method_of
-
-    described = None if entrant.name == EXPERT else method_of(entrant.name, entrant.method)
-    wanted = {
-        "task": contest.task,
-        "checkpoint_hash": None if entrant.name == EXPERT else fingerprint(entrant.name),
-        "env": json.loads(json.dumps(dict(env))),
-        "purpose": contest.purpose.name.lower(),
-        "seed0": seed0,
-        "noise_seed": config.seed,
-        "block": min(config.block, config.episodes),
-        "threads": config.threads,
-        "episodes": config.episodes,
-        "weights": entrant.weights,
-        "execution": None if described is None else to_text(described),
-        "device": device,
-        "mode": "synchronous",
-        "packages": ledger.packages(),
-        **({"policy": EXPERT} if entrant.name == EXPERT else {}),  # a policy in memory has no hash either
-    }
-    for row in reversed(list(ledger.read(file))):
-        if all(row.get(name) == value for name, value in wanted.items()) and (contest.out / str(row.get("results"))).is_file():
-            with contextlib.closing(make_world(contest.task, entrant.env, 1)) as world:
-                wanted["suite_version"] = world.suite_version
-            if row.get("suite_version") == wanted["suite_version"]:
-                return Evaluation.load(contest.out / row["results"])
-    return None

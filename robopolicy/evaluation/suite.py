@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from robopolicy.evaluation import ledger, seeds
 from robopolicy.evaluation.aggregate import aggregates
 from robopolicy.evaluation.blocks import BlockResult, Report, run_block, split
 from robopolicy.evaluation.composition import Composition
+from robopolicy.evaluation.earlier import earlier
 from robopolicy.evaluation.records import Evaluation
 from robopolicy.evaluation.rollout import episode_bar, evaluate, make_world, recorded, require_fit
 from robopolicy.evaluation.statistics import mean_rate
@@ -175,7 +175,10 @@ def evaluate_suite(
     }
     with take(policy, device, workers if cluster is None else 2, method, weights) as subject:
         ledger.require_separate(seeds.purpose_of(seed0).name.lower(), seed0, episodes, subject.chosen)
-        found = {} if out is None else _earlier(out, subject, tasks, how)
+        found: dict[str, Evaluation] = {}
+        if out is not None and subject.checkpoint_hash is not None:
+            alike = {key: how[key] for key in ("env", "block", "seed0", "episodes", "noise_seed", "threads", "device", "weights")}
+            found = earlier(out, tasks, checkpoint_hash=subject.checkpoint_hash, execution=subject.execution, **alike)
         waiting = [task for task in tasks if task not in found]
         if waiting:
             results = _Results(policy, waiting, how, latency_calls)
@@ -272,28 +275,3 @@ def _checked(policy: Policy | Composition | str | Path, task: str, env: Mapping[
     require_fit(policy, task, env)
     with contextlib.closing(make_world(task, env, 1)) as world:
         return world.max_episode_steps
-
-
-def _earlier(out: Path, subject: Subject, tasks: Sequence[str], how: Mapping[str, Any]) -> dict[str, Evaluation]:
-    """Return the evaluations of ``tasks`` that the ledger in ``out`` holds already, made as they would be made now."""
-    file = out / ledger.FILE
-    if subject.checkpoint_hash is None or not file.is_file():
-        return {}
-    asked = {key: how[key] for key in ("seed0", "episodes", "noise_seed", "threads", "device", "env", "weights")}
-    asked |= {"block": min(how["block"], how["episodes"]), "execution": subject.execution, "checkpoint_hash": subject.checkpoint_hash}
-    wanted = json.loads(json.dumps(asked))
-    found: dict[str, Evaluation] = {}
-    for row in ledger.read(file):
-        task = str(row.get("task"))
-        if task not in tasks or row.get("mode") != "synchronous" or any(row.get(key) != value for key, value in wanted.items()):
-            continue
-        with contextlib.suppress(InputError):  # its records were moved away: run it again
-            evaluation = Evaluation.load(out / str(row["results"]))
-            if evaluation.suite_version == _version(task, how["env"]):
-                found[task] = evaluation
-    return found
-
-
-def _version(task: str, env: Mapping[str, Any]) -> str:
-    with contextlib.closing(make_world(task, env, 1)) as world:
-        return world.suite_version

@@ -11,8 +11,9 @@ import pytest
 
 from policies.spec import InputError
 from robopolicy.cli import main
-from robopolicy.evaluation import chain, ledger, outcomes, robustness
+from robopolicy.evaluation import chain, ledger, outcomes
 from robopolicy.evaluation.comparison import judge
+from robopolicy.evaluation.earlier import of_entrant
 from robopolicy.evaluation.outcomes import Outcomes
 from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.statistics import mcnemar, paired_difference
@@ -134,10 +135,10 @@ def test_what_was_executed_otherwise_is_not_taken_from_the_ledger(run: Path, tmp
     assert [str(row["execution"]).partition(",")[0] for row in chain.merged([out / ledger.FILE])] == ["rti:level=2", "None", "None"]
     contest = prepare([str(run)], None, {}, Purpose.REPORT, out)
     rows = list(ledger.read(out / ledger.FILE))
-    found = robustness._known(contest, contest.entrants[0], rows[1]["env"], int(Purpose.REPORT), "cpu")
+    found = of_entrant(contest, contest.entrants[0], rows[1]["env"], "cpu")
     assert found is not None and found.execution is None
     (out / ledger.FILE).write_text(json.dumps(rows[0]) + "\n")
-    assert robustness._known(contest, contest.entrants[0], rows[0]["env"], int(Purpose.REPORT), "cpu") is None
+    assert of_entrant(contest, contest.entrants[0], rows[0]["env"], "cpu") is None
 
 
 def test_an_evaluation_of_another_world_is_refused_before_the_first_episode(run: Path, tmp_path: Path) -> None:
