@@ -7,6 +7,7 @@ No Python per world: controls are written into one array, one call steps all wor
 # (the functions of mujoco are compiled and come without stubs)
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class MujocoEngine:
         self._expanded: dict[str, np.ndarray] = {}
         self._bound: set[str] = set()
         self._derived, self._computed = False, False
+        self._by_hand: np.ndarray | None = None  # not looked for yet
 
     def bind(self, field: str) -> np.ndarray:
         """Return the live (N, ...) array of an ``MjData`` field. Raises InputError for an unknown one.
@@ -75,9 +77,19 @@ class MujocoEngine:
         return self._expanded[field]
 
     def refresh(self, rows: np.ndarray | None = None) -> None:
-        """Derive the constants of worlds ``rows`` (K,) from their fields (``mj_setConst``)."""
-        if self._derived:
+        """Derive the constants of worlds ``rows`` (K,) from their fields (``mj_setConst``); equality constraints that were set by hand stay."""
+        if not self._derived:
+            return
+        if self._by_hand is None:
+            self._by_hand = _set_by_hand(self.model)
+        if not self._by_hand.size:
             self._worlds.set_const(rows)
+            return
+        chosen = np.arange(self.num_worlds) if rows is None else np.asarray(rows)
+        places, data = np.ix_(chosen, self._by_hand), self._worlds.expand("eq_data")
+        before = data[places]
+        self._worlds.set_const(rows)
+        data[places] = before
 
     def reset(self, rows: np.ndarray | None = None) -> None:
         """Put worlds ``rows`` (K,) into the initial state without computing what follows from it."""
@@ -147,3 +159,12 @@ class MujocoEngine:
     def close(self) -> None:
         """Release the worlds."""
         self._worlds, self._scene, self._spare, self._expanded = None, None, None, {}
+
+
+def _set_by_hand(model: Any) -> np.ndarray:
+    """Return the equality constraints (n,) whose data is not what ``mj_setConst`` makes of the initial pose: a hand welded to its mocap body, say."""
+    import mujoco
+
+    derived = copy.deepcopy(model)
+    mujoco.mj_setConst(derived, mujoco.MjData(derived))
+    return np.flatnonzero(np.abs(derived.eq_data - model.eq_data).max(axis=1, initial=0.0) > 1e-6)
