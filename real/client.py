@@ -279,6 +279,8 @@ class PolicyClient:
                 if self._pending is not None:
                     self._lose()
                     raise RequestFailed("error", f"{self.address} sent a malformed message: {error}") from error
+                if not self.connected:  # whoever waits for a greeting is told what came in its place
+                    self._refusal = f"it sent a malformed message: {error}"
         return None
 
     def _welcome(self, message: Message) -> None:
@@ -333,7 +335,7 @@ class PolicyClient:
     def _plan(self, message: Message) -> tuple[Plan, State]:
         """Check the reply's form (not its values: that is the runtime's) and end the request."""
         assert self._pending is not None
-        rows, sequence, self._pending = self._pending.streams, self._pending.sequence, None
+        rows, sequence = self._pending.streams, self._pending.sequence
         actions, numbers, names = message.arrays.get("actions"), message.arrays.get("info"), message.meta.get("info")
         expected = (rows, *self._chunk)
         if actions is None or actions.shape != expected or actions.dtype != np.float32:
@@ -342,6 +344,7 @@ class PolicyClient:
             raise RequestFailed("error", f"plan from {self.address}: expected actions float32{list(expected)}, found {found}")
         if not isinstance(names, list) or numbers is None or numbers.shape != (len(names), rows):
             raise WireError(f"numbers about the plan: expected one row a name, {rows} columns")
+        self._pending = None  # not before all of it has been checked: what is malformed fails this request
         return Plan(actions, {str(name): row for name, row in zip(names, numbers, strict=True)}), {
             "restart": np.zeros(rows, bool),
             "after": np.full(rows, sequence),

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -116,6 +117,30 @@ def test_malformed_replies_fail_the_request(fake, connect):
     fake.socket.send_multipart([identity, b"\xc1 what is this"])
     with pytest.raises(RequestFailed, match="malformed"):
         client.poll(5)
+
+
+def test_a_plan_whose_numbers_do_not_fit_fails_its_request(fake, connect):
+    client, identity, session = connected(fake, connect)
+    client.request(observation(client), client.initial_state(1), np.array([1]), budget_s=5)
+    _, asked = fake.take()
+    wrong = plan_message(session, asked.sequence)
+    wrong.arrays["info"] = np.ones((2, 1))
+    send(fake.socket, wrong, identity)
+    with pytest.raises(RequestFailed, match="malformed message: numbers about the plan"):
+        client.poll(1)
+    assert not client.in_flight and not client.connected  # it asks for a new session, as after every failure
+
+
+def test_a_server_of_another_version_is_named(fake, connect):
+    def answer():
+        identity, _ = fake.take()
+        fake.socket.send_multipart([identity, msgpack.packb([99, "ready", 1, 1])])
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with pytest.raises(InputError, match="protocol version: expected 3, found 99"):
+        connect(fake.address, connect_s=1.0)
+    thread.join()
 
 
 def test_another_policy_after_a_restart_is_refused(fake, connect):
