@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -119,6 +120,23 @@ class Latch:
         except OSError as error:
             raise InputError(f"{self.path} cannot be removed: {error.strerror}") from error
         return before
+
+
+def stop_all(folders: Sequence[Path], cause: str, who: str) -> tuple[dict[Path, LatchRecord], list[str]]:
+    """Latch the stop of several robots; one that cannot be latched keeps none of the others from its stop.
+
+    Returns:
+        State folder -> the stop that is latched there; a line for each robot that is NOT stopped.
+    """
+    latched, failed = dict[Path, LatchRecord](), []
+    for folder in folders:
+        try:
+            latched[folder] = Latch(folder).set(cause, who)
+        except InputError as error:
+            failed.append(str(error))
+        except OSError as error:
+            failed.append(f"{folder / FILE_NAME}: the latch cannot be written: {error.strerror}")
+    return latched, failed
 
 
 def _parse(path: Path) -> LatchRecord:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.spec import InputError
-from real.latch import Latch, state_folder
+from real.latch import Latch, state_folder, stop_all
 from real.operator import FILE_NAME, OperatorClient, OperatorRefused, read_file
 from real.telemetry import Subscription
 
@@ -130,11 +130,9 @@ class RunLink:
             return ""
         known = self._found.get("latch")
         folders = [Path(known).parent] if known else [p for p in self._file.parent.glob("*") if p.is_dir()]
-        try:
-            for folder in folders:
-                Latch(folder).set(f"{self._who} (the run did not answer)", self._who)
-        except (OSError, InputError) as error:
-            return f"{refused}; the latch cannot be written ({error}): USE THE ROBOT'S OWN STOP"
+        _, failed = stop_all(folders, f"{self._who} (the run did not answer)", self._who)
+        if failed:
+            return f"{refused}; NOT stopped: {'; '.join(failed)}: USE THE ROBOT'S OWN STOP"
         return "" if folders else refused
 
     def close(self) -> None:

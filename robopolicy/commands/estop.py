@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from real.latch import Latch, LatchRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +28,11 @@ def register(app: typer.Typer) -> None:
 
         if clear and status:
             raise InputError("estop: --clear and --status exclude each other")
-        latches = {folder.name: Latch(folder) for folder in _folders(robot, state_dir)}
+        folders = _folders(robot, state_dir)
+        if not (clear or status):
+            _stop(folders, cause)
+            return
+        latches = {folder.name: Latch(folder) for folder in folders}
         latched = {name: record for name, latch in latches.items() if (record := latch.read()) is not None}
         if clear:
             if robot is None and len(latched) > 1:
@@ -40,23 +41,22 @@ def register(app: typer.Typer) -> None:
                 record = latches[name].clear()
                 typer.echo(f"{name}: cleared: {record.line()}" if record else f"{name}: was not stopped")
             return
-        for name, latch in latches.items():
-            record = latched.get(name)
-            if not status:
-                record = _stop(latch, cause)
-            typer.echo(f"{name}: {f'stopped: {record.line()}' if record else 'not stopped'}")
-        if status and latched:
+        for name in latches:
+            typer.echo(f"{name}: {f'stopped: {latched[name].line()}' if name in latched else 'not stopped'}")
+        if latched:
             raise typer.Exit(1)
 
 
-def _stop(latch: Latch, cause: str) -> LatchRecord:
-    """Latch the stop. Raises InputError if that cannot be."""
+def _stop(folders: list[Path], cause: str) -> None:
+    """Latch the stops, those that can be. Raises InputError for a robot that is not stopped."""
     from policies.spec import InputError
+    from real.latch import stop_all
 
-    try:
-        return latch.set(cause, "robopolicy estop")
-    except OSError as error:
-        raise InputError(f"{latch.path}: NOT stopped, the latch cannot be written: {error.strerror}; use the robot's own stop") from error
+    latched, failed = stop_all(folders, cause, "robopolicy estop")
+    for folder, record in latched.items():
+        typer.echo(f"{folder.name}: stopped: {record.line()}")
+    if failed:
+        raise InputError(f"NOT stopped: {'; '.join(failed)}; use the robot's own stop")
 
 
 def _folders(robot: str | None, root: Path | None) -> list[Path]:

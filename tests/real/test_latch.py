@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from policies.spec import InputError
 from real.latch import FILE_NAME, Latch, robot_folder, state_folder
+from real.ros.run_link import RunLink
 from robopolicy.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,3 +112,17 @@ def test_the_command_stops_says_and_clears(tmp_path, monkeypatch, capsys):
     assert main(["estop", "the arm", "--clear"]) == 0 and arm.read() is None and other.read() is not None
     assert main(["estop", "othr"]) == 2 and "did you mean 'other'" in capsys.readouterr().err
     assert main(["estop", "--clear"]) == 0 and other.read() is None
+
+
+def test_a_robot_whose_stop_cannot_be_kept_keeps_no_other_from_its_stop(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ROBOPOLICY_STATE", str(tmp_path))
+    before, after = Latch(robot_folder("a")), Latch(robot_folder("z"))
+    (robot_folder("broken") / f".{FILE_NAME}.{os.getpid()}").mkdir(parents=True)  # nothing can be written there
+    assert main(["estop", "--cause", "a shout"]) == 2
+    said = capsys.readouterr()
+    assert before.read().cause == after.read().cause == "a shout" and "z: stopped: a shout" in said.out
+    assert "broken" in said.err and "NOT stopped" in said.err and "a: " not in said.err and said.err.count("\n") == 1
+    for latch in (before, after):
+        latch.clear()
+    assert "NOT stopped" in RunLink(str(tmp_path), "a ROS topic").stop()
+    assert before.read() is not None and after.read() is not None
