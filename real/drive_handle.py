@@ -22,12 +22,14 @@ from policies.motion import Reference
 from policies.spec import InputError, Spec
 from real.drive import Drive
 from real.drive_wire import info_from_dict, observation_of
+from real.latch import stop_all
 from real.robot import Observation, RobotGone, RobotInfo
 from real.ticks import Grid
 from real.wire import Limits, Message, WireError, checked_connect, configure, decode, receive, send
 
 _CONNECT_S = 10.0
 _REPLY_S = 5.0
+_LATCHED = "stopped by the drive's latch instead"
 _GREETING = Limits(frame_bytes=1 << 20, header_bytes=1 << 22)  # a robot's model and its meshes' names travel in the greeting
 
 
@@ -81,7 +83,7 @@ class DriveHandle:
         self._link.tell("hold")
 
     def stop(self, cause: str = "the runtime asked") -> None:
-        """Emergency stop, latched: only ``robopolicy estop --clear`` ends it. Raises RobotGone if the drive did not confirm it."""
+        """Emergency stop, latched: only ``robopolicy estop --clear`` ends it. Raises RobotGone if the drive did not confirm it, for which it is latched from here."""
         self._link.stop(cause)
 
     def resume(self) -> None:
@@ -232,9 +234,15 @@ class _Remote:
         self._say(kind, {})
 
     def stop(self, cause: str) -> None:
-        reply = self._ask("stop", {"cause": cause[:500], "who": f"process {os.getpid()}"}, _REPLY_S)
-        if reply.kind != "stopped":
-            raise RobotGone(f"drive {self.address}: the stop was refused: {reply.meta.get('text', reply.kind)}")
+        who = f"process {os.getpid()}"
+        try:
+            reply = self._ask("stop", {"cause": cause[:500], "who": who}, _REPLY_S)
+            failed = "" if reply.kind == "stopped" else f"drive {self.address}: the stop was refused: {reply.meta.get('text', reply.kind)}"
+        except RobotGone as error:
+            failed = str(error)
+        if failed:  # a drive that is deaf, or comes back later, still looks at its latch
+            _, unlatched = stop_all([self.latch.parent], cause, who)
+            raise RobotGone(f"{failed}; {unlatched[0] if unlatched else _LATCHED}")
 
     def reset(self) -> None:
         reply = self._ask("reset", {}, _REPLY_S)

@@ -171,6 +171,21 @@ def test_a_driver_that_blocks_is_given_up_and_the_process_answers_on(latch, back
     handle.close(), outsider.close()
 
 
+def test_a_stop_that_the_drive_does_not_confirm_is_latched_for_it(latch, background, monkeypatch):
+    monkeypatch.setattr("real.drive_handle._REPLY_S", 0.2)
+    server = DriveServer(Drive(Joints(), latch=latch), "tcp://127.0.0.1:0", log=lambda line: None)
+    background(server.serve)
+    handle = DriveHandle(server.address)
+    server._answer_all = lambda: None  # it hears nobody any more
+    with pytest.raises(RobotGone, match=r"no answer within 0\.2 s; stopped by the drive's latch instead"):
+        handle.stop("operator")
+    assert latch.read() is not None and latch.read().cause == "operator"
+    until = time.monotonic() + 5
+    while handle.read(5.0).drive_state != "stopped":
+        assert time.monotonic() < until, "the drive looks at the latch, whoever else it hears"
+    handle.close()
+
+
 def test_reset_and_report_cross(tmp_path, latch, background):
     from tests.real.jointed import JointWorld
 
