@@ -25,11 +25,12 @@ _PALETTE = ("#4dabf7", "#ff922b", "#51cf66", "#ff6b6b", "#cc5de8", "#fcc419", "#
 
 
 class Run(NamedTuple):
-    """Where one run is found: addresses of its telemetry and operator channel, and its token; empty: safer only."""
+    """Where one run is found: addresses of its telemetry and operator channel, its token (empty: safer only), file of its drive's latched stop."""
 
     telemetry: str
     operator: str
     token: str = ""
+    latch: str = ""
 
 
 class OperatorPage:
@@ -50,7 +51,7 @@ class OperatorPage:
     def __init__(self, run: Run, port: int = 8080, find: Callable[[], Run | None] = lambda: None) -> None:
         self._run, self._find, self._sought_at = run, find, 0.0
         self._subscription = Subscription(run.telemetry, image_rate_hz=_IMAGE_HZ)
-        self._requests = Requests(run.operator, run.token)
+        self._requests = Requests(run.operator, run.token, run.latch)
         self._server, self.url = guarded_server(port)
         self._deadman = Deadman(run.operator, run.token, self._answers, self._released)
         self._tick: dict[str, Any] = {}
@@ -99,7 +100,7 @@ class OperatorPage:
         self._part()  # from here on the old requests say that their run has ended, and a stop goes to the drive's latch
         self._run, self._held.value = run, False
         self._subscription = Subscription(run.telemetry, image_rate_hz=_IMAGE_HZ)
-        self._requests = Requests(run.operator, run.token)
+        self._requests = Requests(run.operator, run.token, run.latch)
         self._deadman = Deadman(run.operator, run.token, self._answers, self._released)
         self._resume.disabled = self._held.disabled = not run.token
         self._joints, self._latency, self._interventions = History(), History(60.0), Interventions()
@@ -137,7 +138,7 @@ class OperatorPage:
         values = record.values
         if record.kind == "info":
             self._info = values
-            self._requests.latch = str(values.get("latch", ""))
+            self._requests.latch = str(values.get("latch", "")) or self._run.latch
             self._draw(values)
         elif record.kind == "tick":
             self._tick = values

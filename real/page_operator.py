@@ -21,12 +21,13 @@ class Requests:
     Args:
         address: Of the operator channel.
         token: Of the run; empty: only hold, stop and a lower speed are possible.
+        latch: File of the drive's latched stop, as the run says; empty: it has not said.
     """
 
-    def __init__(self, address: str, token: str) -> None:
+    def __init__(self, address: str, token: str, latch: str = "") -> None:
         self._client, self._lock = OperatorClient(address, token), threading.Lock()
         self._stopper, self._stop_lock = OperatorClient(address, token, timeout_s=1.0), threading.Lock()  # never waits for another request
-        self.latch = ""  # file of the drive's latched stop, as the run says
+        self.latch = latch
         self._closed = False
 
     def ask(self, kind: str, value: float | None = None) -> str:

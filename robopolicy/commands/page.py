@@ -60,8 +60,8 @@ def _found(file: Path, telemetry: str | None, operator: str | None, strict: bool
         if telemetry is None or operator is None or strict:
             raise
         return Run(telemetry, operator)
-    token = found["token"] if operator in (None, found["address"]) else ""
-    return Run(telemetry or found["telemetry"], operator or found["address"], token)
+    token, latch = (found["token"], found["latch"]) if operator in (None, found["address"]) else ("", "")
+    return Run(telemetry or found["telemetry"], operator or found["address"], token, latch)
 
 
 def _now(file: Path) -> Run | None:

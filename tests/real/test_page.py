@@ -18,12 +18,14 @@ import pytest
 
 from real.latch import Latch, robot_folder
 from real.operator import OperatorChannel
+from real.page import OperatorPage
 from real.page_guard import guarded_server
 from real.page_operator import Deadman, Requests
 from real.page_scene import RobotScene, quaternion
 from real.page_text import History, Interventions, facts_html, state_html, told_html
 from real.telemetry import Telemetry
 from real.telemetry_wire import Record
+from robopolicy.commands.page import _found
 from tests.browser import opened
 from tests.require import require
 
@@ -316,3 +318,11 @@ def test_the_history_is_bounded_and_says_what_is_missing():
     wide = History()
     wide.take(0.0, {str(n): 0.0 for n in range(100)})
     assert len(wide.names) == 64
+
+
+def test_a_stop_of_a_run_that_has_never_spoken_is_latched_where_its_file_says(tmp_path, keep):
+    """The page is opened because the run hangs: there is no telemetry that could tell where the drive looks."""
+    latch = Latch(tmp_path / "toy")
+    keep(OperatorChannel(folder=tmp_path, telemetry=f"ipc://{tmp_path}/nobody", latch=str(latch.path)))
+    page = keep(OperatorPage(_found(tmp_path / "operator.json", None, None, strict=True), 0))
+    assert "stopped by the drive's latch" in page._requests.stop() and latch.read() is not None
