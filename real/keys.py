@@ -196,7 +196,10 @@ class ServerKeys:
     def _authorized(self) -> frozenset[bytes]:
         """Return the keys in the folder, read again when it has changed. Raises InputError for a file that is no key."""
         paths = sorted(self._folder.glob("*.key")) if self._folder.is_dir() else []
-        state = [(path.name, path.stat().st_mtime_ns) for path in paths]
+        try:
+            state = [(path.name, path.stat().st_mtime_ns) for path in paths]
+        except OSError as error:  # removed since the look at the folder, or a link that leads nowhere
+            raise InputError(f"{error.filename}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}") from error
         if state != self._seen[0]:
             self._seen = (state, frozenset(map(read_public, paths)))
         return self._seen[1]

@@ -107,7 +107,7 @@ class RunLink:
                 self.view.tick = record.values
                 self.view.stamps.append(record.stamp_ns)
             elif record.kind == "event":
-                self.view.event = f"{record.values.get('kind', record.values.get('what', 'event'))}: {record.values.get('cause', '')}"
+                self.view.event = f"{record.values.get('event', '')}: {record.values.get('cause', '')}"
 
     def ask(self, kind: str) -> str:
         """Ask the run to ``hold`` or ``resume``; returns an empty text, or why it did not."""

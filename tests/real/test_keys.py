@@ -61,6 +61,19 @@ def test_keys_are_never_written_over(tmp_path):
         authorize(tmp_path, tmp_path / "third" / "arm-1.key")
 
 
+def test_a_name_of_a_key_that_leads_nowhere_is_one_line_and_lets_nobody_in(folders):
+    server, known, _ = folders
+    keys = ServerKeys(server, log=(said := []).append)
+    lost = server / "authorized" / "lost.key"
+    lost.symlink_to(server / "not-there.key")
+    assert not keys.callback("robopolicy", read_public(known / "arm-known.key")), "whom the folder means is not known"
+    assert "lost.key: no such file" in said[0]
+    with pytest.raises(InputError, match=r"lost\.key: no such file"):
+        ServerKeys(server)
+    lost.unlink()
+    assert keys.callback("robopolicy", read_public(known / "arm-known.key"))
+
+
 @pytest.mark.parametrize("name", ["", "../arm", "a/b", ".hidden", "arm 1", "a.key", "a" * 65, "arm\n"])
 def test_names_are_file_names(tmp_path, name):
     with pytest.raises(InputError, match="key name"):

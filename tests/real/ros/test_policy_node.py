@@ -243,6 +243,20 @@ def test_diagnostics_say_state_cause_rates_and_counts(beside) -> None:
     assert status(one, "STALE").message == "the run says nothing"
 
 
+def test_the_last_event_is_named_with_its_kind_and_cause(tmp_path: Path) -> None:
+    telemetry = Telemetry("tcp://127.0.0.1:0")
+    channel = OperatorChannel(folder=tmp_path, telemetry=telemetry.address)
+    link = run_link.RunLink(str(tmp_path))
+    end = time.monotonic() + WAIT_S
+    while not link.view.event:
+        assert time.monotonic() < end
+        link.look()
+        telemetry.event("state", "active -> hold: late")
+        time.sleep(0.01)
+    assert link.view.event == "state: active -> hold: late"
+    link.close(), channel.close(), telemetry.close()
+
+
 def test_a_stop_reaches_the_latch_when_the_run_does_not_answer(beside, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_link, "ANSWER_S", 0.3)
     one = beside()
