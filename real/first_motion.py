@@ -12,6 +12,7 @@ import numpy as np
 from policies.spec import InputError, Spec, SpecMismatch
 from real.drive_handle import DriveHandle
 from real.levels import JointLevel
+from real.observing import AHEAD_S
 from real.policy import Ranges
 from real.robot import Observation
 
@@ -98,7 +99,10 @@ def _field(name: str, spec: Spec, readings: list[Observation], arrived: list[flo
     except SpecMismatch as error:
         return Finding(name, False, str(error))
     value = readings[-1].fields[name]
-    age = max(now - 1e-9 * reading.capture_ns.get(name, -math.inf) for now, reading in zip(arrived, readings, strict=True))
+    ages = [now - 1e-9 * reading.capture_ns.get(name, -math.inf) for now, reading in zip(arrived, readings, strict=True)]
+    age = max(ages)
+    if min(ages) < -AHEAD_S:
+        return Finding(name, False, f"captured in the future, by {-min(ages):.3g} s: its stamps are not of this machine's monotonic clock")
     if age > max_age_s:
         return Finding(name, False, f"up to {age:.3f} s old, at most {max_age_s:g} s are allowed")
     if field.is_image:

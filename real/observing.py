@@ -1,4 +1,4 @@
-"""What the policy may see: the window of the last observations, refused when it is stale, malformed, not finite or frozen."""
+"""What the policy may see: the window of the last observations, refused when it is stale, of the future, malformed, not finite or frozen."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from policies.motion import MotionLimits, joint_columns
 from policies.spec import ObservationSpec, SpecMismatch
 from real.robot import Observation
+
+AHEAD_S = 0.1  # a stamp that lies further ahead is of another clock, by which nothing ever grows old
 
 
 class ObservationWindow:
@@ -65,6 +67,8 @@ class ObservationWindow:
         ages = {name: now - 1e-9 * stamp for name, stamp in reading.capture_ns.items()}
         if not lockstep and any(ages.get(name, math.inf) > self.max_age_s for name in fields):
             return "stale observation"
+        if not lockstep and any(ages[name] < -AHEAD_S for name in fields):
+            return "future observation"
         try:
             self.spec.validate(reading.fields)
         except SpecMismatch:

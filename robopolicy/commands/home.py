@@ -32,10 +32,14 @@ def register(app: typer.Typer) -> None:
         from robopolicy.processes import stop_signals
 
         given = apply_overrides({"robot": {"type": None}, "drive": None}, arguments)
+        if unknown := sorted(set(given) - {"robot", "drive"}):
+            raise InputError(f"home: {unknown[0]} is none of its keys, robot and drive; options are given as --{unknown[0]}")
+        if given["drive"] is not None and given["robot"] != {"type": None}:
+            raise InputError(f"home: the drive at {given['drive']} has a robot of its own; leave robot= out")
         if given["drive"] is None and not (isinstance(given["robot"], dict) and given["robot"].get("type")):
             raise InputError("home: which robot? e.g. robot=twin robot.address=tcp://127.0.0.1:5556, or drive=ADDRESS")
         with ExitStack() as stack, stop_signals() as stopped:
-            robot = open_drive(given["robot"], stack, given["drive"])
+            robot = open_drive(given["robot"], stack, None if given["drive"] is None else str(given["drive"]))
             target = _numbers(pose) if pose is not None else list(robot.info.home)
             if not target:
                 raise InputError(f"robot {robot.info.name!r} declares no home pose: give --pose")

@@ -46,6 +46,21 @@ def test_every_fault_is_named(tmp_path):
         require_passed(preflight(handle(tmp_path / "c", Joints(lockstep=True)), spec(), max_age_s=1.0))
 
 
+def test_a_driver_that_stamps_with_the_wall_clock_is_found(tmp_path):
+    """Such stamps lie decades ahead: whatever is taken for their age never grows old."""
+    robot = Joints()
+    read = robot.read
+
+    def stamped():
+        reading = read()
+        reading.capture_ns = dict.fromkeys(reading.fields, time.time_ns())
+        return reading
+
+    robot.read = stamped
+    found = failed(preflight(handle(tmp_path, robot), spec(), seconds=0.1))
+    assert "captured in the future" in found["observation.state"] and "monotonic clock" in found["observation.state"]
+
+
 def test_a_robot_that_does_not_fit_is_told_at_once(tmp_path):
     wanted = Spec(ObservationSpec({"observation.tactile": Field((4,))}, 20), spec().action)
     (finding,) = preflight(handle(tmp_path, Joints(lockstep=True)), wanted)
@@ -104,6 +119,22 @@ def test_a_pose_out_of_reach_or_of_another_size_moves_nothing(tmp_path):
     with pytest.raises(InputError, match="expected 3 finite numbers"):
         go_to(held, np.array([0, np.nan, 0]))
     assert not len(robot.commands)
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [("speed=0.05", "home: speed is none of its keys, robot and drive; options are given as --speed"), ("drive=tcp://127.0.0.1:5557", "has a robot of its own")],
+)
+def test_home_refuses_what_it_would_not_heed(word, text, monkeypatch, capsys):
+    """Whoever asks for a twentieth of the speed must not see the robot move at a fifth."""
+    monkeypatch.setattr("robopolicy.deployment.open_drive", lambda *arguments: pytest.fail("a robot was opened"))
+    assert main(["home", "robot=twin", word]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_home_says_in_one_line_that_a_number_is_no_address(capsys):
+    assert main(["home", "drive=5557"]) == 2
+    assert "address '5557': only loopback is served" in capsys.readouterr().err
 
 
 def test_what_is_held_back_is_said(tmp_path):

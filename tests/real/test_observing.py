@@ -57,6 +57,12 @@ def test_old_fields_are_stale_and_a_world_that_waits_has_none():
     assert seen.fault(old, 9.5) == "stale observation"  # of unknown age
 
 
+def test_stamps_ahead_of_this_machines_clock_are_not_believed():
+    seen, ahead = window(max_age_s=0.5), reading(at=10.2)
+    seen.push(ahead)
+    assert seen.fault(ahead, 10.0) == "future observation" and seen.fault(ahead, 10.0, lockstep=True) == "" and seen.fault(ahead, 10.15) == ""
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_bad(value):
     seen, bad = window(), reading((0, value))
