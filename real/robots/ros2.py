@@ -16,6 +16,7 @@ import numpy as np
 from policies.motion import Reference
 from policies.spec import InputError, suggest
 from real.robot import Observation, RobotGone
+from real.ros import api
 from real.ros.commander import Commander, open_commander
 from real.ros.commands import INTERFACES
 from real.ros.connection import Connection, best_effort, reliable
@@ -99,7 +100,8 @@ class Ros2Robot:
             lambda: self._joints.read()[0]["position"][: len(mapped.joints)],  # the commanded ones come first
         )  # fmt: skip
         self._await_all(mapped)
-        connection.node.create_timer(_WATCH_S, self._look_around)
+        steady = api.Clock(clock_type=api.ClockType.STEADY_TIME)  # a node's own clock is the wall's: set back, it would end the watch
+        connection.node.create_timer(_WATCH_S, self._look_around, clock=steady)
         silence = f"when commands stop it {self.info.on_silence} within {self.info.silence_s:.3g} s"
         self._log(f"{self.info.name}: {', '.join(mapped.joints)} by {self._commander.topic}; {silence}")
 

@@ -116,8 +116,9 @@ class PolicyNode:
         for what, act in (("stop", lambda: self._calm("stop")), ("start", self._start_for_anyone), ("end", self.end_run)):
             self.node.create_service(trigger, f"~/{what}", lambda request, response, what=what, act=act: self._answer(response, what, act()))
         self._diagnostics = self.node.create_publisher(message("diagnostic_msgs/msg/DiagnosticArray"), "/diagnostics", 10)
-        self.node.create_timer(_LOOK_S, self._look)
-        self.node.create_timer(_TELL_S, self._tell)
+        steady = api.Clock(clock_type=api.ClockType.STEADY_TIME)  # the node's own is the wall's or a simulation's: either may stand still
+        self.node.create_timer(_LOOK_S, self._look, clock=steady)
+        self.node.create_timer(_TELL_S, self._tell, clock=steady)
 
     # The life cycle ----------------------------------------------------------------------------------------------
 

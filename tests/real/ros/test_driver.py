@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,6 +114,14 @@ def test_what_the_robot_is_comes_from_its_description(controller, opened):
     assert picture[1, 2].tolist() == [200, 0, 7], "bgr8 with padded rows"
     ages = [(time.monotonic_ns() - stamp) * 1e-9 for stamp in reading.capture_ns.values()]
     assert all(0 <= age < 10 for age in ages)
+
+
+def test_a_wall_clock_that_is_set_back_does_not_end_the_watch_over_the_graph(controller, opened, monkeypatch):
+    robot = opened(tracking=0.2)
+    back = SimpleNamespace(time_ns=lambda: time.time_ns() - 3600 * 10**9, monotonic_ns=time.monotonic_ns)
+    monkeypatch.setattr("real.ros.dds.clock._time", back)
+    robot._graph_doubt = "of before"
+    until(lambda: not robot._graph_doubt, "nobody looks who else is there")
 
 
 def checkpoint(names=("shoulder", "elbow"), unit="rad", low=(-1.9, -1.5), high=(1.9, 1.5), kind="position", extra=None):

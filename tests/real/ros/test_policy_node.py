@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,6 +242,16 @@ def test_diagnostics_say_state_cause_rates_and_counts(beside) -> None:
     assert status(one, "ERROR").message == "stopped: operator"
     one.ticking = None
     assert status(one, "STALE").message == "the run says nothing"
+
+
+def test_a_wall_clock_that_is_set_back_does_not_silence_the_node(beside, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = beside()
+    back = SimpleNamespace(time_ns=lambda: time.time_ns() - 3600 * 10**9, monotonic_ns=time.monotonic_ns)
+    monkeypatch.setattr("real.ros.dds.clock._time", back)
+    one.open_channel()
+    one.until(lambda: one.node.link.connected)
+    before = len(one.heard)
+    one.until(lambda: len(one.heard) > before + 1)
 
 
 def test_the_last_event_is_named_with_its_kind_and_cause(tmp_path: Path) -> None:
