@@ -141,8 +141,11 @@ class KeyboardSource:
         """See :class:`real.teleop.source.Source`: the terminal's bell."""
         if cue in ("recording", "saved", "discarded", "refused", "limit") and not self._gone:
             bell = sys.stdout.fileno() if not self._owned and sys.stdout.isatty() else self._file
-            if select.select([], [bell], [], 0)[1]:
-                os.write(bell, b"\a")
+            try:
+                if select.select([], [bell], [], 0)[1]:
+                    os.write(bell, b"\a")
+            except OSError:
+                return  # it was closed since the last look, which the next one notices
 
     def show(self, status: Status) -> None:
         """See :class:`real.teleop.source.Source`: the command line shows it."""

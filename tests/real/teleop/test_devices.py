@@ -105,6 +105,16 @@ def test_keys_ask_turn_grip_choose_joints_and_set_the_speed(typed):
     assert value.joints is not None and value.joints.tolist() == [0, -1, 0] and not value.twist.any() and value.sound()
 
 
+def test_a_terminal_that_closes_between_two_looks_ends_no_run():
+    master, slave = pty.openpty()
+    source = KeyboardSource(KeyboardConfig(file=os.ttyname(slave)))
+    os.close(master)
+    source.feedback("limit")  # nobody has polled since: it does not know yet
+    assert source.poll().age == float("inf")
+    source.close()
+    os.close(slave)
+
+
 def test_the_terminal_is_left_as_it_was_found(typed):
     source, _, _, slave, before = typed
     assert termios.tcgetattr(slave)[3] & (termios.ECHO | termios.ICANON) == 0
