@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ class DriveProcess:
         folder: For its log (``drive.log``) and the address that it announces.
         options: See ``real.drive.DriveOptions``.
         bind: Loopback address; port 0 takes any free one.
-        linger_s: It ends by itself when no source has spoken for this long; None: only when asked.
+        linger_s: Once this process has gone, it ends by itself when no source has spoken for this long; None: only when asked.
 
     Attributes:
         process: The child; killing this process leaves it running.
@@ -33,7 +34,7 @@ class DriveProcess:
         self._file, self.log = folder / "drive.address", folder / "drive.log"
         self._file.unlink(missing_ok=True)
         command = [*module_command("real.drive_server"), json.dumps(dict(robot)), "--options", options.model_dump_json(exclude_defaults=True)]
-        command += ["--bind", bind, "--announce", str(self._file), *([] if linger_s is None else ["--linger", str(linger_s)])]
+        command += ["--bind", bind, "--announce", str(self._file), *([] if linger_s is None else ["--linger", str(linger_s), "--parent", str(os.getpid())])]
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment(), start_new_session=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import secrets
 import signal
 import sys
@@ -57,6 +58,7 @@ class DriveServer:
         bind: Loopback address; port 0 takes any free one.
         linger_s: End by itself when no source has spoken for this long; None: never.
         log: Where lines go.
+        orphaned: Asked then whether nobody is left who might still speak.
 
     Attributes:
         address: Where it listens.
@@ -68,10 +70,12 @@ class DriveServer:
         InputError: if the robot only moves in lock-step, or ``bind`` is not loopback or cannot be bound.
     """
 
-    def __init__(self, drive: Drive, bind: str, linger_s: float | None = None, log: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, drive: Drive, bind: str, linger_s: float | None = None, log: Callable[[str], None] = print, orphaned: Callable[[], bool] = lambda: True
+    ) -> None:
         if drive.info.lockstep:
             raise InputError(f"robot {drive.info.name!r} is in lock-step: it is driven inside the runtime's process, without a drive of its own")
-        self.drive, self._log, self._linger_s = drive, log, linger_s
+        self.drive, self._log, self._linger_s, self._orphaned = drive, log, linger_s, orphaned
         self._limits = Limits.of_actions(drive.spec.action)
         self._session, self._identity, self._sequence, self._who = 0, b"", 0, ""
         self._heard = time.monotonic()
@@ -130,7 +134,7 @@ class DriveServer:
         self._ticker.close()
 
     def _deserted(self) -> bool:
-        return self._linger_s is not None and time.monotonic() - self._spoken > self._linger_s and self.drive.settled
+        return self._linger_s is not None and time.monotonic() - self._spoken > self._linger_s and self.drive.settled and self._orphaned()
 
     def _publish(self, reading: DriveReading) -> None:
         """Send a reading to the source of commands; one that does not read loses it."""
@@ -308,8 +312,9 @@ def open_driver(robot: dict[str, Any]) -> Any:
 
 
 def run_drive(
-    driver: Any, options: DriveOptions, bind: str, announce: Path | None = None, linger_s: float | None = None, log: Callable[[str], None] = print
-) -> None:
+    driver: Any, options: DriveOptions, bind: str, announce: Path | None = None, linger_s: float | None = None, log: Callable[[str], None] = print,
+    parent: int | None = None,
+) -> None:  # fmt: skip
     """Drive a robot until SIGTERM, SIGINT or SIGHUP: then it brakes, holds and is asked for its own stop.
 
     Args:
@@ -319,6 +324,7 @@ def run_drive(
         announce: File that gets the bound address once the drive is ready.
         linger_s: End when no source has spoken for this long; None: never.
         log: Where lines go; it may fail or wait, the drive goes on.
+        parent: Process that started this one and may still be getting ready: while it lives, silence ends nothing; None: it does.
 
     Raises:
         InputError: one line, before anything moves.
@@ -328,7 +334,7 @@ def run_drive(
     before = {s: signal.signal(s, lambda number, frame: caught.append(number)) for s in ending}
     lines = Lines(log)
     try:
-        server = DriveServer(Drive(driver, options), bind, linger_s, lines)
+        server = DriveServer(Drive(driver, options), bind, linger_s, lines, lambda: parent is None or os.getppid() != parent)
         if announce is not None:
             part = announce.with_name(f"{announce.name}.part")
             part.write_text(server.address)
@@ -355,10 +361,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--bind", default="tcp://127.0.0.1:0", help="loopback address; port 0 takes any free one")
     parser.add_argument("--announce", type=Path, help="file that gets the bound address once the drive is ready")
     parser.add_argument("--linger", type=float, help="end when no source has spoken for so many seconds")
+    parser.add_argument("--parent", type=int, help="process that started this one: it ends by silence only when that has gone")
     given = parser.parse_args(argv)
     try:
         options = DriveOptions.model_validate_json(given.options)
-        run_drive(open_driver(json.loads(given.robot)), options, given.bind, given.announce, given.linger, _say)
+        run_drive(open_driver(json.loads(given.robot)), options, given.bind, given.announce, given.linger, _say, given.parent)
     except (InputError, json.JSONDecodeError, pydantic.ValidationError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -289,6 +289,19 @@ os.killpg(0, 9)
         assert "stop" in read_log(tmp_path / "twin.jsonl").kind
 
 
+def test_a_source_that_takes_its_time_to_begin_finds_its_drive(tmp_path):
+    """A run loads a checkpoint and starts a recorder when its drive is there already."""
+    with placed(tmp_path) as place:
+        place.drive.end()
+        place.start(linger_s=0.5)
+        with DriveHandle(place.address) as handle:
+            first = handle.read(5.0).tick
+            time.sleep(1.5)
+            while handle.read(5.0).tick < first + 1.5 * RATE:
+                continue
+        assert place.drive.process.poll() is None
+
+
 def test_an_end_of_an_episode_is_never_skipped(tmp_path):
     with placed(tmp_path, max_steps=4) as place, DriveHandle(place.address) as handle:
         ends = 0
