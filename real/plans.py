@@ -33,7 +33,8 @@ class PolicyLevel:
 
     Attributes:
         missing: Why there is no action, should there be none.
-        certainty: Factor of the speed that the last plan's own doubt leaves, 0 to 1 (``RuntimeOptions.slow_on``).
+        certainty: Factor of the speed that the last plan's own doubt leaves, 0 to 1 (``RuntimeOptions.slow_on``); for a robot
+            that cannot be slowed down 0 or 1.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class PolicyLevel:
         lead = 0 if self.lockstep else options.lead
         self.chunks = ChunkBuffer(policy.n_action_steps, policy.spec.action.dim, info.rate_hz / info.substeps, lead, options.quantile)
         self.window = ObservationWindow(policy.spec.observation, policy.n_obs_steps, info.substeps, options.max_age_s, info.motion, options.frozen_after, given)
-        self._rate_hz = self.chunks.rate_hz
+        self._rate_hz, self._slows = self.chunks.rate_hz, info.motion is not None
         self.missing, self.certainty = "starting", 1.0
         self._summary, self._clock = summary, clock
         self._streams: State = policy.initial_state(1)
@@ -153,6 +154,8 @@ class PolicyLevel:
         self._record.plans += 1
         self._record.network_calls += calls
         self.certainty = min((_certainty(plan, name, *bounds) for name, bounds in self.options.slow_on.items()), default=1.0)
+        if self.certainty < 1 and not self._slows:
+            self.certainty = 0.0  # at half of the certainty it would move at full speed
 
     def _failed(self, error: RequestFailed) -> None:
         self.chunks.failed()

@@ -44,7 +44,8 @@ class RuntimeOptions:
         approach: Largest distance, rad or m, from the pose to the first action that is driven at full speed.
         approach_speed: Of the way to a first action that is farther away.
         frozen_after: See ``real.observing.ObservationWindow``.
-        slow_on: Number in ``plan.info`` -> (value up to which the speed is full, value from which the robot holds).
+        slow_on: Number in ``plan.info`` -> (value up to which the speed is full, value from which the robot holds; one that
+            cannot be slowed down holds beyond the first).
         shadow: Nothing is sent: what would have been is compared with what the robot does.
     """
 

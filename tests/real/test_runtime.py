@@ -156,6 +156,14 @@ def test_steady_run_keeps_the_grid_and_counts():
     assert summary.network_calls == summary.plans == len(policy.asked) - (summary.requests - summary.plans)
 
 
+@pytest.mark.parametrize(("full", "moves"), [(1.5, True), (0.5, False)])
+def test_a_robot_that_cannot_be_slowed_down_is_held_by_any_doubt(full, moves):
+    """Every plan says 1 of itself: half of the speed with bounds of 0.5 and 1.5."""
+    runtime, robot, _ = make(options=RuntimeOptions(slow_on={"network_calls": (full, full + 1.0)}))
+    summary = runtime.run(seconds=1.0)
+    assert bool(robot.commands) == moves and (moves or summary.holds["policy unsure"] > 10)
+
+
 def test_a_plan_is_asked_for_before_the_last_ends():
     runtime, _, policy = make(delay_s=0.08)  # two ticks of 50 ms
     runtime.run(seconds=3.0)
