@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+_UNHEARD = "; NOT stopped; robopolicy estop stops robots without a run"
 _Address = Annotated[str | None, typer.Option("--operator", metavar="ADDRESS", help="Of the runtime's operator channel; found by --file if not given.")]
 _File = Annotated[Path | None, typer.Option("--file", help="operator.json of the run; the last run of this user if not given.")]
 
@@ -51,9 +52,9 @@ def _ask(kind: str, address: str | None, file: Path | None, value: float | None 
 
     try:
         found = read_file(file or state_folder() / FILE_NAME)
-    except InputError:
+    except InputError as error:
         if address is None or file is not None:
-            raise
+            raise InputError(f"{error}{_UNHEARD if kind == 'stop' else ''}") from error
         found = {"address": address, "token": "", "latch": ""}
     latch = found["latch"] if address in (None, found["address"]) else ""
     token = found["token"] if address in (None, found["address"]) else ""
@@ -61,8 +62,10 @@ def _ask(kind: str, address: str | None, file: Path | None, value: float | None 
     try:
         client.request(kind, value)
     except OperatorRefused as error:
-        if kind != "stop" or not latch:
+        if kind != "stop":
             raise
+        if not latch:
+            raise InputError(f"{error}{_UNHEARD}") from error
         _latch(Path(latch).parent, str(error))
         return
     finally:

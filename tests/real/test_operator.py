@@ -260,3 +260,10 @@ def test_a_stop_that_the_runtime_does_not_hear_is_latched_for_its_drive(tmp_path
         assert "stopped by the drive's latch instead" in capsys.readouterr().out
     finally:
         channel.close()
+
+
+def test_a_stop_without_a_run_names_the_one_that_needs_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ROBOPOLICY_STATE", str(tmp_path))
+    assert main(["hold"]) == 2 and "estop" not in capsys.readouterr().err
+    assert main(["stop"]) == 2
+    assert "NOT stopped; robopolicy estop stops robots without a run" in capsys.readouterr().err
