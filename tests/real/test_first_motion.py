@@ -123,7 +123,10 @@ def test_a_pose_out_of_reach_or_of_another_size_moves_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "text"),
-    [("speed=0.05", "home: speed is none of its keys, robot and drive; options are given as --speed"), ("drive=tcp://127.0.0.1:5557", "has a robot of its own")],
+    [
+        ("speed=0.05", "home: speed is none of its keys, robot and drive; options are given as --speed"),
+        ("drive=tcp://127.0.0.1:5557", "has a robot of its own"),
+    ],
 )
 def test_home_refuses_what_it_would_not_heed(word, text, monkeypatch, capsys):
     """Whoever asks for a twentieth of the speed must not see the robot move at a fifth."""
