@@ -83,7 +83,7 @@ class DriveHandle:
         self._link.tell("hold")
 
     def stop(self, cause: str = "the runtime asked") -> None:
-        """Emergency stop, latched: only ``robopolicy estop --clear`` ends it. Raises RobotGone if the drive did not confirm it: then it is latched from here."""
+        """Emergency stop, latched: only ``robopolicy estop --clear`` ends it. Raises RobotGone if the drive did not confirm it; then it is latched here."""
         self._link.stop(cause)
 
     def resume(self) -> None:

@@ -32,6 +32,7 @@ from real.drive import Drive, DriveOptions, DriveReading, kind_of
 from real.drive_wire import info_to_dict, reading_message
 from real.latency import Latency
 from real.lines import Lines
+from real.robot import RobotGone
 from real.robots import robot_class
 from real.router import bound_router
 from real.ticks import Grid
@@ -300,7 +301,7 @@ def _text(message: Message, name: str, default: str) -> str:
 
 def open_driver(robot: dict[str, Any]) -> Any:
     """Return the driver of ``{"type": NAME, ...options}``, with the cameras of its section. Raises InputError."""
-    kind = robot.get("type")
+    kind = robot.get("type") if isinstance(robot, dict) else None
     if not isinstance(kind, str):
         raise InputError("robot: expected a type, e.g. robot.type=twin")
     driver: Any = robot_class(kind)
@@ -353,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a drive from the command line, with nothing but what the robot needs; ``robopolicy drive`` is the comfortable way.
 
     Returns:
-        Exit code: 0 ended as asked, 2 bad input, of which one line tells.
+        Exit code: 0 ended as asked, 1 the robot went as it was asked for its stop, 2 bad input, of which one line tells.
     """
     parser = argparse.ArgumentParser(prog="python -m real.drive_server", description="Drive a robot: check every command, brake when none comes.")
     parser.add_argument("robot", help="the driver and its options as JSON: {'type': 'twin', 'address': 'tcp://127.0.0.1:5556'}")
@@ -369,6 +370,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, json.JSONDecodeError, pydantic.ValidationError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except RobotGone as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -18,6 +18,7 @@ from policies.noise import NumpyNoise
 from policies.spec import InputError, Spec
 
 _METADATA, _FORMATS = "robopolicy", (1, 2)
+_KEYS = ("spec", "n_obs_steps", "horizon", "n_action_steps", "about", "noise", "batch")  # of what a file says of itself, whatever its format
 
 
 class OnnxPolicy:
@@ -85,8 +86,15 @@ def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return what the file says of itself. Raises InputError."""
     if _METADATA not in metadata:
         raise InputError(f"{path}: an ONNX file, but not one that robopolicy export wrote: it has no metadata {_METADATA!r}")
-    about = json.loads(metadata[_METADATA])
+    try:
+        about = json.loads(metadata[_METADATA])
+    except ValueError as error:
+        raise InputError(f"{path}: its metadata {_METADATA!r} is damaged: {error}; export again") from error
+    if not isinstance(about, dict):
+        raise InputError(f"{path}: its metadata {_METADATA!r} is damaged: expected a mapping; export again")
     if about.get("format") not in _FORMATS:
         read = ", ".join(map(str, _FORMATS))
         raise InputError(f"{path}: format {about.get('format')!r} is not one that this version reads ({read}); export again or update robopolicy")
+    if lacking := [key for key in _KEYS if key not in about]:
+        raise InputError(f"{path}: its metadata {_METADATA!r} is damaged: it lacks {lacking[0]!r}; export again")
     return about

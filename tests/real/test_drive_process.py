@@ -16,13 +16,15 @@ from policies.spec import InputError
 from real.drive import DriveOptions
 from real.drive_handle import DriveHandle
 from real.drive_process import DriveProcess
+from real.drive_server import DriveServer
+from real.drive_server import main as drive_main
 from real.latch import Latch, robot_folder
 from real.robot import RobotGone
 from real.wire import Message, encode
 from robopolicy.cli import main
 from robopolicy.twin_log import read_log
 from tests.real.driven import Outsider, placed
-from tests.real.jointed import RATE, ROOT, Running, moves
+from tests.real.jointed import RATE, ROOT, Joints, Running, moves
 
 #: Ticks within which the fastest joint comes to rest, and how far it may go meanwhile, rad: velocity, then acceleration, then jerk.
 STOP_TICKS = RATE * (2.0 / 12.0 + 2 * 12.0 / 400.0 + 8.0 / 400.0) + 2
@@ -330,3 +332,21 @@ def test_what_cannot_be_driven_is_refused_in_one_line(tmp_path, monkeypatch):
         DriveHandle("tcp://192.0.2.1:5557")
     with pytest.raises(InputError, match="no answer; start one with: robopolicy drive"):
         DriveHandle("tcp://127.0.0.1:9", connect_s=0.2)
+
+
+@pytest.mark.parametrize("robot", ["[1]", "3", "null", '"twin"'])
+def test_a_robot_that_is_no_mapping_is_one_line(robot, capsys):
+    assert drive_main([robot]) == 2
+    assert capsys.readouterr().err == "error: robot: expected a type, e.g. robot.type=twin\n"
+
+
+def test_a_robot_that_goes_when_it_is_asked_for_its_stop_is_one_line(tmp_path, monkeypatch, capsys):
+    def gone():
+        raise RobotGone("joints: no answer within 1 s")
+
+    robot = Joints()
+    robot.stop = gone
+    monkeypatch.setattr("real.drive_server.open_driver", lambda given: robot)
+    monkeypatch.setattr(DriveServer, "_deserted", lambda self: self.drive.reading.tick > 2)
+    assert drive_main(["{}", "--options", json.dumps({"state_dir": str(tmp_path)})]) == 1
+    assert capsys.readouterr().err == "error: joints: no answer within 1 s\n"
