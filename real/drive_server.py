@@ -83,7 +83,7 @@ class DriveServer:
         self._spoken = self._heard  # when any source last spoke
         self.counts: Counter[str] = Counter()
         self.lateness, self.work = Latency(), Latency()
-        self._told, self._quiet_until = ("", ""), 0.0
+        self._told, self._quiet_until, self._ending = ("", ""), 0.0, False
         self._ticker = _Ticker(drive)
         self._context, self._socket, self.address = bound_router(bind, self._limits)
 
@@ -104,6 +104,7 @@ class DriveServer:
             self.close()
 
     def _come_to_rest(self, step: Callable[[], object]) -> None:
+        self._ending = True  # from here on nobody undoes the hold
         self.drive.hold("the drive, which is ending")
         until = time.monotonic() + _MAX_REST_S
         while not self.drive.settled and time.monotonic() < until:
@@ -209,6 +210,8 @@ class DriveServer:
         elif kind == "hold":
             drive.hold()
         elif kind == "resume":
+            if self._ending:
+                raise Refused("ending", "the drive is ending: it takes no more commands")
             drive.resume()
         elif kind == "alive":
             drive.alive()

@@ -14,13 +14,13 @@ from policies.motion import Reference
 from policies.spec import InputError
 from real.drive import Drive, DriveOptions, DriveReading
 from real.drive_handle import DriveHandle
-from real.drive_server import DriveServer
+from real.drive_server import DriveServer, Refused
 from real.drive_wire import info_from_dict, info_to_dict, observation_of, reading_message
 from real.latch import Latch
 from real.robot import Observation, RobotGone, RobotInfo
 from real.robots.twin import TwinConfig, TwinRobot
 from real.ticks import Grid
-from real.wire import Limits, decode, encode
+from real.wire import Limits, Message, decode, encode
 from robopolicy.twin import TwinServer, World
 from tests.real.driven import Outsider
 from tests.real.jointed import GOAL, RATE, TICK, Joints, limits, moves, worst
@@ -203,6 +203,16 @@ def test_reset_and_report_cross(tmp_path, latch, background):
     report = handle.report()
     assert report["robot"] and report["work_ms"]["count"] > 0 and report["leases"] == 1
     handle.close()
+
+
+def test_a_resume_does_not_undo_the_hold_of_a_drive_that_is_ending(latch):
+    server = DriveServer(Drive(Joints(), latch=latch), "tcp://127.0.0.1:0", log=lambda line: None)
+    server._serve_source("resume", Message("resume"))
+    server._come_to_rest(lambda: None)
+    with pytest.raises(Refused, match="the drive is ending"):
+        server._serve_source("resume", Message("resume"))
+    assert server.drive.refusal == "held: by the drive, which is ending"
+    server.close()
 
 
 def test_a_lockstep_robot_has_no_drive_process(latch):
