@@ -106,6 +106,7 @@ def recover_command(
     done = recover(path)
     told = f"removed {len(done.removed)} files of an interrupted recording" if done.removed else "nothing to remove"
     stats = "; statistics computed anew" if done.stats_rewritten else ""
+    stats += f"; tasks that no episode has removed: {len(done.tasks_removed)}" if done.tasks_removed else ""
     _console().print(f"{path}: {told}{stats}; {done.episodes} episodes are intact", markup=False)
     _write_json(json_file, vars(done))
 

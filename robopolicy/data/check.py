@@ -14,7 +14,7 @@ from robopolicy.data import layout, video
 from robopolicy.data.episodes import EpisodeTable, read_episodes, read_parquet, read_tasks
 from robopolicy.data.frames import column_array
 from robopolicy.data.progress import tracked
-from robopolicy.data.recover import leftovers, stored_stats
+from robopolicy.data.recover import leftovers, stored_stats, uncounted_tasks
 
 _TIME_TOLERANCE = 1e-4  # s, LeRobot's own
 
@@ -83,7 +83,11 @@ def check(path: str | Path, progress: bool = False) -> CheckReport:
 def _counts(root: Path, info: Mapping[str, Any], table: EpisodeTable, tasks: list[str], spec: Spec, report: CheckReport) -> None:
     if report.frames != int(info["total_frames"]):
         report.add(f"{root / layout.INFO}: counts {info['total_frames']} frames, the episodes have {report.frames}")
-    if len(tasks) != int(info.get("total_tasks", len(tasks))):
+    if uncounted := uncounted_tasks(root, info, tasks):
+        report.notes.append(
+            f"tasks.parquet has {len(uncounted)} more than info.json counts, of an interrupted recording; `robopolicy data recover {root}` removes it"
+        )
+    elif len(tasks) != int(info.get("total_tasks", len(tasks))):
         report.add(f"{root / layout.INFO}: counts {info['total_tasks']} tasks, tasks.parquet has {len(tasks)}")
     for e, row in enumerate(table.rows):
         expected, said = (int(table.starts[e]), int(table.starts[e + 1])), (row.get("dataset_from_index"), row.get("dataset_to_index"))

@@ -11,7 +11,7 @@ from typing import Any
 from policies.statistics import Stats, aggregate, stats_from_json, stats_to_json
 from robopolicy.data import layout
 from robopolicy.data.atomic import TEMPORARY, read_json, write_json
-from robopolicy.data.episodes import EpisodeTable, read_episodes, row_stats
+from robopolicy.data.episodes import EpisodeTable, read_episodes, read_tasks, row_stats, write_tasks
 from robopolicy.data.lock import FolderLock
 
 
@@ -23,11 +23,13 @@ class Recovery:
         removed: Files removed, relative to the data set.
         episodes: Committed episodes, all intact.
         stats_rewritten: Whether ``meta/stats.json`` had to be computed anew.
+        tasks_removed: Tasks in ``meta/tasks.parquet`` that no committed episode has.
     """
 
     removed: tuple[str, ...]
     episodes: int
     stats_rewritten: bool
+    tasks_removed: tuple[str, ...] = ()
 
 
 def leftovers(root: Path, table: EpisodeTable) -> list[Path]:
@@ -59,6 +61,11 @@ def stored_stats(root: Path, info: Mapping[str, Any]) -> dict[str, Stats] | None
     return stats if counts == {int(info["total_frames"])} else None
 
 
+def uncounted_tasks(root: Path, info: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
+    """Return those of ``tasks`` that an episode brought which was never committed: a commit adds its task before ``info.json`` counts it."""
+    return list(tasks[int(info.get("total_tasks", len(tasks))) :]) if layout.read_own(root) is not None else []
+
+
 def recover(path: str | Path) -> Recovery:
     """Remove what an interrupted recording left in the data set at ``path``.
 
@@ -87,4 +94,7 @@ def clean(root: Path, info: Mapping[str, Any]) -> Recovery:
     rewritten = stored_stats(root, info) is None and len(table.rows) > 0
     if rewritten and (stats := aggregated_stats(read_episodes(root, info, stats=True).rows)):
         write_json(root / layout.STATS, stats_to_json(stats))
-    return Recovery(tuple(str(p.relative_to(root)) for p in extra), len(table.rows), rewritten)
+    tasks = read_tasks(root) if len(table.rows) else []
+    if uncounted := uncounted_tasks(root, info, tasks):
+        write_tasks(root, tasks[: -len(uncounted)])
+    return Recovery(tuple(str(p.relative_to(root)) for p in extra), len(table.rows), rewritten, tuple(uncounted))

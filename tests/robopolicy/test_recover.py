@@ -21,6 +21,7 @@ from policies.spec import InputError
 from robopolicy.data import layout
 from robopolicy.data.check import check
 from robopolicy.data.dataset import Dataset
+from robopolicy.data.episodes import read_tasks, write_tasks
 from robopolicy.data.lock import FolderLock
 from robopolicy.data.recover import recover
 from tests.robopolicy import recording
@@ -116,6 +117,18 @@ def test_the_next_recording_cleans_up(tmp_path: Path, caplog: pytest.LogCaptureF
     record(root, 3)
     assert "removed 1 files of an interrupted recording; 2 episodes are intact" in caplog.text
     recording.check_contents(Dataset.open(root), 3)
+
+
+def test_a_task_of_an_episode_that_was_never_committed_is_removed(tmp_path: Path) -> None:
+    """A commit adds its task before info.json counts the episode; a kill in between leaves the task alone."""
+    root = record(tmp_path / "set", 2)
+    write_tasks(root, [*read_tasks(root), "stack the cubes"])
+    before = check(root)
+    assert before.ok and "has 1 more than info.json counts" in before.notes[0]
+    assert recover(root).tasks_removed == ("stack the cubes",) and recover(root).tasks_removed == ()
+    after = check(root)
+    assert after.ok and not after.notes
+    recording.check_contents(Dataset.open(record(root, 3)), 3)
 
 
 def test_recover_waits_for_nobody(tmp_path: Path) -> None:
