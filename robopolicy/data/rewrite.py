@@ -22,6 +22,7 @@ from robopolicy.data.atomic import no_space, publish, temporary, write_json
 from robopolicy.data.episodes import EpisodeTable, read_episodes, read_parquet, read_tasks, row_stats, with_stats, write_episodes, write_tasks
 from robopolicy.data.frames import array_stats, column_array
 from robopolicy.data.progress import tracked
+from robopolicy.data.recording import REPORT, read_reports
 from robopolicy.data.recover import aggregated_stats
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def _write(work: Path, picks: Sequence[Pick], provenance: Mapping[str, Any], pro
     if stats := aggregated_stats(out.rows):
         write_json(work / layout.STATS, stats_to_json(stats))
     _write_own(work, first, provenance)
+    _write_reports(work, picks)
     features = first.info["features"]
     write_json(
         work / layout.INFO, layout.new_info(features, first.info["fps"], first.info.get("robot_type") or "unknown", len(out.rows), out.frames, len(out.tasks))
@@ -158,6 +160,14 @@ def _write_own(work: Path, first: Source, provenance: Mapping[str, Any]) -> None
         extras = {n: f["dtype"] for n, f in features.items() if n not in known and not n.startswith(layout.CAPTURE)}
         own = {"format": 1, "spec": first.spec.to_dict(), "streams": streams, "extras": extras, "encoder": ""}
     write_json(work / layout.OWN, own | {"provenance": dict(provenance)})
+
+
+def _write_reports(work: Path, picks: Sequence[Pick]) -> None:
+    """Carry on what was counted while each episode was recorded, under its new number; sets that were not recorded from a run have nothing."""
+    counted = {root: {entry.get("episode"): entry for entry in read_reports(root)} for root in dict.fromkeys(p.source.root for p in picks)}
+    kept = [counted[p.source.root][p.episode] | {"episode": n} for n, p in enumerate(picks) if p.episode in counted[p.source.root]]
+    if kept:
+        write_json(work / REPORT, {"episodes": kept})
 
 
 class _FrameFiles:

@@ -13,9 +13,11 @@ from policies.spec import ActionSpec, InputError, Spec, SpecMismatch
 from robopolicy.data import layout, rewrite, video
 from robopolicy.data.check import check
 from robopolicy.data.collect import collect
+from robopolicy.data.convert.conversion import convert
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.edit import compact, delete, merge, parse_episodes, relabel, split
 from robopolicy.data.episodes import read_parquet, write_episodes
+from robopolicy.data.recording import REPORT, EpisodeReport, keep_report, read_reports
 from robopolicy.data.writer import DatasetWriter
 from tests.robopolicy import recording
 from tests.robopolicy.recording import CAMERA, record
@@ -229,3 +231,17 @@ def test_tasks_that_no_row_of_an_episode_names_are_kept(tmp_path: Path) -> None:
     assert before and compact(root, tmp_path / "fresh").episodes == 2
     fresh = Dataset.open(tmp_path / "fresh")
     assert fresh.tasks == before and (fresh.arrays["task_index"] == 0).all()
+
+
+def test_what_was_counted_while_recording_goes_with_its_episode(tmp_path: Path) -> None:
+    root = record(tmp_path / "set", 3)
+    for episode in (0, 2):
+        keep_report(root, EpisodeReport(episode, 5, 0.1, lag_max_s=float(episode)))
+    compact(root)
+    assert [(r["episode"], r["lag_max_s"]) for r in read_reports(root)] == [(0, 0.0), (2, 2.0)]
+    delete(root, [0])
+    assert [(r["episode"], r["lag_max_s"]) for r in read_reports(root)] == [(1, 2.0)]
+    merged = merge([root, root], tmp_path / "twice")
+    assert [r["episode"] for r in read_reports(merged.path)] == [1, 3]
+    convert(root, tmp_path / "plain", target="lerobot", progress=False)
+    assert not (tmp_path / "plain" / REPORT).exists() and not (record(tmp_path / "other", 1) / REPORT).exists()

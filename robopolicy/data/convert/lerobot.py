@@ -15,6 +15,7 @@ from policies.statistics import stats_from_json, stats_to_json
 from robopolicy.data import layout, video
 from robopolicy.data.atomic import read_json, write_json
 from robopolicy.data.episodes import read_parquet, write_parquet
+from robopolicy.data.recording import REPORT
 from robopolicy.data.rewrite import Pick, Source, write_set
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def _keep(root: Path, features: Mapping[str, Any], own: bool) -> None:
     write_json(root / layout.INFO, info | {"features": dict(features), "video_path": layout.VIDEO_PATH if videos else None})
     if not own:
         (root / layout.OWN).unlink()
+        (root / REPORT).unlink(missing_ok=True)
         return
     described = read_json(root / layout.OWN)
     codecs = {(f.get("info") or {}).get("video.codec") for f in features.values() if f["dtype"] == "video"}
