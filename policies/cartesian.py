@@ -81,6 +81,8 @@ class CartesianPolicy:
                 if not (np.isfinite(pose).all() and np.isfinite(q).all()):
                     break
                 turn = None if self._rotation is None else rotation_matrix(self._rotation, pose[3:])
+                if turn is not None and not np.isfinite(turn).all():  # numbers of no length, or columns along one line: no rotation
+                    break
                 for _ in range(self.iterations):
                     q = self._ik.step(q, pose[:3], turn)
                 joints[row, t] = q
@@ -90,16 +92,21 @@ class CartesianPolicy:
 
 
 def rotation_matrix(kind: str, numbers: np.ndarray) -> np.ndarray:
-    """Return the matrix (3, 3) of a rotation given as ``kind``, (3,), (4,) or (6,); see ``policies.rotations``."""
+    """Return the matrix (3, 3) of a rotation given as ``kind``, (3,), (4,) or (6,), NaN if they are none; see ``policies.rotations``."""
     if kind == "rotation_6d":
-        x = numbers[:3] / np.linalg.norm(numbers[:3])
-        y = numbers[3:] - (x @ numbers[3:]) * x
-        y = y / np.linalg.norm(y)
+        x = _unit(numbers[:3])
+        y = _unit(numbers[3:] - (x @ numbers[3:]) * x)
         return np.stack([x, y, np.cross(x, y)], axis=1)
     if kind == "rotation_quaternion":
-        w, *vector = numbers / np.linalg.norm(numbers)
+        w, *vector = _unit(numbers)
     else:
         angle = float(np.linalg.norm(numbers))
         w, vector = np.cos(angle / 2), 0.5 * np.sinc(angle / (2 * np.pi)) * numbers
     cross = np.cross(np.eye(3), np.asarray(vector))  # cross @ x is the product of vector and x
     return np.eye(3) + 2 * w * cross + 2 * cross @ cross
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    """Return ``vector`` (n,) at length 1; NaN where it has none."""
+    length = float(np.linalg.norm(vector))
+    return vector / length if length > 0 else np.full(len(vector), np.nan)

@@ -103,6 +103,15 @@ def test_what_is_no_pose_is_no_command() -> None:
     assert np.isfinite(actions[0]).all() and np.isnan(actions[1]).all()
 
 
+@pytest.mark.parametrize(("kind", "numbers"), [("rotation_6d", [0.0] * 6), ("rotation_6d", [1.0, 0, 0, 2, 0, 0]), ("rotation_quaternion", [0.0] * 4)])
+def test_numbers_that_are_no_rotation_are_no_command(kind: str, numbers: list[float]) -> None:
+    policy, world = joints_policy(Straight({"turn": Field((len(numbers),), kind=kind)}, np.array(numbers))), make("arm/reach")
+    obs = {name: array[:, None] for name, array in world.reset(np.arange(1)).items()}
+    world.close()
+    plan, _ = policy.act(obs, {}, np.zeros(1, np.int64))
+    assert np.isnan(plan.actions).all() and np.isnan(plan.info["off_m"]).all()
+
+
 def test_what_does_not_fit_is_one_line() -> None:
     with pytest.raises(InputError, match="expected a position of 3 numbers, then perhaps a rotation, found hand"):
         joints_policy(Straight({"grip": Field((1,), kind="gripper")}))
