@@ -148,7 +148,7 @@ class Hierarchy:
             "due": np.zeros(batch, np.int64),  # step at which the planner is asked next
             "until": np.zeros(batch),  # s; to which the sub-goal stands
             "goal": np.zeros((batch, *goal.shape), goal.dtype),
-            "last": np.full((batch, self.spec.action.dim), np.nan, np.float32),
+            "last": np.full((batch, self.n_action_steps, self.spec.action.dim), np.nan, np.float32),  # plan
         }
         below, above = self.policy.initial_state(batch), self.planner.initial_state(batch)
         return {**own, **_prefixed("policy.", below), **_prefixed("planner.", above)}
@@ -167,10 +167,13 @@ class Hierarchy:
         window[self.field] = np.repeat(state["goal"][:, None], self.n_obs_steps, axis=1)
         plan, below = act_below(self.policy, window, _of("policy.", state), noise, execution)
         held = ~(state["step"] * seconds < state["until"])
-        actions = np.where(held[:, None, None], self.spec.action.hold(state["last"])[:, None], plan.actions)
         steps = np.broadcast_to(np.asarray(self.n_action_steps if execution.elapsed is None else execution.elapsed), held.shape)
-        after = {**state, **_prefixed("policy.", below), "step": state["step"] + steps, "last": actions[:, -1].astype(np.float32)}
-        return Plan(actions.astype(np.float32), {**plan.info, "held": held.astype(np.float32)}), after
+        # what will have been commanded last when this plan begins: what the last one says beyond that is never executed
+        row = np.clip(steps + np.asarray(execution.delay) - 1, 0, self.n_action_steps - 1)
+        commanded = state["last"][np.arange(len(held)), row]
+        actions = np.where(held[:, None, None], self.spec.action.hold(commanded)[:, None], plan.actions).astype(np.float32)
+        after = {**state, **_prefixed("policy.", below), "step": state["step"] + steps, "last": actions}
+        return Plan(actions, {**plan.info, "held": held.astype(np.float32)}), after
 
     def _planned(self, obs: Mapping[str, Any], state: State, seconds: float) -> State:
         """Return ``state`` with new sub-goals in the rows that are due; rows where the planner has none keep the old one."""

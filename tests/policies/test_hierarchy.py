@@ -104,6 +104,16 @@ def test_a_dead_planner_means_holding_after_its_last_word_has_run_out() -> None:
     assert all(command == [1.0, -1.0] for command in commands[6:])
 
 
+@pytest.mark.parametrize(("delay", "executed"), [(0, 0), (1, 1), (7, 1)])
+def test_what_is_held_is_the_last_command_that_was_executed(delay: int, executed: int) -> None:
+    """A plan is asked for after one step of the last one, and ``delay`` more are played until it comes."""
+    both, obs = Hierarchy(Clock(valid_s=0.1, dies_after=1), Straight(spec())), {STATE: np.full((1, 1, 2), 4, np.float32)}
+    first, state = both.act(obs, both.initial_state(1), np.zeros(1, np.int64), Execution(elapsed=np.array([1])))
+    for _ in range(3):
+        plan, state = both.act(obs, state, np.zeros(1, np.int64), Execution(delay=np.array([delay]), elapsed=np.array([1])))
+        assert plan.info["held"][0] == 1 and (plan.actions[0] == first.actions[0, executed]).all()
+
+
 def test_a_planner_with_nothing_to_say_leaves_nothing_to_execute() -> None:
     first = follow(Hierarchy(Clock(dies_after=0), Straight(spec())), 2, 1)[0]
     assert np.isnan(first).all()
