@@ -51,7 +51,7 @@ class TrainingLog:
         temporary.write_text("".join(_line(row) for row in kept), encoding="utf-8")
         temporary.replace(path)
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else None)
+        self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """Append one row; the numbers in it go to TensorBoard too."""

@@ -124,6 +124,21 @@ def test_a_torn_row_is_left_out(tmp_path):
     assert [(row["step"], row["loss"]) for row in read_log(tmp_path)] == [(1, 0.5), (2, 0.25)]
 
 
+def test_a_run_that_was_killed_before_its_first_state_begins_its_curves_anew(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for attempt in (1.0, 2.0):
+        log = TrainingLog(tmp_path / "log.jsonl", tmp_path / "tensorboard", 0)
+        log.write("train", 50, loss=attempt)
+        log.close()
+        for file in (tmp_path / "tensorboard").iterdir():  # files of one second have names in no order
+            file.rename(file.with_name(f"events.out.tfevents.{int(attempt):03d}") if "tfevents.00" not in file.name else file)
+    assert [row["loss"] for row in read_log(tmp_path)] == [2.0]
+    found = EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [(event.step, event.value) for event in found.Scalars("train/loss")] == [(50, 2.0)]
+
+
 def test_find_checkpoint_refuses_what_is_none(tmp_path):
     with pytest.raises(InputError, match="no such checkpoint or run"):
         find_checkpoint(tmp_path / "nothing")
