@@ -142,12 +142,14 @@ def begin(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, fresh: bo
     Raises:
         InputError: see :func:`robopolicy.training.imitation.train`.
     """
-    first, opened = accelerator.is_main_process, None
+    first, demonstrations = accelerator.is_main_process, None
+    begun = not fresh and newest_state(folder, lambda text: None) is not None
+    initial = None if begun else load_initial(recipe)  # first: a wrong init costs no collection
     if first:  # the others find what it has collected, decoded and created
-        opened = load_initial(recipe), open_demonstrations(recipe, progress, note)  # a wrong init costs no collection
+        demonstrations = open_demonstrations(recipe, progress, note)
         folder.open(recipe, fresh)
     accelerator.wait_for_everyone()
-    initial, demonstrations = opened or (load_initial(recipe), open_demonstrations(recipe, False, note))
+    demonstrations = demonstrations or open_demonstrations(recipe, False, note)
     found = newest_state(folder, note)
     _check_state(found, recipe, demonstrations, accelerator, folder, note)
     policy, sampler = _policy(recipe, demonstrations, initial, found, note)

@@ -53,6 +53,7 @@ def test_a_killed_fine_tuning_needs_its_source_no_more(source, tmp_path):
     for wanted in (unbroken, broken):
         train(wanted, progress=False)
     RunFolder(broken.output).states_newest_first()[0][1].unlink()
+    shutil.rmtree(copy)
     assert train(broken, progress=False).resumed_from == 14
     assert outcome(tmp_path / "a")[0] == outcome(tmp_path / "b")[0]
     assert outcome(tmp_path / "a")[2] == outcome(tmp_path / "b")[2]
