@@ -154,7 +154,10 @@ class Recording:
                 self.drain()
                 break
         if self._open:
-            self._save(None, {}, interrupted=True)
+            try:
+                self._save(None, {}, interrupted=True)
+            except InputError as error:
+                self._lose(error)
         self.ring.tell(self._saved_here, 0, 0)
 
     def drain(self) -> None:
@@ -183,8 +186,7 @@ class Recording:
             elif kind == Kind.END:
                 self.over = True
         except InputError as error:  # a full disk, a camera that changes its mind: this episode is lost, the next may fare better
-            self._problem(str(error))
-            self._discard()
+            self._lose(error)
 
     # ---- messages
 
@@ -289,6 +291,11 @@ class Recording:
             self._say(f"recording: {report.line()}")
         self._clear()
         self._release()
+
+    def _lose(self, error: InputError) -> None:
+        """Say why the open episode cannot be kept, and go on without it."""
+        self._problem(str(error))
+        self._discard()
 
     def _discard(self) -> None:
         self.writer.discard_episode()

@@ -266,6 +266,24 @@ def test_a_full_disk_costs_the_open_episode_and_is_said(tmp_path):
     assert Dataset.open(tmp_path / "set").num_frames == 24 and check(tmp_path / "set").ok
 
 
+def test_a_disk_that_is_full_when_the_run_has_died_is_said_in_one_line(tmp_path, monkeypatch):
+    with pair(tmp_path / "set", manual=True) as both:
+        both.recorder.begin()
+        for tick in range(5):
+            both.at(1000 + 20 * tick, reading(tick, (1000 + 20 * tick) * MS, (1000 + 20 * tick) * MS), (tick, 0))
+
+        def full(*_: object) -> None:
+            raise InputError("the disk is full; the open episode was dropped")
+
+        monkeypatch.setattr(both.writer, "save_episode", full)
+        ours, theirs = os.pipe()
+        os.close(theirs)  # the run has gone without saying so
+        both.recording.run(ours, lambda: False)
+        os.close(ours)
+        assert both.recorder.status().problem == "the disk is full; the open episode was dropped" and both.writer.frames == 0
+    assert read_info(tmp_path / "set")["total_episodes"] == 0
+
+
 # ---- options
 
 
