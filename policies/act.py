@@ -14,7 +14,7 @@ import pydantic
 import torch
 
 from policies.chunk import ChunkConfig, ChunkPolicy
-from policies.learnt import Batch
+from policies.learnt import Batch, row_errors
 from policies.networks.detr import DetrConfig, DetrNetwork, StyleEncoder
 from policies.noise import Noise
 
@@ -53,9 +53,9 @@ class ActPolicy(ChunkPolicy):
         condition, chunk = self.condition(batch, noise), self.encode(batch["action"], batch)
         real = ~batch["action_is_pad"] if self.config.mask_padding else None
         mean, log_variance = self.style_encoder(chunk, condition, real)
-        l1 = self.average((self.predict(condition, _sample(mean, log_variance, noise)) - chunk).abs(), batch)
-        kl = divergence(mean, log_variance).mean()
-        return l1 + self.config.kl_weight * kl, {"l1": l1.detach(), "kl": kl.detach()}
+        errors = (self.predict(condition, _sample(mean, log_variance, noise)) - chunk).abs()
+        l1, kl = self.average(errors, batch), divergence(mean, log_variance).mean()
+        return l1 + self.config.kl_weight * kl, {"l1": l1.detach(), "kl": kl.detach(), **row_errors(errors, batch)}
 
     def errors(self, chunk: torch.Tensor, condition: torch.Tensor, noise: Noise) -> torch.Tensor:
         """Return absolute errors (B, Tp, De) of the chunk predicted with a style drawn for it, normalised."""

@@ -16,7 +16,7 @@ import torch
 from policies.actions import ActionTransform
 from policies.base import Execution, Plan, State
 from policies.config import Config
-from policies.learnt import Batch, LearntPolicy
+from policies.learnt import Batch, LearntPolicy, row_errors
 from policies.networks.encoders import ImageConfig, ImageEncoder
 from policies.networks.mlp import MlpConfig, MlpDenoiser
 from policies.networks.text import TextConfig, TextEncoder
@@ -177,13 +177,10 @@ class ChunkPolicy(LearntPolicy):
         return torch.where(self.two_valued > 0, self.two_valued * chunk, chunk) if self._rounds else chunk
 
     def loss(self, batch: Batch, noise: Noise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the mean of :meth:`errors`, a scalar; see base class.
-
-        Of a batch that says which task each row is of (``task_index``), the metric ``row_errors`` (B,) is the mean of every row.
-        """
+        """Return the mean of :meth:`errors`, a scalar; see base class."""
         condition = self.condition(batch, noise)
         errors = self.errors(self.encode(batch["action"], batch), condition, noise)
-        return self.average(errors, batch), {"row_errors": errors.detach().flatten(1).mean(1)} if "task_index" in batch else {}
+        return self.average(errors, batch), row_errors(errors, batch)
 
     def average(self, errors: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean of errors (B, Tp, De), a scalar; with ``mask_padding`` over the steps that are real."""

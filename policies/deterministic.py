@@ -10,7 +10,7 @@ import torch
 
 from policies.base import Execution, Plan, State
 from policies.config import Config
-from policies.learnt import Batch, LearntPolicy
+from policies.learnt import Batch, LearntPolicy, row_errors
 from policies.networks.encoders import ImageConfig
 from policies.networks.observation import ObservationEncoder
 from policies.networks.perceptron import Activation, orthogonal, perceptron
@@ -89,5 +89,5 @@ class DeterministicPolicy(LearntPolicy):
         """
         obs = {name: batch[name][:, -1] for name in self.spec.observation.fields}
         chosen = self.action(self.encoder(obs, self.normalizer, noise))
-        error = (chosen - self.normalizer.normalize("action", batch["action"][:, 0])).square().mean()
-        return error, {"mse": error.detach()}
+        errors = (chosen - self.normalizer.normalize("action", batch["action"][:, 0])).square()
+        return errors.mean(), {"mse": errors.mean().detach(), **row_errors(errors, batch)}

@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from policies.base import Execution, Plan, State
 from policies.chunk import ChunkConfig, ChunkPolicy
-from policies.learnt import Batch
+from policies.learnt import Batch, row_errors
 from policies.networks.energy import ChunkEnergy, ObservationEnergy
 from policies.noise import Noise
 from policies.normalize import Normalizer
@@ -161,7 +161,8 @@ class EnergyPolicy(ChunkPolicy):
         errors = self.errors(chunk, condition, noise, real)
         chunks = (errors * real[..., None]).sum() / (real.sum() * errors.shape[-1])
         observations = self.observation_errors(condition.detach(), noise).mean()
-        return chunks + observations, {"chunk_loss": chunks.detach(), "observation_loss": observations.detach(), "step_size": self.log_step_size.detach().exp()}
+        metrics = {"chunk_loss": chunks.detach(), "observation_loss": observations.detach(), "step_size": self.log_step_size.detach().exp()}
+        return chunks + observations, {**metrics, **row_errors(errors, batch)}
 
     def errors(self, chunk: torch.Tensor, condition: torch.Tensor, noise: Noise, real: torch.Tensor | None = None) -> torch.Tensor:
         """Return squared errors (B, Tp, De), normalised; steps where ``real`` (B, Tp) is 0 have no energy."""

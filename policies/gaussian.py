@@ -16,7 +16,7 @@ import torch
 from policies.base import Execution, Plan, State
 from policies.config import Config
 from policies.distributions import Gaussian, squashed
-from policies.learnt import Batch, LearntPolicy
+from policies.learnt import Batch, LearntPolicy, row_errors
 from policies.networks.encoders import ImageConfig
 from policies.networks.memory import MemoryConfig, build_memory
 from policies.networks.observation import ObservationEncoder
@@ -160,4 +160,5 @@ class GaussianPolicy(LearntPolicy):
         wanted = self.normalizer.normalize("action", batch["action"][:, 0])
         if self.config.squash:
             wanted = torch.atanh(wanted.clamp(-0.999, 0.999))
-        return -law.log_prob(wanted).mean() / self.action_dim, {"mse": (law.mean - wanted).square().mean().detach()}
+        errors = (law.mean - wanted).square().detach()
+        return -law.log_prob(wanted).mean() / self.action_dim, {"mse": errors.mean(), **row_errors(errors, batch)}

@@ -18,6 +18,11 @@ from policies.spec import Spec
 Batch = Mapping[str, torch.Tensor]
 
 
+def row_errors(errors: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+    """Return the metric ``row_errors`` (B,), the mean of ``errors`` (B, ...) in each row, of a batch that says which task a row is of (``task_index``)."""
+    return {"row_errors": errors.detach().flatten(1).mean(1)} if "task_index" in batch else {}
+
+
 class LearntPolicy(torch.nn.Module, abc.ABC):
     """A policy with weights (see ``policies.base.Policy``); a concrete one is the class in ``policies/NAME.py`` that sets ``Config``.
 
@@ -68,7 +73,7 @@ class LearntPolicy(torch.nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def loss(self, batch: Batch, noise: Noise) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the training loss and metrics, all scalars.
+        """Return the training loss and metrics, all scalars; besides, of a batch of several tasks, :func:`row_errors`.
 
         Args:
             batch: observation field -> (B, To, *shape), images uint8; ``action`` (B, Tp, Da) float32, robot units;

@@ -15,7 +15,7 @@ import torch
 from policies import checkpoint
 from policies.chunk import ChunkConfig, ChunkPolicy
 from policies.generative.policy import GenerativePolicy
-from policies.learnt import Batch
+from policies.learnt import Batch, row_errors
 from policies.noise import Noise
 from policies.normalize import Normalizer
 from policies.spec import InputError, Spec
@@ -108,4 +108,5 @@ class Student(ChunkPolicy):
         condition, (teacher,) = self.condition(batch, noise), self._teacher
         with torch.no_grad():
             lesson = Lesson(teacher, teacher.condition(batch, noise))  # takes no noise: a frozen encoder crops the centre
-        return self.average(self.taught_errors(self.encode(batch["action"], batch), condition, lesson, noise), batch), {}
+        errors = self.taught_errors(self.encode(batch["action"], batch), condition, lesson, noise)
+        return self.average(errors, batch), row_errors(errors, batch)

@@ -164,6 +164,8 @@ def test_loss_is_a_finite_scalar_that_trains_every_weight(name):
     assert loss.shape == () and torch.isfinite(loss) and all(torch.as_tensor(v).shape == () for v in metrics.values())
     loss.backward()
     assert {n for n, p in policy.named_parameters() if p.grad is None} == set()
+    again, metrics = policy.loss({**batch_of(), "task_index": torch.arange(8)}, Noise(KEYS))
+    assert torch.equal(again, loss) and torch.allclose(metrics["row_errors"].mean(), metrics["mse"])
 
 
 @pytest.mark.parametrize(("name", "options"), [(n, {}) for n in NAMES] + [("gaussian", {"squash": True})])

@@ -57,6 +57,17 @@ def test_loss_is_a_finite_scalar_that_trains_every_weight(name, backbone):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_rows_of_several_tasks_are_told_apart(name):
+    policy, noise = build(name, STATE, BATCH), (lambda: Noise(row_keys(0, np.arange(8))))
+    torch.manual_seed(1)
+    alone, _ = policy.loss(BATCH, noise())
+    torch.manual_seed(1)
+    loss, metrics = policy.loss({**BATCH, "task_index": torch.arange(8)}, noise())
+    assert torch.equal(loss, alone) and metrics["row_errors"].shape == (8,) and not metrics["row_errors"].requires_grad
+    assert (metrics["row_errors"] > 0).all() and len(metrics["row_errors"].unique()) == 8
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_same_noise_gives_the_same_bits(name):
     policy = build(name, STATE, BATCH).eval()
     keys = row_keys(0, np.arange(8))
