@@ -45,24 +45,30 @@ def _learnt(run: Path) -> dict[str, Any]:
 
 
 def _evaluated(cell: Cell, recipe: Any, checkpoint: Path) -> dict[str, Any]:
-    """Return success with its interval on selection seeds: a sweep is there to choose."""
+    """Return success with its interval on selection seeds, of several tasks their mean: a sweep is there to choose."""
+    from robopolicy.conditioning import task_set
     from robopolicy.evaluation.rollout import evaluate
     from robopolicy.evaluation.seeds import SELECTION
     from robopolicy.evaluation.statistics import wilson
+    from robopolicy.evaluation.suite import evaluate_suite
 
     e = recipe.evaluation
-    found = evaluate(
-        str(checkpoint),
-        recipe.task,
-        episodes=cell.evaluate,
-        seed0=SELECTION + e.seed,
-        block=min(e.block, cell.evaluate),
-        threads=e.threads,
-        env=recipe.env.options(),
-        noise_seed=e.seed,
-        latency_calls=0,
-        progress=False,
-    )
+    how: dict[str, Any] = {
+        "episodes": cell.evaluate,
+        "seed0": SELECTION + e.seed,
+        "block": min(e.block, cell.evaluate),
+        "threads": e.threads,
+        "env": recipe.env.options(),
+        "noise_seed": e.seed,
+        "latency_calls": 0,
+        "progress": False,
+    }
+    if tasks := task_set(recipe.task):
+        suite = evaluate_suite(str(checkpoint), tasks, name=recipe.task, **how)
+        rate, low, high = suite.mean
+        returns = [episode.return_ for one in suite.evaluations for episode in one.episodes]
+        return {"success": rate, "low": low, "high": high, "episodes": len(returns), "evaluated_return": sum(returns) / len(returns), "score": None}
+    found = evaluate(str(checkpoint), recipe.task, **how)
     low, high = wilson(found.successes, cell.evaluate)
     mean = sum(episode.return_ for episode in found.episodes) / cell.evaluate
     return {"success": found.successes / cell.evaluate, "low": low, "high": high, "episodes": cell.evaluate, "evaluated_return": mean, "score": found.score}

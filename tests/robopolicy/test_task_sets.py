@@ -26,6 +26,8 @@ from robopolicy.evaluation.rollout import evaluate
 from robopolicy.evaluation.suite import evaluate_suite
 from robopolicy.instructions import instructions, phrases
 from robopolicy.recipe import load_recipe, recipe_from_dict
+from robopolicy.sweep import Cell
+from robopolicy.sweep_cell import _evaluated
 from robopolicy.training.demonstrations import open_demonstrations
 from robopolicy.training.imitation import train
 from robopolicy.training.log import read_log
@@ -265,6 +267,13 @@ def test_training_watches_every_task(data, tmp_path):
     train(wanted, progress=False, note=silent)
     (row,) = read_log(tmp_path / "run", "evaluation")
     assert row["tasks"] == 2 and row["success"] == pytest.approx((row["success/toy/left"] + row["success/toy/right"]) / 2)
+
+
+def test_a_sweep_evaluates_every_task(data, tmp_path):
+    wanted = recipe(data, tmp_path / "run", "one_hot", steps=4)
+    trained = train(wanted, progress=False, note=silent)
+    row = _evaluated(Cell("sides", (), evaluate=3), wanted, trained.checkpoint)
+    assert row["episodes"] == 6 and 0 <= row["low"] <= row["success"] <= row["high"] <= 1 and np.isfinite(row["evaluated_return"])
 
 
 def test_worlds_say_which_task_they_are_of():
