@@ -28,6 +28,8 @@ from robopolicy.recipe import Recipe, load_recipe
 from robopolicy.training.run_folder import find_checkpoint
 
 EXPERT = "expert"
+_RESULT = "demo.json"
+_OWN = ("data", "runs", "evaluations", "train-*.log", "drive.json", "report.html", _RESULT)  # what a demo writes; the last says whose folder it is
 console = Console()
 
 
@@ -59,18 +61,20 @@ def run_demo(
         InputError: if a recipe or a name is wrong, or a training process fails.
     """
     began = time.monotonic()
-    if fresh and (out / "demo.json").is_file():
-        shutil.rmtree(out)
+    if fresh and (out / _RESULT).is_file():
+        _clear(out)
     settings = {name: overrides(out, name, steps, baseline_lr if name == policies[-1] else None) for name in policies}
     recipes = {name: load_recipe(recipe_name, items, note=_silent) for name, items in settings.items()}
     out.mkdir(parents=True, exist_ok=True)
+    if not (out / _RESULT).is_file():
+        (out / _RESULT).write_text("{}\n", encoding="utf-8")  # from now on this is a demo's folder, which another may begin anew
     collect_demonstrations(next(iter(recipes.values())), workers)
     train_all(recipe_name, recipes, settings, out, workers)
     evaluations = evaluate_all(recipes, states, workers, out)
     best = max(policies[:-1] or policies, key=lambda name: evaluations[name].successes)
     driven = drive_best(recipes[best], drive_episodes, out)
     result = summarise(evaluations, list(policies), best, driven, time.monotonic() - began)
-    (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (out / _RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     from robopolicy.reporting.report import write_report
 
     page = write_report(out, out / "report.html")
@@ -85,6 +89,16 @@ def overrides(out: Path, name: str, steps: int | None, lr: float | None) -> list
     return items + ([f"training.steps={steps}"] if steps else []) + ([f"training.optimizer.lr={lr}"] if lr else [])
 
 
+def _clear(out: Path) -> None:
+    """Delete what a demo wrote into ``out``; other files stay."""
+    for pattern in _OWN:
+        for path in out.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
 def _silent(text: str) -> None:
     """Say nothing: the demo's own lines tell what happens."""
 
@@ -93,9 +107,10 @@ def collect_demonstrations(recipe: Recipe, workers: int) -> None:
     """Collect what the recipe asks for, unless it is there."""
     from robopolicy.data.collect import collect
 
-    path = Path(recipe.filled(recipe.data.path))
+    path, env = Path(recipe.filled(recipe.data.path)), recipe.env
     console.rule(f"1 · demonstrations of {recipe.task}", align="left")
-    collect(recipe.task, path, recipe.data.collect or 10, workers=workers, observations=recipe.env.observations, image_size=recipe.env.image_size)
+    shown = {"observations": env.observations, "image_size": env.image_size}
+    collect(recipe.task, path, recipe.data.collect or 10, workers=workers, randomize=env.randomize, engine=env.engine, reward=env.reward, **shown)
 
 
 def train_all(recipe_name: str, recipes: Mapping[str, Recipe], settings: Mapping[str, list[str]], out: Path, workers: int) -> None:

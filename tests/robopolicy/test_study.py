@@ -2,11 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from robopolicy import demo
 from robopolicy.demo import run_demo
 from robopolicy.evaluation.records import Evaluation
 from robopolicy.evaluation.seeds import REPORT
 from robopolicy.evaluation.study import Cell, markdown, read_results, run_study
+from robopolicy.recipe import Recipe, load_recipe
 
 SMALL = ("training.steps=3", "policy.mlp={width: 16, blocks: 1}", "data.collect=2", "training.optimizer.warmup_steps=1")
 
@@ -30,6 +35,29 @@ def test_the_table_adds_up_training_seeds() -> None:
     lines = markdown(rows).splitlines()
     assert lines[0] == "| task | demonstrations | flow | regression |"
     assert lines[2] == "| push | 10 | 85% [77, 91] (80, 90) | 0% [0, 7] (0) |"  # Wilson 85/100: 76.7 to 90.7; 0/50: 0 to 7.1
+
+
+def test_an_interrupted_demo_can_be_begun_anew_and_other_files_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(recipe: Recipe, workers: int) -> None:
+        assert not (out / "data").exists()
+        (out / "data").mkdir()
+        raise KeyboardInterrupt
+
+    out = tmp_path / "demo"
+    arguments = {"states": 4, "drive_episodes": 1, "steps": 3, "baseline_lr": 1e-3, "workers": 2}
+    monkeypatch.setattr(demo, "collect_demonstrations", interrupted)
+    for fresh in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            run_demo("imitation/quickstart", out, ["flow"], fresh=fresh, **arguments)
+        (out / "notes.txt").touch()
+    assert sorted(path.name for path in out.iterdir()) == ["data", "demo.json", "notes.txt"]
+
+
+def test_the_demo_collects_in_the_worlds_of_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("robopolicy.data.collect.collect", lambda task, path, episodes, **how: asked.update(how))
+    demo.collect_demonstrations(load_recipe("imitation/demo", ["env.engine=bullet", "env.reward=sparse", f"data.path={tmp_path}/data"]), workers=1)
+    assert asked["engine"] == "bullet" and asked["reward"] == "sparse" and asked["randomize"] is None
 
 
 def test_the_demo_runs_from_demonstrations_to_a_driven_twin(tmp_path: Path) -> None:
