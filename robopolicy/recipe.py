@@ -80,7 +80,7 @@ class DataConfig(Config):
     def _one_or_several(self) -> DataConfig:
         if self.sets is not None and not self.sets:
             raise ValueError("expected at least one data set, found an empty list")
-        asked = [key for key in ("path", "episodes", "collect") if getattr(self, key) != type(self).model_fields[key].default]
+        asked = [key for key in ("path", "episodes", "collect", "kind") if getattr(self, key) != type(self).model_fields[key].default]
         if self.sets is not None and asked:
             raise ValueError(f"{asked[0]} is of one data set; of several each has its own path and episodes")
         return self

@@ -145,6 +145,7 @@ def test_a_recipe_takes_a_path_a_list_or_sets():
         ("data=[a,{path: b, only_takeover: true}]", "did you mean 'only_takeovers'"),
         ("data=[]", "at least one data set"),
         ("data={sets: [a], episodes: 3}", "episodes is of one data set"),
+        ("data={sets: [a], kind: play}", "kind is of one data set"),
         ("data=[a,{path: b, weight: 0}]", "weight"),
     ):
         with pytest.raises(InputError, match=said):
