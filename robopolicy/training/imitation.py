@@ -225,7 +225,8 @@ def _accelerator(recipe: Recipe, note: Note) -> Accelerator:
         raise InputError(f"process {local + 1} on this machine has no GPU: there are {gpus}; use fewer processes, or no GPU (CUDA_VISIBLE_DEVICES=)")
     precision = precision_here(config.mixed_precision, note)
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
-    return Accelerator(mixed_precision=precision, cpu=not gpus and not torch.backends.mps.is_available(), step_scheduler_with_optimizer=False)
+    # not on Apple's GPUs: they have no float64, in which noise and noise levels are computed
+    return Accelerator(mixed_precision=precision, cpu=not gpus, step_scheduler_with_optimizer=False)
 
 
 def _silent(text: str) -> None:

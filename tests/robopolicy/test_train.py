@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +111,17 @@ def test_evaluation_during_training_changes_no_weight(tmp_path):
     assert [row["step"] for row in rows] == [10, 20]
     for row in rows:
         assert row["episodes"] == 6 and 0 <= row["low"] <= row["success"] == row["successes"] / 6 <= row["high"] <= 1
+
+
+def test_a_gpu_without_float64_is_left_alone():
+    """Noise is made in float64, which Apple's GPUs do not have. In a process of its own: accelerate chooses a device once."""
+    told = (
+        "import torch; torch.cuda.device_count = lambda: 0; torch.backends.mps.is_available = torch.backends.mps.is_built = lambda: True\n"
+        "from robopolicy.recipe import load_recipe\nfrom robopolicy.training.imitation import _accelerator\n"
+        "print(_accelerator(load_recipe('quickstart'), print).device)"
+    )
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.split() == ["cpu"], done.stderr
 
 
 def test_a_torn_row_is_left_out(tmp_path):
