@@ -382,3 +382,14 @@ def test_stamps_of_both_byte_orders():
     assert bag_messages.stamp_ns(STORE.serialize_cdr(joint_state(0, [], []), message.__msgtype__), 99, True) == 99  # never set
     with pytest.raises(InputError, match="32 bits"):
         bag_messages.header(STORE, 2**62)
+
+
+def test_what_is_for_bags_alone_is_refused_elsewhere(tmp_path):
+    make(tmp_path / "set", [3])
+    for more, said in (
+        ({"options": SourceOptions(mapping=tmp_path / "mapping.yaml")}, "which topic of a bag is which field; .* is lerobot"),
+        ({"images": "png"}, "images 'png': is how bags hold pictures"),
+    ):
+        with pytest.raises(InputError, match=said):
+            convert(tmp_path / "set", tmp_path / "out", target="lerobot", progress=False, **more)
+    assert not (tmp_path / "out").exists()

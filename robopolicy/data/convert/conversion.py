@@ -11,7 +11,7 @@ from pathlib import Path
 
 from policies.spec import InputError, suggest
 from robopolicy.data import layout
-from robopolicy.data.convert.bag_export import BAGS, export
+from robopolicy.data.convert.bag_export import BAGS, IMAGES, export
 from robopolicy.data.convert.bag_import import import_bags, is_bag
 from robopolicy.data.convert.lerobot import rewrite
 from robopolicy.data.convert.lerobot_frames import LeRobotFrames
@@ -105,6 +105,10 @@ def convert(
         raise InputError(f"format {source_format!r} is unknown{suggest(source_format, FORMATS)}")
     if target not in TARGETS:
         raise InputError(f"target format {target!r} is unknown{suggest(target, TARGETS)}")
+    if options.mapping is not None and source_format != "rosbag2":
+        raise InputError(f"mapping {options.mapping}: says which topic of a bag is which field; {source} is {source_format}")
+    if images != IMAGES[0] and target not in BAGS:
+        raise InputError(f"images {images!r}: is how bags hold pictures; {target} holds video")
     with _new_folder(dest) as fresh, _spare_folder(fresh) as spare:
         if target in BAGS:
             return _to_bags(source, source_format, fresh, dest, target, options, images, progress)
