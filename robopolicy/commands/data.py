@@ -11,7 +11,8 @@ import typer
 from policies.spec import InputError, suggest
 from robopolicy.commands.data_export import export_command
 
-OPERATIONS = ("delete", "split", "merge", "relabel")
+#: Operation of ``data edit`` -> which of the options that say what is changed it takes.
+OPERATIONS = {"delete": ("episodes",), "split": (), "merge": (), "relabel": ("episodes", "task", "success")}
 _Path = Annotated[Path, typer.Argument(help="Folder of the data set.")]
 _Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
 _Out = Annotated[Path | None, typer.Option(help="Write a new set here instead of replacing the old one.")]
@@ -39,9 +40,13 @@ def _console() -> Any:
 
 
 def _write_json(file: Path | None, value: Any) -> None:
-    if file is not None:
+    if file is None:
+        return
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--json {file}: cannot be written: {error.strerror or error}") from error
 
 
 def inspect_command(path: _Path, json_file: _Json = None) -> None:
@@ -140,6 +145,10 @@ def edit_command(
 
     if operation not in OPERATIONS:
         raise InputError(f"data edit: operation {operation!r} does not exist{suggest(operation, OPERATIONS)}")
+    for name, value in (("episodes", episodes), ("task", task), ("success", success)):
+        if value is not None and name not in OPERATIONS[operation]:
+            takers = " and ".join(other for other, takes in OPERATIONS.items() if name in takes)
+            raise InputError(f"data edit {operation}: --{'failure' if value is False else name} is for {takers}")
     if operation in ("merge", "split") and (out is None or not more):
         raise InputError(f"data edit {operation}: --out and {'other sets' if operation == 'merge' else 'parts such as train=0.8 test=0.2'} are needed")
     if operation == "merge":

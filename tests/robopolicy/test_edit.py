@@ -220,6 +220,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "give the episodes as --episodes" in refused(root, "delete", "0,2")
     assert "--out and other sets" in refused(root, "merge")
     assert "is not NAME=EPISODES" in refused(root, "split", "train", "--out", str(tmp_path / "more"))
+    more = ("--out", str(tmp_path / "more"))
+    assert "delete: --task is for relabel" in refused(root, "delete", "--episodes", "1", "--task", "lift", *more)
+    assert "merge: --episodes is for delete and relabel" in refused(root, "merge", root, "--episodes", "1", *more)
+    assert "split: --failure is for relabel" in refused(root, "split", "train=0.5", "--failure", *more)
+    assert not (tmp_path / "more").exists()
 
 
 def test_tasks_that_no_row_of_an_episode_names_are_kept(tmp_path: Path) -> None:

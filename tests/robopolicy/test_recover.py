@@ -192,6 +192,17 @@ def test_check_notes_actions_beyond_the_limits_and_wrong_totals(tmp_path: Path) 
     assert any("counts 7 frames" in p for p in report.problems) and any("counts 3 tasks" in p for p in report.problems)
 
 
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from robopolicy.cli import main
+
+    root = record(tmp_path / "set", 1)
+    (tmp_path / "file").touch()
+    for command in ("inspect", "check", "recover"):
+        assert main(["data", command, str(root), "--json", str(tmp_path / "file/report.json")]) == 2
+        error = capsys.readouterr().err.strip()
+        assert "cannot be written" in error and len(error.splitlines()) == 1
+
+
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from robopolicy.cli import main
 
