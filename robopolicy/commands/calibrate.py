@@ -134,7 +134,8 @@ def hand_eye_command(
     _keep(out, ("cameras", camera, "mount"), value, views.robot, json_file)
     place, four = found.mount[:3, 3], quaternion(found.mount[:3, :3])
     _say(json_file, f"camera {camera!r} on {on!r}: position {', '.join(f'{1e3 * v:.2f}' for v in place)} mm, quaternion {', '.join(f'{v:.5f}' for v in four)}")
-    _say(json_file, f"with the joint offsets of {out}: {', '.join(known)}" if known else "without joint offsets: none are known")
+    why = "none are known" if not known else "the views hold poses of the hand" if all(v.pose is not None for v in views.views) else ""
+    _say(json_file, f"without joint offsets: {why}" if why else f"with the joint offsets of {out}: {', '.join(known)}")
     _say(json_file, f"rms {found.rms_px:.3f} px; the board's place agrees within {1e3 * found.spread[0]:.2f} mm and {57.3 * found.spread[1]:.3f} degrees")
     _warn([f"left out, they fit nothing else: {', '.join(views.found[k].image.name for k in found.left_out)}"] if found.left_out else [])
     _warn([f"rms {found.rms_px:.1f} px is much: zeros of joints (calibrate joints), a moving board, late stamps?"] if found.rms_px > 1.5 else [])

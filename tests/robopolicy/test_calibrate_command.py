@@ -15,14 +15,14 @@ from real.calibration import Calibration
 from real.telemetry import Telemetry
 from robopolicy.calibration.board import Board
 from robopolicy.calibration.collect import collect
-from robopolicy.calibration.hand_eye import solve_hand_eye
+from robopolicy.calibration.hand_eye import HandEye, solve_hand_eye
 from robopolicy.calibration.intrinsics import Intrinsics
 from robopolicy.calibration.joints import hands_of
 from robopolicy.calibration.poses import between, from_dict
 from robopolicy.calibration.rehearsal import ACTUATION_S, CAMERA_S, rehearse
 from robopolicy.calibration.scene import FRAME, Scene
 from robopolicy.calibration.store import store
-from robopolicy.calibration.views import read_views
+from robopolicy.calibration.views import View, Views, read_views
 from robopolicy.cli import main
 from robopolicy.data.layout import read_spec
 from robopolicy.data.writer import DatasetWriter
@@ -245,3 +245,27 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         said = capsys.readouterr().err
         assert told in said and len(said.strip().splitlines()) == 1, said
     assert Intrinsics(1, 1, 1, 1, 0, 0).matrix.shape == (3, 3)
+
+
+@pytest.mark.parametrize("given", ["pose", "joints"])
+def test_offsets_are_said_to_be_in_where_readings_were_used_alone(tmp_path, monkeypatch, capsys, given):
+    out, lens = tmp_path / "calibration.json", Intrinsics(640, 480, 600.0, 600.0, 320.0, 240.0)
+    store(out, ("cameras", "wrist", "intrinsics"), lens.to_dict())
+    store(out, ("joints",), {"offsets": {"joint1": 0.01}})
+    view = View(tmp_path / "view.png", **{given: np.eye(4) if given == "pose" else np.zeros(1)})
+    made, found = (
+        Views(tmp_path, [view], ("joint1",), "hand", camera="wrist"),
+        HandEye("in-hand", np.eye(4), np.eye(4), 0.1, np.ones(1), (0.0, 0.0), np.zeros(6)),
+    )
+    for target, stand_in in (
+        ("views.read_views", lambda folder: made),
+        ("views.Views.look", lambda self, board: 0),
+        ("views.Views.kinematics", lambda self, model: None),
+        ("joints.hands_of", lambda *_: []),
+        ("hand_eye.solve_hand_eye", lambda *_: found),
+    ):
+        monkeypatch.setattr(f"robopolicy.calibration.{target}", stand_in)
+    assert command("hand-eye", tmp_path, "--out", out) == 0
+    said = capsys.readouterr().out
+    assert ("without joint offsets: the views hold poses of the hand" in said) == (given == "pose")
+    assert (f"with the joint offsets of {out}: joint1" in said) == (given == "joints")
