@@ -61,8 +61,10 @@ class Collector:
         return False
 
     def motion(self) -> Motion:
-        """Return all motion that was kept: ``measured`` and ``commanded`` (T, n)."""
+        """Return all motion that was kept: ``measured`` and ``commanded`` (T, n). Raises InputError if there was none to keep."""
         unique = {stamp: (measured, reference) for stamp, measured, reference in self._ticks}
+        if not unique:
+            raise InputError("calibrate collect: the telemetry said nothing of where the joints stand: no delay can be told from these pictures")
         stamps = np.array(sorted(unique), np.int64)
         measured = np.array([unique[int(s)][0] for s in stamps]).reshape(len(stamps), -1)
         commanded = np.array([unique[int(s)][1] for s in stamps]).reshape(len(stamps), -1)

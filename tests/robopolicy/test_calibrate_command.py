@@ -13,8 +13,9 @@ from policies import checkpoint
 from policies.spec import InputError
 from real.calibration import Calibration
 from real.telemetry import Telemetry
+from real.telemetry_wire import Record
 from robopolicy.calibration.board import Board
-from robopolicy.calibration.collect import collect
+from robopolicy.calibration.collect import Collector, collect
 from robopolicy.calibration.hand_eye import HandEye, solve_hand_eye
 from robopolicy.calibration.intrinsics import Intrinsics
 from robopolicy.calibration.joints import hands_of
@@ -269,3 +270,12 @@ def test_offsets_are_said_to_be_in_where_readings_were_used_alone(tmp_path, monk
     said = capsys.readouterr().out
     assert ("without joint offsets: the views hold poses of the hand" in said) == (given == "pose")
     assert (f"with the joint offsets of {out}: joint1" in said) == (given == "joints")
+
+
+def test_motion_that_nobody_told_is_one_line():
+    collector = Collector(Board(), moving=True)
+    collector.take(Record("info", 0, 0, 0, 0, {"joints": ["joint1"], "model": "", "robot": "toy"}))
+    collector.take(Record("image", 0, 1, 0, 1, {"name": "wrist", "capture_ns": 1, "image": np.zeros((8, 8, 3), np.uint8)}))
+    assert len(collector.views) == 1
+    with pytest.raises(InputError, match="nothing of where the joints stand"):
+        collector.motion()
