@@ -15,6 +15,7 @@ At r = t it is flow matching. The right-hand side is a constant to the gradient.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import ClassVar, Literal
 
@@ -126,7 +127,10 @@ class MeanFlowPolicy(GenerativePolicy):
         def u(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return self.mean_velocity(x, t, r, condition)
 
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward derivative
+        # On processors GroupNorm in bfloat16 has a forward derivative in float32, which the next convolution refuses.
+        whole = x.device.type == "cpu" and self.config.backbone == "unet"
+        precision = torch.autocast("cpu", enabled=False) if whole else contextlib.nullcontext()
+        with precision, sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward derivative
             found, change, *_ = torch.func.jvp(u, (x, t), (velocity, torch.ones_like(t)))
         return found, change
 

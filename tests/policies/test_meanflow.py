@@ -153,3 +153,15 @@ def test_one_call_is_within_twice_the_distance_of_ten_on_a_gaussian():
         policy.config.steps = steps
         found[steps] = stats.wasserstein_distance(coin_answers(policy, 4000).numpy(), 0.3 + 0.4 * stats.norm.ppf((np.arange(4000) + 0.5) / 4000))
     assert found[1] < 2 * found[10] + 0.01 and found[1] < 0.03  # of a deviation of 0.4
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "unet", "transformer"])
+def test_every_backbone_trains_with_products_in_bfloat16(backbone):
+    batch, noise = random_batch(STATE, 8), (lambda: Noise(row_keys(0, np.arange(8))))
+    policy = build("meanflow", STATE, batch, backbone=backbone).eval()
+    wanted, _ = policy.loss(batch, noise())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = policy.loss(batch, noise())
+    loss.backward()
+    assert loss.item() == pytest.approx(wanted.item(), rel=0.02)
+    assert all(torch.isfinite(p.grad).all() for p in policy.parameters())
