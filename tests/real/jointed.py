@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +282,19 @@ def source(options: argparse.Namespace) -> None:
         else:
             handle.write(moving.position, moving)
         reading = handle.read(5.0)
+
+
+def stamped(robot: Joints, clock_ns: Callable[[], int] = time.monotonic_ns) -> Joints:
+    """Return ``robot``, whose readings from now on were captured when they are read, by ``clock_ns``."""
+    read = robot.read
+
+    def now():
+        reading = read()
+        reading.capture_ns = dict.fromkeys(reading.fields, clock_ns())
+        return reading
+
+    robot.read = now
+    return robot
 
 
 def main() -> None:

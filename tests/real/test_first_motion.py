@@ -13,7 +13,7 @@ from real.latch import Latch
 from real.robot import RobotGone, RobotInfo
 from robopolicy.cli import main
 from robopolicy.deployment import load_run_config
-from tests.real.jointed import RATE, Joints, limits, spec, worst
+from tests.real.jointed import RATE, Joints, limits, spec, stamped, worst
 
 
 def handle(tmp_path, robot):
@@ -48,15 +48,7 @@ def test_every_fault_is_named(tmp_path):
 
 def test_a_driver_that_stamps_with_the_wall_clock_is_found(tmp_path):
     """Such stamps lie decades ahead: whatever is taken for their age never grows old."""
-    robot = Joints()
-    read = robot.read
-
-    def stamped():
-        reading = read()
-        reading.capture_ns = dict.fromkeys(reading.fields, time.time_ns())
-        return reading
-
-    robot.read = stamped
+    robot = stamped(Joints(), time.time_ns)
     found = failed(preflight(handle(tmp_path, robot), spec(), seconds=0.1))
     assert "captured in the future" in found["observation.state"] and "monotonic clock" in found["observation.state"]
 
@@ -85,15 +77,7 @@ def test_a_camera_that_shows_nothing_is_found(tmp_path, picture, passed):
 
 
 def test_a_rate_that_is_not_held_is_found(tmp_path):
-    robot = Joints()
-    read = robot.read
-
-    def stamped():
-        reading = read()
-        reading.capture_ns = dict.fromkeys(reading.fields, time.monotonic_ns())
-        return reading
-
-    robot.read = stamped
+    robot = stamped(Joints())
     slow = RobotInfo("joints", RATE, "holds", 0.25, substeps=5, motion=limits())
     drive = Drive(robot, DriveOptions(), Latch(tmp_path))
     held = DriveHandle(drive)

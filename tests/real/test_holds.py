@@ -1,14 +1,12 @@
 """Holds: they begin in the tick in which they are asked for, forget what is old by their end, and end when their cause does."""
 
-import time
-
 import numpy as np
 import pytest
 
 from policies.spec import InputError
 from real.robot import RobotInfo
 from real.runtime import RuntimeOptions
-from tests.real.jointed import Joints, limits, worst
+from tests.real.jointed import Joints, limits, stamped, worst
 from tests.real.levelled import LOCAL, Sweep, Wishes, closed, go
 
 
@@ -22,15 +20,7 @@ def threads():
 
 def real_time(tmp_path, policy, options=RuntimeOptions(), **parts):
     """As ``closed``, with plans that overlap, and readings of now."""
-    robot = Joints()
-    read = robot.read
-
-    def stamped():
-        reading = read()
-        reading.capture_ns = dict.fromkeys(reading.fields, time.monotonic_ns())
-        return reading
-
-    robot.read = stamped
+    robot = stamped(Joints())
     return closed(tmp_path, policy, options, robot, **parts)
 
 
