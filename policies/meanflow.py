@@ -61,6 +61,7 @@ class MeanFlowPolicy(GenerativePolicy):
 
     path = LinearPath()
     prediction = "velocity"
+    jumps = True
     extra_features: ClassVar[int] = 32  # tell the network how far the interval reaches
 
     def __init__(self, config: MeanFlowConfig, spec: Spec, normalizer: Normalizer) -> None:
@@ -94,8 +95,11 @@ class MeanFlowPolicy(GenerativePolicy):
     def walk(
         self, condition: torch.Tensor, noise: Noise, *, start: WarmStart | None = None, steer: Steer | None = None, steps: int | None = None
     ) -> tuple[torch.Tensor, int]:
-        """See base class; returns (B, Tp, De): each step is one mean velocity. A walk that is steered follows the velocity of the moment instead."""
-        if steer is not None:
+        """See base class; returns (B, Tp, De): each step is one mean velocity.
+
+        A walk that is steered, or whose start brings a solver, follows the velocity of the moment instead.
+        """
+        if steer is not None or (start is not None and start.solver is not None):
             return super().walk(condition, noise, start=start, steer=steer, steps=steps)
         z = noise.normal(self.config.horizon, self.transform.dim).to(condition.dtype)
         levels = self.path.step_list(steps or self.steps) if start is None else tuple(start.levels)

@@ -11,6 +11,7 @@ import json
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from policies.base import Execution, Plan, Policy, State
 from policies.spec import Spec
 
 Observations = Mapping[str, np.ndarray]
-
+_ENDS_WITHIN_S = 5.0  # the longest that closing waits for a call
 
 #: Name of a field -> (low, high) of the data that a policy was trained on, (*shape) each.
 Ranges = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -254,11 +255,13 @@ class LocalPolicy:
             self._job, self._deadline = None, None
 
     def close(self) -> None:
-        """End the thread; a call that is running is waited for."""
+        """End the thread. A call that is running is waited for, but not for ever: the robot's connections are closed after this."""
         with self._wake:
             self._closing = True
             self._wake.notify_all()
-        self._thread.join()
+        self._thread.join(_ENDS_WITHIN_S)
+        if self._thread.is_alive():
+            warnings.warn(f"the policy's last call has not come back in {_ENDS_WITHIN_S:g} s; its thread is left behind", RuntimeWarning, stacklevel=2)
 
     def _work(self) -> None:
         while True:

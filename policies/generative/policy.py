@@ -10,6 +10,7 @@ import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 
@@ -44,11 +45,13 @@ class GenerativePolicy(ChunkPolicy):
         path: From noise to data.
         prediction: What the network predicts.
         clip: Bound of the estimated data at every step, normalised; None: none.
+        jumps: Whether its own steps go from level to level in one, by no solver's rule.
     """
 
     path: NoisePath
     prediction: Prediction
     clip: float | None = None
+    jumps: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod

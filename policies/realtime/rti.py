@@ -42,7 +42,7 @@ class RtiConfig(Config):
 
     level: int | None = pydantic.Field(default=None, ge=0, lt=100)  # k0, of 100 cosine levels; None: the rule for two-valued actions, else 10
     steps: pydantic.PositiveInt = 3  # n, steps, and network calls, of every plan after the first
-    solver: Literal["ddpm", "own"] = "ddpm"  # rule for these steps, on any path: ddpm forgets the guess sooner, or the policy's own
+    solver: Literal["ddpm", "own"] | None = None  # rule for these steps; None: ddpm, which forgets the guess sooner, but meanflow's own jumps
     n_action_steps: pydantic.PositiveInt = 1  # Ta, actions executed of each plan
     first_steps: pydantic.PositiveInt | None = None  # steps of the first plan, from pure noise; None: the policy's own
 
@@ -81,7 +81,7 @@ class Rti(ExecutionMethod):
         self.level = rule_level(policy) if config.level is None else config.level
         if self.level is None:
             self.level = _UNTUNED
-        self.solver = Ddpm() if config.solver == "ddpm" else None
+        self.solver = Ddpm() if (config.solver or ("own" if generative.jumps else "ddpm")) == "ddpm" else None
         start = start_level(generative.path, self.level)
         try:
             self.levels = generative.path.step_list(config.steps, start)

@@ -26,7 +26,7 @@ EXPERT = "expert"
 
 
 def identify_robot(bed: Mapping[str, Any], world: str, folder: str) -> dict[str, Any]:
-    """Record the robot while it is shaken, fit the MuJoCo model to that, and write ``identified-WORLD.yaml``.
+    """Record the robot while it is shaken, fit the MuJoCo model to that, and write ``identified-WORLD-SETTINGS.yaml``.
 
     Args:
         bed: See ``robopolicy.bench.transfer_beds.Bed.settings``.
@@ -49,7 +49,7 @@ def identify_robot(bed: Mapping[str, Any], world: str, folder: str) -> dict[str,
         task = require_task(env)
         found = identify(task, identification.read_trajectories(recorded, task.spec), what.fits, settings)
         true = true_values(what, task.model, {} if world == BULLET else section(what.robot))
-    identification.write_section(found, Path(folder) / f"identified-{name}.yaml")
+    identification.write_section(found, _identified(bed, world, folder))
     return {**found.to_dict(), "true": true}
 
 
@@ -127,7 +127,7 @@ def train_policy(bed: Mapping[str, Any], variant: str, seed: int, folder: str, t
     from robopolicy.training import imitation, trial
 
     what, here, name = Bed.of(bed), Path(folder), variant.replace(" ", "-")
-    found = here / f"identified-{ROBOT}.yaml"
+    found = _identified(bed, ROBOT, here)
     differs = training_section(variant, section(what.ranges), section(str(found)) if found.is_file() else None)
     run = [f"task={what.task}", f"seed={seed}", f"output={run_folder(bed, variant, seed, folder, training)}"]
     if what.learns == "imitation":
@@ -147,6 +147,11 @@ def run_folder(bed: Mapping[str, Any], variant: str, seed: int, folder: str, tra
 
 def _digest(bed: Mapping[str, Any], training: Sequence[str] = ()) -> str:
     return hashlib.sha256(json.dumps([dict(bed), list(training)], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _identified(bed: Mapping[str, Any], world: str, folder: str | Path) -> Path:
+    """Return the file of the model that was identified in ``world``; a bed with other settings has another."""
+    return Path(folder) / f"identified-{world.lower()}-{_digest(bed)}.yaml"
 
 
 def _demonstrated(bed: Bed, path: Path, differs: Mapping[str, Any] | None) -> Path:

@@ -56,6 +56,10 @@ class Batches(ABC):
     def empty(self, rows: int) -> dict[str, np.ndarray]:
         """Return arrays for :meth:`draw`: fields (rows, To, *shape), ``action`` (rows, Tp, Da), ``action_is_pad`` (rows, Tp)."""
 
+    def remarks(self) -> list[str]:
+        """Return lines on what of the data no window holds; none by default."""
+        return []
+
     def _buffers(self, rows: int) -> dict[str, np.ndarray]:
         self._turn = (self._turn + 1) % len(self._ring)
         ring = self._ring[self._turn]

@@ -61,6 +61,10 @@ class MixtureSampler(Batches):
         """See base class; the sets have the same fields."""
         return self.samplers[0].empty(rows)
 
+    def remarks(self) -> list[str]:
+        """See base class."""
+        return [line for sampler in self.samplers for line in sampler.remarks()]
+
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the set of each of the positions (B,), and the position in that set's own endless order, (B,) int64 each."""
         mixed, epochs = self._shuffle.at(positions)

@@ -81,6 +81,7 @@ class WindowSampler(Batches):
             raise InputError(
                 f"data set {dataset.path}: every episode is too short for a window: {need} frames are needed, the longest has {int(self._lengths.max())}"
             )
+        self._short, self._parts = counts == 0, "episodes" if marked is None else "runs of marked frames"
         self._shuffle = Shuffle(self.seed, _ORDER, self.num_windows)
 
     def draw(self, positions: np.ndarray, out: dict[str, np.ndarray]) -> None:
@@ -106,6 +107,14 @@ class WindowSampler(Batches):
             seen = np.minimum(seen, length[:, None] - 1) + start[:, None]
         for name, array in self._arrays.items():
             np.take(array, seen, axis=0, out=out[name], mode="clip")
+
+    def remarks(self) -> list[str]:
+        """See base class: how much is too short for a window."""
+        if not self._short.any():
+            return []
+        frames, need = int(self._lengths[self._short].sum()), self.horizon - self.n_action_steps - self.n_obs_steps + 2
+        lost = f"{int(self._short.sum())} of {len(self._short)} {self._parts}, {frames} frames"
+        return [f"data set {self.dataset.path}: {lost}, are shorter than the {need} frames that a window needs and are left out"]
 
     def locate(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (first frame of the episode, its length, t) of ``windows`` (B,), each (B,) int64."""

@@ -171,7 +171,8 @@ def _settings(search: Search, record: Evaluation) -> dict[str, Any]:
     more = {"execution": record.execution, "weights": record.weights, "device": record.device, "threads": record.threads, "block": record.block}
     design = {"pool": search.pool, "seed0": search.seed0, "noise_seed": search.noise_seed, **dataclasses.asdict(search.design)}
     lessons = {"learn_from": [_identity(one) for one in search.learn_from]} if search.learn_from else {}  # folders from before have none
-    return json.loads(json.dumps({**own, **more, **design, **lessons}))
+    packages = {f"packages.{name}": version for name, version in ledger.packages().items()}  # other physics are another pool
+    return json.loads(json.dumps({**own, **more, **design, **lessons, **packages}))
 
 
 def _identity(evaluation: Evaluation) -> str:

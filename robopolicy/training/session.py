@@ -212,6 +212,8 @@ def _policy(
     else:
         spec = registry.policy_class(recipe.policy_type).observed(recipe.policy, demonstrations.spec)
     sampler = demonstrations.sampler(recipe, spec)
+    for line in sampler.remarks():
+        note(line)
     if normalizer is None:
         normalizer = demonstrations.fit_normalizer(recipe, spec)
     torch.manual_seed(step_seed(recipe.seed, 0))  # of the first weights; steps count from 1

@@ -59,6 +59,17 @@ def test_torch_gets_tensors_and_noise():
     assert isinstance(state["last"], torch.Tensor) and not state["last"].requires_grad
 
 
+def test_closing_waits_for_a_call_but_not_for_ever(monkeypatch):
+    monkeypatch.setattr("real.policy._ENDS_WITHIN_S", 0.2)
+    never, local = threading.Event(), LocalPolicy(ReachPolicy())
+    monkeypatch.setattr(local, "act", lambda *arguments: never.wait())
+    local.request(observation(local), local.initial_state(1), np.array([5]), budget_s=5)
+    time.sleep(0.05)
+    with pytest.warns(RuntimeWarning, match="has not come back in 0.2 s"):
+        local.close()
+    never.set()
+
+
 def test_late_plan_is_never_returned(make):
     local = make(ReachPolicy(delay_s=0.15))
     obs, state = observation(local), local.initial_state(1)

@@ -160,6 +160,9 @@ def test_time_to_the_peer_s_return_needs_every_seed(tmp_path: Path) -> None:
     theirs = [{**points[0], "return": 1.0}, {**points[1], "wall_s": 30.0, "return": 4.0}]
     rows, _ = ppo._curve_rows("Hopper-v5", side, filled(side.curves, {"ours": {"points": points}, ppo.PEER: {"points": theirs}}), size)
     assert [(row.value, row.peer_value) for row in rows] == [(10.0, 4.0), (1.0, 30.0), (2.0, 6.0)]
+    early = [{**points[0], "return": 7.0, "wall_s": 15.0}, {**points[1], "return": 4.0, "wall_s": 30.0}]  # above its own end half way
+    rows, _ = ppo._curve_rows("Hopper-v5", side, filled(side.curves, {"ours": {"points": points}, ppo.PEER: {"points": early}}), size)
+    assert [(row.value, row.peer_value) for row in rows[1:]] == [(1.0, 15.0), (2.0, 2.0)]
     rows, notes = ppo._curve_rows("Hopper-v5", side, filled(side.curves, {"ours": {"points": theirs}, ppo.PEER: {"points": points}}), size)
     assert len(rows) == 1 and any("2 of 2 seeds of ours did not reach 10" in note for note in notes)
 

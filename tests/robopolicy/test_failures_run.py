@@ -80,6 +80,12 @@ def test_a_folder_of_another_search_is_refused(searched: Found) -> None:
         search_failures(dataclasses.replace(SEARCH, pool=1000), searched.folder, progress=False)
 
 
+def test_a_search_does_not_go_on_with_other_physics(searched: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "packages", lambda: {**json.loads((searched.folder / "failures.json").read_text())["packages"], "mujoco": "0.1"})
+    with pytest.raises(InputError, match=r"holds a search with packages.mujoco '[0-9.]+', not '0.1': give another folder"):
+        search_failures(SEARCH, searched.folder, progress=False)
+
+
 def test_an_earlier_policys_evaluation_is_learnt_from_and_one_of_another_world_is_refused(searched: Found, tmp_path: Path) -> None:
     """The expert with fewer steps is a weaker policy in the same world, were it not for the time limit, which makes it another one."""
     lesson = evaluate("expert", "two-route", episodes=230, seed0=SELECTION, block=115, env={"max_episode_steps": 40}, progress=False)

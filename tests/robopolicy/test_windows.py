@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from policies.noise import row_keys
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from robopolicy.data.dataset import Dataset
+from robopolicy.data.mixture import MixtureSampler
 from robopolicy.data.windows import WindowSampler
 from robopolicy.data.writer import DatasetWriter
 from tests.robopolicy.recording import CAMERA, record
@@ -135,6 +136,23 @@ def test_episodes_can_be_chosen(tmp_path: Path) -> None:
     for wrong in (4, [3], [0, 0], [-1], 0):
         with pytest.raises(InputError, match="has 3"):
             WindowSampler(dataset, ["observation.state"], 2, 8, 4, 8, 0, episodes=wrong)
+
+
+def test_what_is_too_short_for_a_window_is_counted(tmp_path: Path) -> None:
+    dataset = make(tmp_path / "set", [20, 2, 31, 1])
+
+    def said(horizon: int, ahead: int, **more: object) -> list[str]:
+        return WindowSampler(dataset, ["observation.state"], 2, horizon, ahead, 8, 0, **more).remarks()
+
+    assert said(8, 7) == [] and said(8, 4, episodes=[0, 2]) == []
+    (line,) = said(8, 4)
+    assert "2 of 4 episodes, 3 frames, are shorter than the 4 frames" in line
+    marked = np.zeros(54, bool)
+    marked[[3, *range(30, 45), 50, 51]] = True
+    (line,) = said(8, 4, marked=marked)
+    assert "2 of 3 runs of marked frames, 3 frames, are shorter than the 4 frames" in line
+    longer = WindowSampler(dataset, ["observation.state"], 2, 8, 4, 8, 0, episodes=[0])
+    assert MixtureSampler([longer, WindowSampler(dataset, ["observation.state"], 2, 8, 4, 8, 0, episodes=[1, 2])], [1, 1], 0).remarks()
 
 
 def test_images_come_as_uint8_with_the_right_frames(tmp_path: Path) -> None:

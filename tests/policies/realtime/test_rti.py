@@ -98,6 +98,17 @@ def test_steps_along_the_ode_lag_more(name: str, three: float) -> None:
     assert lags[0] == pytest.approx(three, abs=0.002) and 2.5 * exact_lag(0.05, 15) < lags[0] < lags[1] < limit
 
 
+def test_meanflow_makes_its_own_jumps_unless_a_solver_is_asked_for() -> None:
+    policy, found = build("meanflow", STATE, BATCH).eval(), {}
+    for solver in (None, "own", "ddpm"):
+        method = Rti(RtiConfig(level=20, solver=solver), policy)
+        _, state = method.act(observation(BATCH), method.initial_state(8), Noise(KEYS))
+        plan, _ = method.act(observation(BATCH), state, Noise(row_keys(1, np.arange(8))))
+        assert (plan.info["network_calls"] == 3).all()
+        found[solver] = plan.actions
+    assert torch.equal(found[None], found["own"]) and not torch.allclose(found["own"], found["ddpm"])
+
+
 class Walk:
     """The walks of the released code and of this one, on N(0, deviation^2), for the guess ``guess`` (B, 1)."""
 
