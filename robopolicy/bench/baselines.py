@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from robopolicy.bench.entered import Entry, PeerPolicy, settings_hash
 from robopolicy.bench.returns import EVALUATION_SEEDS, deterministic_returns
 
 PACKAGE = "stable_baselines3"
@@ -136,8 +137,8 @@ class _Points:
         self._paused = (self._paused[0] + over[0], self._paused[1] + over[1])
 
 
-def _learn(model: Any, points: _Points, steps: int, normal: bool) -> list[dict[str, float]]:
-    """Train with evaluations at marks and at the end; returns the points."""
+def _learn(model: Any, points: _Points, steps: int, normal: bool, seed: int, entry: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Train with evaluations at marks and at the end; returns the points, and the return of the report states of ``entry``."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     def act(obs: np.ndarray) -> np.ndarray:
@@ -158,10 +159,16 @@ def _learn(model: Any, points: _Points, steps: int, normal: bool) -> list[dict[s
     model.learn(steps, callback=Marks())
     if not points.points or points.points[-1]["steps"] < model.num_timesteps:
         points.add(model.num_timesteps, act)
-    return points.points
+    out: dict[str, Any] = {"points": points.points}
+    if entry is not None:
+        told = Entry(**entry)
+        alike = settings_hash([type(model).__name__, points.environment, steps, PUBLISHED[points.environment] if normal else {}])
+        how = {"seed": seed, "step": model.num_timesteps, "settings": "rl-zoo's", "recipe_hash": alike}
+        out["report_return"] = told.enter(PeerPolicy(told.task, act), how)
+    return out
 
 
-def ppo_curve(environment: str, seed: int, steps: int, every: int, episodes: int, threads: int = 1) -> dict[str, Any]:
+def ppo_curve(environment: str, seed: int, steps: int, every: int, episodes: int, threads: int = 1, entry: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Train PPO at the published settings (one world) and return the curve of deterministic returns.
 
     Args:
@@ -171,15 +178,19 @@ def ppo_curve(environment: str, seed: int, steps: int, every: int, episodes: int
         every: Environment steps between evaluations.
         episodes: Of an evaluation.
         threads: Of torch.
+        entry: Of :class:`robopolicy.bench.entered.Entry`: the trained model enters a ledger, too.
     """
     import torch
 
     torch.set_num_threads(threads)
     model = _ppo(environment, 1, seed, None)
-    return {"points": _learn(model, _Points(environment, every, episodes), steps, normal=True)}
+    return _learn(model, _Points(environment, every, episodes), steps, True, seed, entry)
 
 
-def sac_curve(environment: str, seed: int, steps: int, every: int, episodes: int, random_steps: int = SAC_RANDOM_STEPS, threads: int = 1) -> dict[str, Any]:
+def sac_curve(
+    environment: str, seed: int, steps: int, every: int, episodes: int, random_steps: int = SAC_RANDOM_STEPS, threads: int = 1,
+    entry: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Train SAC at the published settings and return the curve of deterministic returns; arguments as :func:`ppo_curve`."""
     import torch
     from stable_baselines3 import SAC
@@ -187,7 +198,7 @@ def sac_curve(environment: str, seed: int, steps: int, every: int, episodes: int
     torch.set_num_threads(threads)
     vector = _worlds(environment, 1, None, seed)
     model = SAC("MlpPolicy", vector, learning_starts=random_steps, buffer_size=max(steps, 1000), seed=seed, device="cpu")
-    return {"points": _learn(model, _Points(environment, every, episodes), steps, normal=False)}
+    return _learn(model, _Points(environment, every, episodes), steps, False, seed, entry)
 
 
 def update_speed(

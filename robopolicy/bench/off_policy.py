@@ -5,6 +5,7 @@ on the same twenty initial states of Gymnasium's own environment. At the end, wh
 Monte Carlo returns that come. Then a sparse task with and without demonstrations, 20,000 steps, four updates a step: successes on
 report states. About five hours of one core, in the background; every cell is a process and one line of
 ``runs/benchmarks/off_policy/results.jsonl``, trainings go on where they were stopped, and ``robopolicy report`` draws their curves.
+What is trained on the hopper enters ``evaluations/ledger.jsonl`` there, 50 report states each.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from robopolicy.bench.cells import Cell, Cells, run_cells
+from robopolicy.bench.entered import entries
 from robopolicy.bench.harness import Result, Row
 from robopolicy.bench.returns import mean_interval, said
 from robopolicy.evaluation.statistics import wilson
+from robopolicy.reporting.leaderboard import PEER as PEER_LABEL
 
 FOLDER = Path("runs/benchmarks/off_policy")
-ENVIRONMENT, PEER = "Hopper-v5", "stable-baselines3"
+ENVIRONMENT, TASK, PEER = "Hopper-v5", "gymnasium/hopper", "stable-baselines3"
 RULES = {"sac": "SAC", "td3": "TD3", "dsact": "DSAC-T"}
 #: Recipe and overrides of every rule: its own published settings and networks.
 RECIPES = {"sac": ("rl/hopper-sac", ()), "td3": ("rl/hopper-sac", ("algo={type: td3}",)), "dsact": ("rl/hopper-dsact", ())}
@@ -44,9 +47,10 @@ class Size:
     random_steps: int = 10_000
     sparse_steps: int = 20_000
     sparse_episodes: int = 50
+    entered: int = 50  # report states of what enters the ledger
 
 
-QUICK = Size(400, 2, 2, 1, 100, 300, 4)
+QUICK = Size(400, 2, 2, 1, 100, 300, 4, 3)
 
 
 def run(quick: bool, steps: int | None = None, seeds: int | None = None, only: str | None = None, folder: Path | None = None) -> Result:
@@ -88,18 +92,22 @@ def plan(size: Size, folder: Path, length: str = "") -> dict[str, list[Cell]]:
     """
     out: dict[str, list[Cell]] = {}
     told = {"environment": ENVIRONMENT, "steps": size.steps, "every": size.steps // size.points, "episodes": size.episodes}
+
+    def entry(label: str) -> dict[str, Any]:
+        return entries(TASK, label, size.steps, size.entered, folder)
+
     for seed in range(size.seeds):
         for rule in RULES:
             here = str(folder / f"{rule}-{length}seed{seed}")
             recipe, switched = RECIPES[rule]
             overrides = (*switched, f"training.random_steps={size.random_steps}")
-            mine = {**told, "recipe": recipe, "overrides": overrides, "seed": seed, "folder": here}
+            mine = {**told, "recipe": recipe, "overrides": overrides, "seed": seed, "folder": here, "entry": entry(RULES[rule])}
             out.setdefault(rule, []).append(Cell(f"{RULES[rule]}, seed {seed}", f"{RUNS}:curve", mine, 1, size.steps / 60))
             if rule in JUDGED:
                 judged = {"folder": here, "episodes": max(2, size.episodes)}
                 out.setdefault(f"gap {rule}", []).append(Cell(f"over-estimation of {RULES[rule]}, seed {seed}", f"{RUNS}:overestimate", judged, 1, 5))
         if _peer():
-            theirs = {**told, "seed": seed, "random_steps": size.random_steps}
+            theirs = {**told, "seed": seed, "random_steps": size.random_steps, "entry": entry(f"{PEER_LABEL}{PEER} SAC")}
             out.setdefault(PEER, []).append(Cell(f"{PEER} SAC, seed {seed}", "robopolicy.bench.baselines:sac_curve", theirs, 1, size.steps / 60))
         sparse = {"recipe": SPARSE, "steps": size.sparse_steps, "episodes": size.sparse_episodes, "seed": seed}
         for name, overrides in (("RLPD", RATIO), ("SAC from nothing", (*RATIO, *FROM_NOTHING))):

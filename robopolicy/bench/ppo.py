@@ -5,7 +5,7 @@ is the fastest of 1, 8 and 16 worlds with 1 and 2 threads; as further rows, its 
 ours with its network. Then both train for a million steps, three seeds each: deterministic returns on the same twenty initial
 states of Gymnasium's own environment, and the seconds until either side first reaches what the peer has at the end on average.
 About two hours, nearly all of them the peer's; every cell is a process and one line of ``runs/benchmarks/ppo/results.jsonl``,
-and is not run again.
+and is not run again. What is trained at the end enters ``evaluations/ledger.jsonl`` there, 50 report states each.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from robopolicy.bench.cells import Cell, Cells, run_cells
+from robopolicy.bench.entered import entries
 from robopolicy.bench.harness import Result, Row
 from robopolicy.bench.returns import first_reached, mean_interval, said
+from robopolicy.reporting.leaderboard import PEER as PEER_LABEL
 
 FOLDER = Path("runs/benchmarks/ppo")
 TASKS = {"HalfCheetah-v5": "rl/half-cheetah", "Hopper-v5": "rl/hopper"}
@@ -42,9 +44,10 @@ class Size:
     seeds: int = 3
     points: int = 8  # evaluations of a curve
     episodes: int = 20
+    entered: int = 50  # report states of what enters the ledger
 
 
-QUICK = Size(1, 0.5, 6, (8,), (1,), 8192, 1, 2, 3)
+QUICK = Size(1, 0.5, 6, (8,), (1,), 8192, 1, 2, 3, 3)
 
 
 @dataclass
@@ -94,8 +97,8 @@ def plan(environment: str, size: Size, folder: Path, length: str = "") -> Sides:
 
     recipe, out = TASKS[environment], Sides()
     runs = folder / environment
-    training = load_recipe(recipe, (), lambda text: None).training
-    width = load_recipe(recipe, (), lambda text: None).policy.hidden
+    plain = load_recipe(recipe, (), lambda text: None)
+    training, width = plain.training, plain.policy.hidden
     batches = {"n_steps": training.rollout, "batch_size": training.worlds * training.rollout // training.minibatches, "n_epochs": training.epochs}
 
     def ours(name: str, overrides: tuple[str, ...]) -> None:
@@ -111,8 +114,9 @@ def plan(environment: str, size: Size, folder: Path, length: str = "") -> Sides:
     ours("ours", ())
     ours("ours with the published network", PUBLISHED_NETWORK)
     told = {"environment": environment, "steps": size.steps, "every": -(-size.steps // size.points), "episodes": size.episodes}
+    entry = {label: entries(plain.task, label, size.steps, size.entered, folder) for label in ("PPO", f"{PEER_LABEL}{PEER} PPO")}
     for seed in range(size.seeds):
-        here = {**told, "recipe": recipe, "overrides": (), "seed": seed, "folder": str(runs / f"ours-{length}seed{seed}")}
+        here = {**told, "recipe": recipe, "overrides": (), "seed": seed, "folder": str(runs / f"ours-{length}seed{seed}"), "entry": entry["PPO"]}
         cell = Cell(f"{environment} curve: ours, seed {seed}", "robopolicy.bench.trial_runs:curve", here, 1, size.steps / 1e4)
         out.curves.setdefault("ours", []).append(cell)
     if not _peer():
@@ -122,7 +126,8 @@ def plan(environment: str, size: Size, folder: Path, length: str = "") -> Sides:
             theirs(_published(worlds, threads), worlds, threads, {})
     theirs(f"{PEER}, our batch sizes and network", training.worlds, 1, {"ours": {**batches, "hidden": width}})
     for seed in range(size.seeds):
-        cell = Cell(f"{environment} curve: {PEER}, seed {seed}", "robopolicy.bench.baselines:ppo_curve", {**told, "seed": seed}, 1, size.steps / 700)
+        theirs_too = {**told, "seed": seed, "entry": entry[f"{PEER_LABEL}{PEER} PPO"]}
+        cell = Cell(f"{environment} curve: {PEER}, seed {seed}", "robopolicy.bench.baselines:ppo_curve", theirs_too, 1, size.steps / 700)
         out.curves.setdefault(PEER, []).append(cell)
     return out
 
@@ -139,6 +144,10 @@ def _in_turn(sides: Mapping[str, Sides], size: Size) -> Iterator[Cell]:
     for seed in range(size.seeds):
         for side in sides.values():
             yield from (cells[seed] for cells in side.curves.values())
+
+
+def _entered(side: Sides, found: Cells) -> dict[str, list[dict[str, Any]]]:
+    return {name: [row for row in map(found.get, cells) if row is not None and "report_return" in row] for name, cells in side.curves.items()}
 
 
 def _best(cells: list[Cell], found: Cells, clock: str) -> dict[str, Any] | None:
@@ -169,6 +178,7 @@ def _curve_rows(environment: str, side: Sides, found: Cells, size: Size) -> tupl
     curves = {name: [row["points"] for row in map(found.get, cells) if row is not None] for name, cells in side.curves.items()}
     ours, theirs = curves.get("ours", []), curves.get(PEER, [])
     rows, notes = [], []
+    notes += [f"{environment}: {n} on report states: {said([row['report_return'] for row in rs])}" for n, rs in _entered(side, found).items() if rs]
     final = {name: [points[-1]["return"] for points in some] for name, some in curves.items() if some}
     what = f"{environment}: return after {size.steps:,} steps, deterministic"
     if ours:

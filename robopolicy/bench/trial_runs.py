@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ def speed(recipe: str, overrides: Sequence[str], iterations: int, folder: str, t
     return {"steps": last["env_steps"] - first["env_steps"], "wall_s": last["wall_s"] - first["wall_s"], "cpu_s": last["cpu_s"] - first["cpu_s"]}
 
 
-def curve(recipe: str, overrides: Sequence[str], environment: str, seed: int, steps: int, every: int, episodes: int, folder: str) -> dict[str, Any]:
+def curve(
+    recipe: str, overrides: Sequence[str], environment: str, seed: int, steps: int, every: int, episodes: int, folder: str,
+    entry: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Train, then judge every checkpoint by deterministic returns in Gymnasium's own environment; goes on where it was stopped.
 
     Args:
@@ -49,10 +52,12 @@ def curve(recipe: str, overrides: Sequence[str], environment: str, seed: int, st
         every: Environment steps between checkpoints.
         episodes: Of an evaluation.
         folder: The run's.
+        entry: Of :class:`robopolicy.bench.entered.Entry`: the last checkpoint enters a ledger, too.
     """
+    from robopolicy.bench.entered import Entry
     from robopolicy.bench.returns import EVALUATION_SEEDS, deterministic_returns, policy_act
     from robopolicy.recipe import load_recipe
-    from robopolicy.training.run_folder import RunFolder
+    from robopolicy.training.run_folder import RunFolder, find_checkpoint
     from robopolicy.training.trial import train
 
     plain = load_recipe(recipe, overrides, _silent)
@@ -69,7 +74,7 @@ def curve(recipe: str, overrides: Sequence[str], environment: str, seed: int, st
         returns = deterministic_returns(environment, policy_act(checkpoint), EVALUATION_SEEDS[:episodes])
         seconds = {"wall_s": float(np.interp(done, at, wall)), "cpu_s": float(np.interp(done, at, cpu))}
         points.append({"steps": done, **seconds, "return": float(np.mean(returns))})
-    return {"points": points}
+    return {"points": points} if entry is None else {"points": points, "report_return": Entry(**entry).enter(find_checkpoint(folder))}
 
 
 def overestimate(folder: str, episodes: int) -> dict[str, Any]:

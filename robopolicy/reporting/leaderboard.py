@@ -94,7 +94,8 @@ def entries(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
     for row in rows:
         if _counts(row):
             same = ("label", "checkpoint_hash", "task", "suite_version", "seed0", "episodes", "noise_seed", "execution", "env", "set", "weights")
-            newest[json.dumps([row.get(key) for key in same], sort_keys=True)] = row
+            trained = [(row.get("training") or {}).get(key) for key in ("seed", "step")]  # of peers that have no checkpoint
+            newest[json.dumps([*(row.get(key) for key in same), trained], sort_keys=True)] = row
     groups: dict[tuple[Any, ...], dict[str, list[Mapping[str, Any]]]] = {}
     for row in newest.values():
         training = row.get("training") or {}

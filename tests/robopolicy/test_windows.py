@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_episodes_can_be_chosen(tmp_path: Path) -> None:
 def test_what_is_too_short_for_a_window_is_counted(tmp_path: Path) -> None:
     dataset = make(tmp_path / "set", [20, 2, 31, 1])
 
-    def said(horizon: int, ahead: int, **more: object) -> list[str]:
+    def said(horizon: int, ahead: int, **more: Any) -> list[str]:
         return WindowSampler(dataset, ["observation.state"], 2, horizon, ahead, 8, 0, **more).remarks()
 
     assert said(8, 7) == [] and said(8, 4, episodes=[0, 2]) == []
