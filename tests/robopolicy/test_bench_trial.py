@@ -15,7 +15,11 @@ from policies import checkpoint, registry
 from policies.normalize import limits_normalizer
 from robopolicy.bench import baselines, off_policy, ppo, trial_runs, updates
 from robopolicy.bench.cells import Cell, Cells
+from robopolicy.bench.entered import PeerPolicy, entries
 from robopolicy.bench.returns import EVALUATION_SEEDS, deterministic_returns, first_reached, mean_interval, policy_act
+from robopolicy.evaluation import ledger
+from robopolicy.evaluation.rollout import evaluate
+from robopolicy.reporting import leaderboard
 from robopolicy.training.log import read_log
 from sim.registry import make
 
@@ -77,6 +81,32 @@ def test_the_peer_s_curve_has_its_marks_and_a_clock_that_evaluations_stop() -> N
     points = baselines.sac_curve("Hopper-v5", 0, 60, 30, 1, random_steps=20)["points"]
     assert [point["steps"] for point in points] == [30, 60]
     assert 0 < points[0]["cpu_s"] < points[1]["cpu_s"] and all(np.isfinite(point["return"]) for point in points)
+
+
+def test_what_was_trained_enters_a_ledger_and_training_seeds_of_a_peer_are_joined(tmp_path: Path) -> None:
+    entry = entries("gymnasium/hopper", "peer: stable-baselines3 SAC", 1500, 2, tmp_path)
+    assert entry["label"] == "peer: stable-baselines3 SAC (1.5k steps)"
+    found = [baselines.sac_curve("Hopper-v5", seed, 30, 30, 1, random_steps=20, entry=entry)["report_return"] for seed in (0, 1)]
+    small = ("policy.hidden=[8]", "training.random_steps=20", "training.batch_size=8", "training.log_every=10", "training.threads=1")
+    ours = {**entry, "label": "SAC"}
+    found.append(trial_runs.curve("rl/hopper-sac", small, "Hopper-v5", 0, 30, 10, 1, str(tmp_path / "run"), ours)["report_return"])
+    rows = list(ledger.read(tmp_path / "evaluations" / ledger.FILE))
+    assert [row["return"] for row in rows] == pytest.approx(found) and {row["purpose"] for row in rows} == {"report"}
+    mine, theirs = leaderboard.entries(rows)
+    assert (mine.label, theirs.label, list(theirs.seeds)) == ("SAC", entry["label"], [0, 1])
+
+
+def test_a_peer_s_actions_are_cut_at_the_limits_and_act_as_in_gymnasium() -> None:
+    def act(obs: np.ndarray) -> np.ndarray:
+        return 3 * obs[:, :3] - 0.5
+
+    peer = PeerPolicy("gymnasium/hopper", act)
+    seen = np.linspace(-2, 2, 22, dtype=np.float32).reshape(2, 1, 11)
+    plan, _ = peer.act({"observation.state": seen}, {}, None)
+    np.testing.assert_array_equal(plan.actions[:, 0], np.clip(act(seen[:, 0]), -1, 1))
+    found = evaluate(peer, "gymnasium/hopper", episodes=50, latency_calls=0, progress=False)
+    expected = deterministic_returns("Hopper-v5", act, range(50))  # initial states are drawn otherwise
+    assert np.mean([e.return_ for e in found.episodes]) == pytest.approx(np.mean(expected), rel=0.2)
 
 
 @pytest.mark.parametrize("algo", ["sac", "ppo"])
