@@ -41,6 +41,12 @@ class RewardConfig(Config):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5  # probability from which the classifier says success
     record: str | None = None  # simulation: data set to which all episodes go with what is true of them, for the next classifier; {task}, {seed} as in output
 
+    @pydantic.model_validator(mode="after")
+    def _used(self) -> RewardConfig:
+        if self.classifier is None:
+            self.refuse(["threshold"], "classifier=null")
+        return self
+
     @property
     def judged(self) -> bool:
         """Whether success alone is rewarded."""
@@ -58,6 +64,12 @@ class TakeoverConfig(Config):
     device: dict[str, Any] = Field(default_factory=dict)  # device: its type (keyboard, gamepad, spacemouse, page, leader) and its options
     jog: dict[str, Any] = Field(default_factory=dict)  # device: how it moves the robot, see real/teleop/jog.py
 
+    @pydantic.model_validator(mode="after")
+    def _used(self) -> TakeoverConfig:
+        own = {"expert": ("share", "after", "hold"), "operator": ("address",), "device": ("device", "jog")}
+        self.refuse([name for source, names in own.items() if source != self.source for name in names], f"source={self.source}")
+        return self
+
 
 class ResetsConfig(Config):
     """How episodes begin anew; see ``robopolicy.training.forward_backward``."""
@@ -66,6 +78,12 @@ class ResetsConfig(Config):
     episode_steps: pydantic.PositiveInt | None = None  # backward: control steps after which the other policy acts; None: the task's own
     near: pydantic.PositiveFloat = 0.1  # backward: distance to where worlds begin that counts as brought back, in the units of `fields`
     fields: list[str] | None = None  # backward: observation fields that have to be back; None: observation.state
+
+    @pydantic.model_validator(mode="after")
+    def _used(self) -> ResetsConfig:
+        if self.type == "world":
+            self.refuse(["episode_steps", "near", "fields"], "type=world")
+        return self
 
 
 class OffPolicyTraining(Config):

@@ -160,6 +160,23 @@ def recipe(task: str, worlds: int, source: str, output):
     return recipe_from_dict(values, "test")
 
 
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"takeover": {"after": 10}}, "after=10 says nothing with source=none"),
+        ({"takeover": {"source": "operator", "share": 0.1}}, "share=0.1 says nothing with source=operator"),
+        ({"takeover": {"source": "expert", "device": {"type": "page"}}}, "says nothing with source=expert"),
+        ({"resets": {"near": 0.2}}, "near=0.2 says nothing with type=world"),
+        ({"reward": {"sparse": True, "threshold": 0.9}}, "threshold=0.9 says nothing with classifier=null"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(section, words):
+    values = {"task": "arm/reach", "output": "runs/x", "algo": {"type": "sac"}, "training": section}
+    with pytest.raises(InputError, match=words) as caught:
+        recipe_from_dict(values, "test")
+    assert "\n" not in str(caught.value)
+
+
 def test_the_recipe_says_who_may_take_over(tmp_path):
     worlds = PointWorlds(2)
     assert open_takeover(recipe("arm/reach", 2, "none", tmp_path), worlds) is None
