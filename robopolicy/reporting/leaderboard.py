@@ -23,8 +23,8 @@ from robopolicy.evaluation.statistics import joined, over_states, wilson
 from robopolicy.reporting import published, tables
 
 BEGIN, END = "<!-- leaderboard: begin (made by robopolicy leaderboard) -->", "<!-- leaderboard: end -->"
-#: Suites in which what counts is the return.
-BY_RETURN = ("gymnasium", "dmcontrol", "locomotion", "classic")
+#: Suites in which what counts is the return; success is judged at the time limit there, since an evaluation ends with the first success.
+BY_RETURN = ("gymnasium", "dmcontrol")
 #: What the score of a task is called where it has one.
 SCORES = {"pusht": "coverage"}
 PEER = "peer: "

@@ -141,15 +141,19 @@ def test_episodes_begin_as_theirs_in_distribution(task: str) -> None:
     ours.close()
 
 
-def test_success_is_being_fast_and_up() -> None:
-    env = make("gymnasium/hopper", 3)
-    env.reset(np.arange(3))
-    env.apply(np.zeros((3, 3), np.float32))
-    env.qpos[:, 0] += np.array([0.9, 1.1, 1.1]) * env.target_speed * env.dt
-    env.qpos[2, 1] = 0.5  # on the ground
-    outcome = env.judge(np.zeros((3, 3), np.float32))
-    assert outcome.info["success"].tolist() == [False, True, False] and outcome.terminated.tolist() == [False, False, True]
-    np.testing.assert_allclose(outcome.reward, [1 + 0.9 * 2.8, 1 + 1.1 * 2.8, 1.1 * 2.8])
+def test_success_is_having_been_fast_on_average_and_being_up_at_the_time_limit() -> None:
+    env: Any = make("gymnasium/hopper", 3, max_episode_steps=2)
+    for _ in range(2):  # what an episode ran is forgotten by the next
+        env.reset(np.arange(3))
+        for t, factors in enumerate(([0.9, 1.1, 1.1], [1.05, 0.95, 1.1])):
+            env._elapsed[:] = t
+            env.apply(np.zeros((3, 3), np.float32))
+            env.qpos[:, 0] += np.array(factors) * env.target_speed * env.dt
+            env.qpos[2, 1] = 1.25 if t == 0 else 0.5  # on the ground
+            outcome = env.judge(np.zeros((3, 3), np.float32))
+            assert outcome.info["success"].tolist() == [False, t == 1, False]
+        assert outcome.terminated.tolist() == [False, False, True]
+        np.testing.assert_allclose(outcome.reward, [1 + 1.05 * 2.8, 1 + 0.95 * 2.8, 1.1 * 2.8])
     env.close()
 
 

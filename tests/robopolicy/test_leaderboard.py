@@ -16,6 +16,7 @@ from robopolicy.evaluation import chain, ledger
 from robopolicy.evaluation.records import Evaluation
 from robopolicy.evaluation.statistics import joined, over_states, wilson
 from robopolicy.reporting import leaderboard, published
+from sim import registry
 from tests.robopolicy.test_report import made
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,6 +123,12 @@ def test_published_figures_have_sources_and_tasks_that_exist() -> None:
     assert all(0 <= p.value <= 100 for p in published.PUBLISHED if p.quantity == "success")
     assert published.of_task("two-route") == []
     assert "SAC 5007 ± 252" in [f"{p.method} {p.text}" for p in published.of_task("gymnasium/walker2d")]
+
+
+def test_where_returns_count_no_success_ends_an_episode_early() -> None:
+    """An evaluation ends with the first success: what comes after it would be missing from the return."""
+    entries = [registry.entry(name) for name in registry.names() if name.partition("/")[0] in leaderboard.BY_RETURN]
+    assert len(entries) > 30 and all(entry.success.startswith("judged at the time limit: ") for entry in entries)
 
 
 def test_the_rest_of_the_page_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
