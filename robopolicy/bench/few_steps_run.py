@@ -10,7 +10,6 @@ import concurrent.futures
 import concurrent.futures.process
 import dataclasses
 import json
-import multiprocessing
 import os
 import threading
 import time
@@ -25,6 +24,7 @@ from policies.spec import InputError
 from robopolicy.bench.few_steps import WAYS, Way, build, missing
 from robopolicy.bench.few_steps_beds import Bed, Measured
 from robopolicy.evaluation.study import append_result, read_results
+from robopolicy.worker_processes import worker_pool
 
 RESULTS = "results.jsonl"
 
@@ -191,8 +191,7 @@ def _executor(workers: int) -> concurrent.futures.Executor:
     if workers == 0:
         return Here()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes, before they import torch
-    context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(workers, context, initializer=end_with, initargs=(os.getpid(),))
+    return worker_pool(workers, True)
 
 
 def end_with(parent: int) -> None:

@@ -10,10 +10,9 @@ that it keeps the last frame of an episode (the published loader drops it, for w
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from robopolicy.data import layout
 from robopolicy.data.collection import is_begun
 from robopolicy.data.ogbench_episodes import MazeSimulator, PlaySimulator, Trajectory
 from robopolicy.data.writer import DatasetWriter
+from robopolicy.worker_processes import worker_pool
 from sim.suites.ogbench import make_spec
 
 STATE = "observation.state"
@@ -147,7 +147,7 @@ def _trajectories(one: Published, frames: int, seeds: range, workers: int) -> Ge
         simulator = _simulate(one, frames)
         yield from (simulator.run(seed) for seed in seeds)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_worker, initargs=(one, frames))
+    pool = worker_pool(workers, False, _begin_worker, (one, frames))
     try:
         pending: deque[Future[Trajectory]] = deque()
         waiting = iter(seeds)

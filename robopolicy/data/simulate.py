@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -22,6 +21,7 @@ from policies.spec import InputError
 from robopolicy.data.collection import Collection, Episode
 from robopolicy.data.demonstrators import Act, CheckpointExpert, Demonstrator, ScriptedExpert
 from robopolicy.data.disturb import Disturbances, half_range
+from robopolicy.worker_processes import worker_pool
 
 if TYPE_CHECKING:
     from robopolicy.cluster import Cluster
@@ -183,7 +183,7 @@ class Lanes:
         if self.count == 1:
             return functools.partial(self._here.run, work, seed)
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"))
+            self._pool = worker_pool(self.count, bool(work.checkpoint))
         return self._pool.submit(_run_block, work, seed)
 
     @staticmethod

@@ -11,7 +11,6 @@ import concurrent.futures.process
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from policies.spec import InputError
 from robopolicy.evaluation.seeds import REPORT, SELECTION
 from robopolicy.evaluation.statistics import wilson
+from robopolicy.worker_processes import worker_pool
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _collect(cells: Sequence[Cell], out: Path, workers: int, progress: bool) -> 
 
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers, before they import torch
-    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    return worker_pool(workers, True)
 
 
 def append_result(file: Path, row: dict[str, Any]) -> None:

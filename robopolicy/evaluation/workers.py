@@ -1,8 +1,8 @@
 """Whole blocks on one or more processes: what comes out does not depend on how many there are.
 
-Workers are spawned, not forked (forking a process that has run torch or OpenGL hangs or crashes it). Each makes its
-own worlds and policy, fixes its torch thread count and takes the next block until none is left. The parent watches
-pipes and processes together, so a worker that dies is an error at once and never a wait.
+Workers are never forked off this process (forking one that has run torch or OpenGL hangs or crashes it), see
+``robopolicy.worker_processes``. Each makes its own worlds and policy, fixes its torch thread count and takes the next block until
+none is left. The parent watches pipes and processes together, so a worker that dies is an error at once and never a wait.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import multiprocessing
 import multiprocessing.connection
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,6 +24,7 @@ import numpy as np
 from policies.base import Policy
 from policies.spec import InputError
 from robopolicy.evaluation.blocks import BlockResult, ExpertPlanner, Planner, PolicyPlanner, Report, run_block
+from robopolicy.worker_processes import begin_worker, worker_context, worker_environment
 from sim.env import BatchEnv
 
 if TYPE_CHECKING:
@@ -154,8 +155,9 @@ def _report(progress: Progress | None, block: int) -> Report | None:
     return None if progress is None else lambda steps, ended, success: progress(block, steps, ended, success)
 
 
-def _work(connection: multiprocessing.connection.Connection, job: Job) -> None:
+def _work(connection: multiprocessing.connection.Connection, job: Job, environment: Mapping[str, str]) -> None:
     """Body of a worker: receive block numbers, send ``(kind, payload)`` until None comes."""
+    begin_worker(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
     def send(block: int, steps: np.ndarray, ended: np.ndarray, success: np.ndarray) -> None:
@@ -214,10 +216,10 @@ class _Pool:
             self._stop()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = worker_context(self.job.make_policy is not None)
         for _ in range(self.count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, self.job), daemon=True)
+            process = context.Process(target=_work, args=(theirs, self.job, worker_environment()), daemon=True)
             process.start()
             theirs.close()  # so that our end sees the end of file when the worker is gone
             self.workers.append(_Worker(process, ours))

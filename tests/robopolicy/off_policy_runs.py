@@ -21,7 +21,6 @@ from tests.robopolicy.trainings import changed, printed, started
 
 #: Columns of a training row that say how fast it was, or when.
 _SPEEDS = ("time", "wall_s", "cpu_s", "env_steps_per_s", "updates_per_s")
-_PRELOADED = ("robopolicy.training.off_policy", "policies.gaussian", "sim.suites.classic.cartpole", "robopolicy.algos.sac")
 
 
 class Point(EpisodicBatch):
@@ -91,7 +90,7 @@ def _train(values: dict[str, Any], log: str, killed_at: int | None) -> None:
 
 def start(recipe: TrialRecipe, killed_at: int | None = None) -> BaseProcess:
     """Train in a process of its own, which kills itself after so many control steps."""
-    return started(_train, recipe, killed_at, preloaded=_PRELOADED)
+    return started(_train, recipe, killed_at)
 
 
 def outcome(run: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:

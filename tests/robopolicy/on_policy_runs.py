@@ -28,8 +28,6 @@ from sim.env import BatchEnv, Observation
 from sim.episodes import EpisodicBatch, Outcome
 from tests.robopolicy.trainings import changed, finished, printed, started
 
-_PRELOADED = ("robopolicy.training.on_policy", "policies.gaussian", "sim.suites.classic.cartpole", "robopolicy.algos.ppo")
-
 
 def recipe(output: Path, /, **changes: Any) -> TrialRecipe:
     """Return a recipe for the cartpole that writes to ``output``; ``changes`` are keys of its training section, or whole sections."""
@@ -109,7 +107,7 @@ def _signal_at(iteration: int, number: int) -> None:
 
 def start(wanted: TrialRecipe, sent: tuple[int, int] | None = None) -> BaseProcess:
     """Train in a process of its own; ``sent``: in which iteration it gets which signal."""
-    return started(_train, wanted, sent, preloaded=_PRELOADED)
+    return started(_train, wanted, sent)
 
 
 def finish(wanted: TrialRecipe, timeout: float = 120) -> None:

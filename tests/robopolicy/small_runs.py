@@ -18,7 +18,6 @@ from tests.robopolicy.trainings import changed, finished, printed, started
 MLP = {"backbone": "mlp", "mlp": {"width": 32, "blocks": 1}}
 #: With dropout, whose random numbers must survive a kill.
 TRANSFORMER = {"backbone": "transformer", "transformer": {"width": 16, "layers": 1, "heads": 2, "dropout": 0.2}}
-_PRELOADED = ("robopolicy.training.imitation", "torch.distributed.fsdp", "policies.flow", "sim.suites.two_route")
 
 
 @functools.cache
@@ -55,7 +54,7 @@ def _train(values: dict[str, Any], log: str, environment: dict[str, str]) -> Non
 
 def start(recipe: Recipe, environment: dict[str, str] | None = None) -> BaseProcess:
     """Train in a process of its own; see :func:`tests.robopolicy.trainings.started`."""
-    return started(_train, recipe, environment or {}, preloaded=_PRELOADED)
+    return started(_train, recipe, environment or {})
 
 
 def finish(recipe: Recipe, timeout: float = 60) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -19,6 +17,7 @@ import pytest
 from policies.spec import InputError
 from robopolicy.recipe import recipe_from_dict
 from robopolicy.training.log import read_log
+from tests.robopolicy.forked import context
 
 PATIENCE_S = 90.0
 SAC = {"type": "sac", "hidden": [16, 16], "activation": "relu"}
@@ -51,14 +50,6 @@ def _role(role: str, values: dict[str, Any], address: str, actors: int, said: st
     os._exit(0)
 
 
-@functools.cache
-def _context() -> Any:
-    context = multiprocessing.get_context("forkserver")  # processes begin with the imports done
-    modules = ["robopolicy.training.actor_learner_actor", "robopolicy.algos.sac", "policies.gaussian", "sim.suites.classic.cartpole", "mujoco.batch"]
-    context.set_forkserver_preload([*modules, "torch.utils.tensorboard.writer", __name__])
-    return context
-
-
 class Run:
     """A learner and actors of one run, to be killed."""
 
@@ -71,7 +62,7 @@ class Run:
         if role == "learner":
             announced.unlink(missing_ok=True)
         arguments = (role, self.recipe.to_dict(), self.address, self.actors, str(self.said(role)), str(announced))
-        process: BaseProcess = _context().Process(target=_role, args=arguments, daemon=True)
+        process: BaseProcess = context().Process(target=_role, args=arguments, daemon=True)
         process.start()
         self.processes[role] = process
         if role == "learner":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -277,6 +278,25 @@ def test_a_worker_ends_with_its_parent() -> None:
     # standard error is held by the worker too: this returns when both have ended
     done = subprocess.run([sys.executable, "-c", parent], stderr=subprocess.PIPE, timeout=45, cwd=Path(__file__).parents[2])
     assert done.returncode == -9 and done.stderr == b""
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_workers_of_a_pool_end_with_their_parent_and_have_its_environment(learnt: bool, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from robopolicy.worker_processes import worker_pool\n"
+        "if __name__ == '__main__':\n"
+        "    for turn in ('first', 'second'):\n"
+        "        os.environ['TOLD'] = turn\n"
+        f"        pool = worker_pool(2, {learnt})\n"
+        "        assert list(pool.map(os.getenv, ['TOLD'] * 4)) == [turn] * 4\n"
+        "    pool.submit(time.sleep, 60)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    # standard error is held by the workers and their server too: this returns when all have ended
+    done = subprocess.run([sys.executable, str(script)], stderr=subprocess.PIPE, timeout=60, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    assert done.returncode == -9 and b"Traceback" not in done.stderr, done.stderr.decode()
 
 
 def small_beds() -> tuple[OracleBed, TaskBed]:

@@ -20,6 +20,7 @@ from robopolicy.evaluation.statistics import mcnemar, paired_difference
 from robopolicy.evaluation.versus import prepare
 from robopolicy.training.imitation import train
 from tests.robopolicy import small_runs
+from tests.robopolicy.test_eval_command import die
 from tests.robopolicy.test_report import made
 
 
@@ -186,7 +187,7 @@ def test_a_task_that_is_named_twice_counts_once(tmp_path: Path) -> None:
 def test_a_worker_that_dies_is_one_line_and_code_1(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONHASHSEED", "no number")  # a Python that is started with this ends at once
+    monkeypatch.setattr("robopolicy.evaluation.workers._work", die)
     code = main([*words, "--task", "two-route", "-n", "2", "--block", "1", "--workers", "2", "--out", str(tmp_path / "e"), "--quiet"])
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert code == 1 and len(error) == 1 and "worker died" in error[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,13 @@ def test_a_damaged_checkpoint_is_one_line(file: str, damage: Any, expected: str,
     assert file in line and expected in line and not (tmp_path / "e").exists()
 
 
+def die(*arguments: object) -> None:
+    """Be a worker that ends at once."""
+    os._exit(3)
+
+
 def test_a_worker_that_dies_is_one_line_and_code_1(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONHASHSEED", "no number")  # a Python that is started with this ends at once
+    monkeypatch.setattr("robopolicy.evaluation.workers._work", die)
     code = main(["eval", str(runs / "flow"), "--workers", "2", "--out", str(tmp_path / "e"), "--quiet"])
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert code == 1 and len(error) == 1 and "worker died" in error[0] and not (tmp_path / "e").exists()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
 import os
 import random
 import time
@@ -16,16 +14,7 @@ from typing import Any
 from policies.spec import InputError
 from robopolicy.recipe import recipe_from_dict
 from robopolicy.training.run_folder import RunFolder
-
-#: What every training imports at the latest; a process that begins with it is quick.
-_PRELOADED = ("torch.utils.tensorboard.writer", "accelerate", "torch._dynamo")
-
-
-@functools.cache
-def _context(preloaded: tuple[str, ...]) -> Any:
-    context = multiprocessing.get_context("forkserver")  # processes begin with the imports done, and without our threads
-    context.set_forkserver_preload([*_PRELOADED, *preloaded])
-    return context
+from tests.robopolicy.forked import context
 
 
 def changed(values: dict[str, Any], changes: dict[str, Any]) -> Any:
@@ -36,11 +25,11 @@ def changed(values: dict[str, Any], changes: dict[str, Any]) -> Any:
     return recipe_from_dict(values, "test")
 
 
-def started(target: Callable[..., None], recipe: Any, *more: Any, preloaded: tuple[str, ...]) -> BaseProcess:
+def started(target: Callable[..., None], recipe: Any, *more: Any) -> BaseProcess:
     """Call ``target(values of the recipe, log, *more)`` in a process of its own; what it prints goes to ``OUTPUT.txt`` beside the run."""
     log = Path(f"{recipe.output}.txt")
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = _context((*preloaded, target.__module__)).Process(target=target, args=(recipe.to_dict(), str(log), *more), daemon=True)
+    process = context().Process(target=target, args=(recipe.to_dict(), str(log), *more), daemon=True)
     process.start()
     return process
 
