@@ -16,7 +16,7 @@ from policies.spec import InputError
 from robopolicy.data.convert.conversion import convert
 from robopolicy.data.convert.source import SourceOptions
 from robopolicy.data.dataset import Dataset
-from tests.robopolicy import recording
+from tests.robopolicy import forked, recording
 
 LENGTHS = {"demo_0": 9, "demo_2": 5, "demo_10": 7}  # the order of numbers, not of letters
 
@@ -198,7 +198,7 @@ def test_straight_to_plain_lerobot(tmp_path):
 
 
 def run(*arguments: object) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-m", "robopolicy", "data", "convert", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    done = forked.command(["data", "convert", *map(str, arguments)], Path.cwd(), timeout=120)
     return done.returncode, (done.stdout + done.stderr).strip()
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,15 +14,14 @@ from robopolicy.data.collect import collect
 from robopolicy.evaluation.rollout import evaluate
 from robopolicy.recipe import EnvConfig, recipe_from_dict, world_options
 from tests.require import require
+from tests.robopolicy import forked
 
 TASK = "classic/cartpole"
 ROOT = Path(__file__).parents[2]
 
 
 def robopolicy(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "robopolicy", *arguments], capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    return forked.command(arguments, cwd)
 
 
 def test_only_what_was_chosen_reaches_the_worlds() -> None:

@@ -18,6 +18,7 @@ from real.robots.twin import TwinConfig, TwinRobot
 from real.runtime import Runtime, RuntimeOptions
 from robopolicy.deployment import drive, load_run_config
 from tests.real.toy import ROOT, STEP, PointWorld, Process, ReachPolicy, policy
+from tests.robopolicy import forked
 
 
 class Loop:
@@ -217,7 +218,7 @@ def test_torch_policy_of_another_process_equals_local(tmp_path):
 
 
 def robopolicy(*arguments, timeout=120):
-    return subprocess.run([sys.executable, "-m", "robopolicy", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    return forked.command([str(word) for word in arguments], ROOT, timeout=timeout)
 
 
 @pytest.fixture(scope="module")

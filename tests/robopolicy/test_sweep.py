@@ -17,6 +17,7 @@ from policies.spec import InputError
 from robopolicy.evaluation.study import read_results
 from robopolicy.sweep import Sweep, cells_of, check, parse_axes, run_sweep
 from robopolicy.sweep_report import groups_of, markdown, mean_of, write
+from tests.robopolicy.forked import command
 from tests.robopolicy.small_runs import demonstrations
 
 ROOT = Path(__file__).parents[2]
@@ -78,11 +79,9 @@ def test_draws_are_the_same_every_time_and_each_has_all_seeds() -> None:
 
 
 def test_mistakes_are_said_before_anything_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "robopolicy", "sweep", "quickstart", "trainig.steps=5,6", "--out", "out"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = command(["sweep", "quickstart", "trainig.steps=5,6", "--out", "out"], tmp_path)
     assert done.returncode == 2 and "did you mean 'training'" in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    command[5:6] = ["training.steps=5,6", "--address", "10.0.0.5:6379"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = command(["sweep", "quickstart", "training.steps=5,6", "--address", "10.0.0.5:6379", "--out", "out"], tmp_path)
     assert done.returncode == 2 and done.stderr == "error: --address 10.0.0.5:6379: goes with --engine ray\n"
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()
@@ -95,8 +94,8 @@ def test_mistakes_are_said_before_anything_runs(tmp_path: Path) -> None:
 def test_a_sweep_that_was_killed_goes_on_and_finished_cells_are_not_run_again(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     items = ["seed=0,1", *data()]
-    command = [sys.executable, "-m", "robopolicy", "sweep", "quickstart", *items, "--out", str(out), "--quiet"]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, start_new_session=True)
+    words = [sys.executable, "-m", "robopolicy", "sweep", "quickstart", *items, "--out", str(out), "--quiet"]
+    process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, start_new_session=True)
     end = time.monotonic() + 120
     while not read_results(out) and time.monotonic() < end:
         time.sleep(0.02)
@@ -114,8 +113,7 @@ def test_a_sweep_that_was_killed_goes_on_and_finished_cells_are_not_run_again(tm
 
 def test_a_cell_that_fails_is_named_and_the_exit_code_is_one(tmp_path: Path) -> None:
     items = ["data.episodes=4,999", *(item for item in data() if not item.startswith("data.episodes"))]
-    command = [sys.executable, "-m", "robopolicy", "sweep", "quickstart", *items, "--out", str(tmp_path / "out"), "-q", "--evaluate", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = command(["sweep", "quickstart", *items, "--out", str(tmp_path / "out"), "-q", "--evaluate", "2"], tmp_path)
     assert done.returncode == 1, done.stderr
     assert "failed: data.episodes_999" in done.stdout and "has 10 episodes" in done.stdout
     (row,) = read_results(tmp_path / "out")
