@@ -29,12 +29,14 @@ class Actor:
     mask: int
     dofs: np.ndarray | None = None
     bodies: list[tuple[list[RigidBodyProperties], bool]] = field(default_factory=list)
-    shapes: list[RigidShapeProperties] | None = None
+    shapes: list[RigidShapeProperties] = field(default_factory=list)  # those of the asset when the actor was made, until set
+
+    def __post_init__(self) -> None:
+        self.shapes = self.shapes or self.asset.shape_properties
 
     def kind(self, group: int) -> ActorKind:
         """Return what has to be the same in every environment; ``group`` stands for the collision group."""
-        shapes = self.shapes or self.asset.shape_properties
-        return ActorKind(self.asset, self.name, group, tuple(shape.filter or max(self.mask, 0) for shape in shapes))
+        return ActorKind(self.asset, self.name, group, tuple(shape.filter or max(self.mask, 0) for shape in self.shapes))
 
 
 @dataclass(eq=False)

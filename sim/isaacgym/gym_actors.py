@@ -276,14 +276,14 @@ class ActorCalls:
     def get_actor_rigid_shape_properties(self, env: Env, actor: int) -> list[RigidShapeProperties]:
         """Return the contact properties of an actor's shapes."""
         chosen = _chosen(env, actor)
-        return [replace(shape) for shape in (chosen.shapes or chosen.asset.shape_properties)]
+        return [replace(shape) for shape in chosen.shapes]
 
     def set_actor_rigid_shape_properties(self, env: Env, actor: int, props: list[RigidShapeProperties]) -> bool:
         """Set the contact properties of an actor's shapes; their filters only before the worlds are made."""
         chosen = _chosen(env, actor)
         if len(props) != len(chosen.asset.shapes):
             raise InputError(f"set_actor_rigid_shape_properties: {len(props)} given, {chosen.asset.name} has {len(chosen.asset.shapes)} shapes")
-        if env.sim.made and [p.filter for p in props] != [p.filter for p in chosen.shapes or chosen.asset.shape_properties]:
+        if env.sim.made and [p.filter for p in props] != [p.filter for p in chosen.shapes]:
             raise InputError("set_actor_rigid_shape_properties: filters cannot change once the worlds are made")
         chosen.shapes = [replace(shape) for shape in props]
         if env.sim.made:

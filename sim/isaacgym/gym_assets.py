@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from policies.spec import InputError
@@ -86,7 +88,7 @@ class AssetCalls:
         """Set the contact properties that actors made from now on have."""
         if len(props) != len(asset.shapes):
             raise InputError(f"set_asset_rigid_shape_properties: {len(props)} given, {asset.name} has {len(asset.shapes)} shapes")
-        asset.shape_properties = list(props)
+        asset.shape_properties = [replace(shape) for shape in props]  # a new list: actors that were made keep theirs
         return True
 
     def get_asset_rigid_body_shape_indices(self, asset: Asset) -> list[IndexRange]:

@@ -171,9 +171,9 @@ class Sim:
             for a, actor in enumerate(env.actors):
                 if actor.dofs is not None:
                     self.properties.dofs[env.index, layout.dof_start[a] : layout.dof_start[a + 1]] = actor.dofs
-                if actor.shapes is not None:
+                if actor.shapes is not actor.asset.shape_properties:
                     self.properties.set_shapes(env.index, int(layout.shape_start[a]), actor.shapes)
-                    bouncing |= any(shape.restitution > 0 for shape in actor.shapes)
+                bouncing |= any(shape.restitution > 0 for shape in actor.shapes)
         if bouncing:
             warnings.warn("restitution of shapes has no counterpart in these physics and is left out", stacklevel=4)
 

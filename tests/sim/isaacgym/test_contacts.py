@@ -64,6 +64,28 @@ def test_friction_of_shape_and_ground_is_averaged_and_the_same_in_every_directio
     np.testing.assert_allclose(roots[:, 7:9].norm(dim=1).numpy(), expected, rtol=0.1, atol=0.02)
 
 
+def test_an_actor_has_the_shapes_that_its_asset_had_when_it_was_made() -> None:
+    """Task code randomizes friction so: one list of properties, changed and set on the asset before every actor."""
+    scene, wanted = Scene(num_envs=4, ground=True), [0.5, 1.0, 1.5, 2.0]
+    slab = scene.gym.create_box(scene.sim, 0.4, 0.4, 0.05)
+    props = scene.gym.get_asset_rigid_shape_properties(slab)
+    for i, friction in enumerate(wanted):
+        env = scene.gym.create_env(scene.sim, gymapi.Vec3(-1, -1, 0), gymapi.Vec3(1, 1, 1), 2)
+        props[0].friction = friction
+        scene.gym.set_asset_rigid_shape_properties(slab, props)
+        scene.gym.create_actor(env, slab, at(z=0.025), "slab", i, 0)
+        scene.envs.append(env)
+    props[0].friction = 9.0  # the caller's own again
+    scene.gym.prepare_sim(scene.sim)
+    assert [scene.gym.get_actor_rigid_shape_properties(env, 0)[0].friction for env in scene.envs] == wanted
+    assert scene.gym.get_asset_rigid_shape_properties(slab)[0].friction == 2.0
+    roots, pull = scene.tensor("actor_root_state"), torch.tensor([[1.1 * 8.0 * GRAVITY, 0.0, 0.0]] * 4)
+    for _ in range(50):
+        scene.gym.apply_rigid_body_force_tensors(scene.sim, gymtorch.unwrap_tensor(pull), None, gymapi.ENV_SPACE)
+        scene.run(1)
+    assert (roots[:, 7] > 0.1).tolist() == [True, True, False, False]  # of the average with the ground's 1.0: 0.75, 1, 1.25, 1.5
+
+
 def test_force_sensors_read_what_acts_in_their_own_frame() -> None:
     """At rest everything cancels, contacts push with the weight, the rest is the weight; falling, only the weight acts."""
     scene = Scene(num_envs=2, ground=True, dt=0.005)
