@@ -43,7 +43,9 @@ class Properties:
         chosen = slice(start, start + len(properties))
         masses, centres, inertias = _body_arrays(properties)
         if recompute:
-            inertias = self.inertias[env, chosen] * (masses / self.masses[env, chosen])[:, None, None]
+            before, heavy = self.masses[env, chosen], self.masses[env, chosen] > 0  # a body that only joins others has no mass
+            factors = np.divide(masses, before, out=np.ones_like(masses), where=heavy)[:, None, None]
+            inertias = np.where(heavy[:, None, None], self.inertias[env, chosen] * factors, inertias)
         self.masses[env, chosen], self.centres[env, chosen], self.inertias[env, chosen] = masses, centres, inertias
         self.weightless[env, chosen] = [bool(b.flags & RigidBodyFlags.RIGID_BODY_DISABLE_GRAVITY) for b in properties]
 

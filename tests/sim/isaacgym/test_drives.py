@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +118,27 @@ def test_properties_may_differ_between_environments_and_change_later() -> None:
     scene.run(1)
     masses[0] = 10.0 + swung
     np.testing.assert_allclose(scene.rows("dof_state")[:, 0, 1].numpy(), 0.01 / masses, rtol=1e-4)
+
+
+def test_bodies_without_mass_stay_so_when_others_become_heavier(tmp_path: Path) -> None:
+    """The base that carries a jointed root, and links that only mark a place: their inertia is not scaled by 0 / 0."""
+    cart = "<joint name='slide' type='slide' axis='1 0 0'/><geom size='.1' mass='2'/><body name='mark' pos='0 0 .1'/>"
+    (tmp_path / "slider.xml").write_text(f"<mujoco><worldbody><body name='cart'>{cart}</body></worldbody></mujoco>")
+    scene = Scene(num_envs=2, gravity=0.0, dt=0.01)
+    asset = scene.gym.load_asset(scene.sim, str(tmp_path), "slider.xml", gymapi.AssetOptions())
+
+    def heavier(env: object, handles: list[int]) -> None:
+        bodies = scene.gym.get_actor_rigid_body_properties(env, handles[0])
+        assert [b.mass for b in bodies] == [0.0, 2.0, 0.0]
+        bodies[1].mass = 4.0 + len(scene.envs)
+        scene.gym.set_actor_rigid_body_properties(env, handles[0], bodies, recomputeInertia=True)
+
+    scene.fill([(asset, at(), "slider")], each=heavier)
+    scene.set("dof_actuation_force", torch.full((2, 1), 20.0))
+    scene.run(1)
+    np.testing.assert_allclose(scene.rows("dof_state")[:, 0, 1].numpy(), [0.2 / 5.0, 0.2 / 6.0], rtol=1e-5)
+    inertia = scene.gym.get_actor_rigid_body_properties(scene.envs[0], 0)[1].inertia.array()
+    np.testing.assert_allclose(inertia, 5.0 * 0.4 * 0.1**2 * np.eye(3), rtol=1e-5)  # of a ball
 
 
 def test_per_actor_calls_do_what_the_tensors_do() -> None:
