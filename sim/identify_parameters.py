@@ -29,6 +29,7 @@ class Parameter:
         low: Least z.
         high: Greatest z.
         unit: Of :meth:`value`.
+        given: Whether the start was given, not the model's: all values then begin, and stay, alike.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Parameter:
     low: float
     high: float
     unit: str
+    given: bool = False
 
     @property
     def first(self) -> float:
@@ -47,8 +49,8 @@ class Parameter:
 
     @property
     def is_factor(self) -> bool:
-        """Whether it is a factor common to several values, not one value."""
-        return self.start.size > 1
+        """Whether it is a factor (a summand) common to several values of the model, not one value."""
+        return self.start.size > 1 and not self.given
 
     def values(self, z: np.ndarray) -> np.ndarray:
         """Return the field's values (K, R, C) for ``z`` (K,)."""
@@ -106,7 +108,8 @@ def parameter(text: str, model: Any, most: float, dt: float) -> Parameter:
         raise InputError(f"--fit {text!r}: {where}, e.g. --fit {key}=0.1")
     scale = float(np.abs(base).mean()) or 1.0
     reach = math.log(_FACTOR) if positive else _FACTOR
-    return Parameter(key, selection, base.astype(np.float64), positive, scale, -reach, reach, "x" if base.size > 1 and positive else selection.named.unit)
+    unit = "x" if base.size > 1 and positive and start is None else selection.named.unit
+    return Parameter(key, selection, base.astype(np.float64), positive, scale, -reach, reach, unit, start is not None)
 
 
 def parameters(texts: Sequence[str], model: Any, most: float, dt: float) -> list[Parameter]:

@@ -18,7 +18,7 @@ HELP = (
     "Fit model fields and delays to recorded trajectories.\n\n"
     "TRAJECTORIES is a data set (robopolicy collect, teleop, run) or an .npz file with actions, observations and, where they are not at "
     "the task's rate, time. What is fitted is named as in a recipe's randomize section: mass:BODY, damping:JOINT, frictionloss:JOINT, "
-    "friction:GEOM, armature:JOINT, kp:ACTUATOR, gear:ACTUATOR, gravity.z, ...; a pattern fits one factor for all that match; delay is "
+    "friction:GEOM, armature:JOINT, kp:ACTUATOR, gear:ACTUATOR, gravity.z, ...; a pattern fits one factor for all that match, with a number one value; delay is "
     "that of actions, latency that of readings. NAME=NUMBER says where the search begins.\n\n"
     "Recordings are cut into short windows whose first states are estimated with the rest. The table gives the value, its standard error, "
     "and the prediction error before and after, also on windows that were kept out of the fit.\n\n"

@@ -11,7 +11,7 @@ import pytest
 
 from policies.spec import InputError
 from sim import registry
-from sim.identify import Fit, Settings, identify, require_task
+from sim.identify import Estimate, Fit, Settings, identify, require_task
 from sim.identify_parameters import parameter
 from sim.identify_rollout import Rollout, Trajectory
 from sim.registry import Options
@@ -145,6 +145,20 @@ def test_a_pattern_is_one_factor_and_a_servo_has_gains() -> None:
     assert [round(one.value, 2) for one in fit.estimates] == [1.6, 9.0] and fit.estimates[0].is_factor
     assert fit.section() == {"model": {"damping:[se]*": {"scale": fit.estimates[0].value}, "kp:shoulder": {"set": fit.estimates[1].value}}}
     assert fit.elements[:2] == ("shoulder", "elbow")
+
+
+def test_a_start_given_for_a_pattern_is_a_value_and_no_factor_of_the_models() -> None:
+    """The model has dampings of 0.05 and 0.0005: what was searched is one value for both, and a recipe must set that."""
+    model = registry.make("classic/cartpole", 1).model  # type: ignore[attr-defined]
+    one = parameter("damping:*=0.3", model, 0.2, DT)
+    assert not one.is_factor and one.unit != "x" and one.value(0.5) == pytest.approx(0.3 * math.exp(0.5))
+    assert one.deviation(0.5, 0.1) == pytest.approx(0.03 * math.exp(0.5))
+    estimate = Estimate(one.key, one.unit, one.value(0.0), one.value(0.5), 0.0, one.is_factor)
+    none = np.zeros(0)
+    fit = Fit("classic/cartpole", [estimate], (), *[none] * 6, 1.0, 1, 1, 1, True, *[none] * 5, ())
+    varied = registry.make("classic/cartpole", 1, randomize=fit.section())
+    varied.reset(np.array([0]))
+    np.testing.assert_allclose(varied.engine.expand("dof_damping"), one.values(np.array([0.5]))[..., 0])  # type: ignore[attr-defined]
 
 
 def test_probing_finds_joints_behind_slopes_and_offsets() -> None:
