@@ -60,7 +60,8 @@ def pyramid_sloped_terrain(terrain: SubTerrain, slope: float = 1.0, platform_siz
     sides = [1.0 - np.abs(np.arange(n) - n / 2) / (n / 2) for n in (terrain.width, terrain.length)]
     top = slope * terrain.horizontal_scale / terrain.vertical_scale * terrain.width / 2
     hill = top * np.outer(*sides)
-    edge = hill[terrain.width // 2 - terrain.points(platform_size / 2), terrain.length // 2]
+    half = terrain.points(platform_size / 2)
+    edge = hill[terrain.width // 2 - half, terrain.length // 2 - half]  # at the platform's corner, where the pyramid is lowest
     terrain.height_field_raw += np.clip(hill, min(edge, 0.0), max(edge, 0.0)).astype(np.int16)
     return terrain
 

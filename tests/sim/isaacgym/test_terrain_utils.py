@@ -25,7 +25,8 @@ def test_slopes_stairs_and_waves() -> None:
     np.testing.assert_allclose(rise[:, 0], 0.02 * np.arange(80), atol=0.005)
     assert (rise == rise[:, :1]).all()
     hill = heights(tu.pyramid_sloped_terrain(patch(), slope=0.3, platform_size=2.0))
-    assert hill[0].max() == 0 and hill.max() == hill[40, 30] == hill[32, 30] and 0.7 < hill.max() < 4 * 0.3
+    assert hill[0].max() == 0 and hill.max() == hill[40, 30] == hill[32, 30]
+    assert (hill[30:51, 20:41] == hill.max()).all() and hill.max() == pytest.approx(4 * 0.3 * 0.75 * (20 / 30), abs=0.005)  # corners too
     pit = heights(tu.pyramid_sloped_terrain(patch(), slope=-0.3, platform_size=2.0))
     np.testing.assert_allclose(pit, -hill, atol=0.0051)
     stairs = heights(tu.stairs_terrain(patch(), step_width=1.0, step_height=0.2))
