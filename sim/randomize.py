@@ -25,7 +25,7 @@ from sim.episodes import hashed
 from sim.randomize_config import ActionDraw, Distribution, FieldDraw, RandomizeConfig, SensorDraw, read_config
 from sim.randomize_curriculum import Curriculum
 from sim.randomize_fields import Selection, material_ids, select, split_key
-from sim.randomize_physics import ModelFields, check, companions, drawn_shape, neutral, require_possible, spread
+from sim.randomize_physics import ModelFields, check, companions, drawn_shape, neutral, require_body, require_possible, spread
 from sim.randomize_signals import Channel
 
 _MODEL = "randomize.model"
@@ -103,6 +103,7 @@ class Randomizer:
         self._engine, self._num_worlds = engine, num_worlds
         self._fields = ModelFields(engine)
         self._entries = {f"model.{key}": self._entry(key, draw) for key, draw in self.config.model.items()}
+        self._turning = [entry for entry in self._entries.values() if entry.selection.named.also == "inertia"]
         self._before = spec.action.zero_when_held
         self._wires = [_action_wire(self.config.actions, spec, num_worlds)] if self.config.actions else []
         self._wires += [wire for key, draw in self.config.sensors.items() if (wire := _sensor_wire(key, draw, spec, num_worlds))]
@@ -143,6 +144,8 @@ class Randomizer:
             values = spread(entry.selection, drawn[name])
             new = self._fields.write(entry.selection, entry.draw.operation, rows, values, entry.draw.inertia)
             check(entry.selection, new, seeds, _MODEL)
+        for entry in self._turning:  # once all moments are written
+            require_body(entry.selection, self._fields.open("body_inertia")[rows][:, entry.selection.rows], _MODEL)
         if self._entries:
             self._engine.refresh(rows)
         for wire in self._wires:

@@ -184,6 +184,7 @@ def _within(low: float, high: float, what: str) -> Any:
 
 Seconds = Annotated[Distribution | None, _within(0.0, 10.0, "expected seconds from 0 to 10")]
 Share = Annotated[Distribution | None, _within(0.0, 1.0, "expected a probability from 0 to 1")]
+Offset = Annotated[Distribution | None, _within(-math.inf, math.inf, "expected numbers")]
 Deviation = Annotated[Distribution | None, _within(0.0, math.inf, "expected a standard deviation of at least 0")]
 
 
@@ -209,7 +210,7 @@ class SensorDraw(_Section):
     """
 
     latency: Seconds = None
-    bias: Distribution | None = None
+    bias: Offset = None
     noise: Deviation = None
     dropout: Share = None
 

@@ -102,8 +102,8 @@ _KINDS = {
 }
 _COUNTS = dict(_KINDS.values())
 _COMPONENTS = {"x": 0, "y": 1, "z": 2, "r": 0, "g": 1, "b": 2}
-#: Fields that follow from others: written, they would be overwritten or contradict them.
-_DERIVED = ("rbound", "aabb", "subtreemass", "invweight0", "_M0", "acc0", "length0", "pos0", "poscom0", "mat0", "dir0", "user")
+#: Fields that follow from others: written, they would be overwritten or contradict them (the time step: the rate of the task).
+_DERIVED = ("rbound", "aabb", "subtreemass", "invweight0", "_M0", "acc0", "length0", "pos0", "poscom0", "mat0", "dir0", "user", "timestep")
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,8 @@ def _quantity(name: str, model: Any, where: str) -> Named:
 
 
 def _own_fields(model: Any) -> list[str]:
-    return [n for n in dir(model) if n.partition("_")[0] in _KINDS and n.partition("_")[2] and not any(n.endswith(end) for end in _DERIVED)]
+    found = [n for n in dir(model) if n.partition("_")[0] in _KINDS and n.partition("_")[2] and not any(n.endswith(end) for end in _DERIVED)]
+    return [n for n in found if getattr(getattr(model, n), "dtype", np.dtype(int)).kind == "f"]
 
 
 def names_of(kind: str, model: Any) -> list[str]:

@@ -141,6 +141,8 @@ def require_possible(selection: Selection, draw: FieldDraw, source: str) -> None
         raise InputError(f"{source}: {selection.key!r}: an orientation cannot be scaled; add small turns (rad) or set it")
     if named.also == "material" and draw.operation != "set":
         raise InputError(f"{source}: {selection.key!r}: a material can only be set, to a choice of names")
+    if distribution.direction is not None and drawn_shape(selection, draw.grain)[1] != 3:
+        raise InputError(f"{source}: {selection.key!r}: a direction is a vector of x, y and z: name a field with three components, without 'per'")
     ends = [np.asarray(end) for end in distribution.bounds if math.isfinite(end)]
     for end in ends:
         found = {"scale": selection.base * end, "add": selection.base + end, "set": end + 0 * selection.base}[draw.operation]
@@ -192,8 +194,12 @@ def check(selection: Selection, values: np.ndarray, seeds: np.ndarray, source: s
         who = f"{selection.named.kind} {selection.elements[int(selection.element[r])]!r}"
         value = f"{values[k, r, c]:g} {selection.named.unit}"
         raise InputError(f"{source}: {selection.key!r}: drew {value} for {who} (episode of seed {int(seeds[k])}); {possible(selection)}: cut it with clip")
-    if selection.named.also == "inertia" and len(selection.columns) == 3 and _no_body(values).any():
-        k, r = np.unravel_index(int(np.argmax(_no_body(values))), values.shape[:2])
+
+
+def require_body(selection: Selection, inertia: np.ndarray, source: str) -> None:
+    """Refuse principal moments ``inertia`` (K, R, 3), kg m2, that belong to no body. Raises InputError: one line, the key, the element, the moments."""
+    if _no_body(inertia).any():
+        k, r = np.unravel_index(int(np.argmax(_no_body(inertia))), inertia.shape[:2])
         who = selection.elements[int(selection.element[r])]
-        told = ", ".join(f"{v:g}" for v in values[k, r])
+        told = ", ".join(f"{v:g}" for v in inertia[k, r])
         raise InputError(f"{source}: {selection.key!r}: drew principal moments {told} for body {who!r}: one exceeds the sum of the others; draw per element")

@@ -107,6 +107,7 @@ def test_at_level_zero_nothing_varies() -> None:
         ({"actions": {"dropout": 1.5}}, "probability from 0 to 1"),
         ({"actions": {"latency": 0.1}}, "unknown key 'actions.latency'"),
         ({"sensors": {"observation.state": {"noise": -1.0}}}, "standard deviation of at least 0"),
+        ({"sensors": {"observation.state": {"bias": {"choice": ["low", "high"]}}}}, "expected numbers, found 'low'"),
         ({"curriculum": {"levle": 0.1}}, "unknown key 'curriculum.levle'; did you mean 'level'?"),
         ({"curriculum": {"raise_above": 0.3, "lower_below": 0.4}}, "must lie below raise_above"),
         ({"curriculum": {"window": 0}}, "greater than or equal to 1"),

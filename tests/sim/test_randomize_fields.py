@@ -214,6 +214,9 @@ def test_small_turns_tilt_what_was() -> None:
         ({"material:floor": {"add": 1.0}}, "a material can only be set"),
         ({"dof_invweight0:shoulder": {"scale": 2}}, "no field 'dof_invweight0'"),
         ({"body_parentid:fore": {"set": 0}}, "no field 'body_parentid'"),
+        ({"opt.timestep": {"scale": 0.9}}, "no field 'opt.timestep'"),
+        ({"gravity": {"add": {"direction": 0.5}, "per": "element"}}, "a direction is a vector of x, y and z"),
+        ({"gravity.z": {"add": {"direction": 0.5}}}, "a direction is a vector of x, y and z"),
     ],
 )  # fmt: skip
 def test_what_is_not_possible_is_refused_at_once(model: dict[str, Any], words: str) -> None:
@@ -229,3 +232,8 @@ def test_what_only_shows_in_a_draw_is_refused_there() -> None:
     task = worlds({"inertia:fore": {"scale": [0.3, 3.0], "per": "component"}}, 50)
     with pytest.raises(InputError, match="one exceeds the sum of the others"):
         task.reset(np.arange(50))
+    task = worlds({"inertia.x:fore": {"scale": [5.0, 6.0]}}, 2)  # one moment alone
+    with pytest.raises(InputError, match="one exceeds the sum of the others"):
+        task.reset(np.arange(2))
+    task = worlds({f"inertia.{axis}:fore": {"scale": 5.0} for axis in "xyz"}, 2)  # together a body again
+    task.reset(np.arange(2))
