@@ -37,6 +37,8 @@ class Properties:
         shapes = [shape for kind in kinds for shape in kind.asset.shape_properties]
         self.frictions = np.repeat(_frictions(shapes)[None], num_envs, axis=0)
         self._first = self.masses.copy(), self.centres.copy(), self.inertias.copy()
+        self._first_weightless = self.weightless.copy()
+        self._bases: dict[str, np.ndarray] = {}  # the model's own values of fields of bodies that were ever changed
 
     def set_bodies(self, env: int, start: int, properties: list[RigidBodyProperties], recompute: bool) -> None:
         """Set bodies ``start`` and following of one environment; ``recompute`` scales the inertia with the mass."""
@@ -105,23 +107,27 @@ class Properties:
         model, ids, num_envs = layout.model, layout.body_ids, len(self.masses)
         masses, centres, inertias = self._first
         out: dict[str, np.ndarray] = {}
-        if (self.masses != masses).any():
-            out["body_mass"] = np.repeat(model.body_mass[None], num_envs, axis=0)
+
+        def varies(changed: np.ndarray, *names: str) -> bool:
+            if not changed.any() and names[0] not in self._bases:
+                return False
+            for name in names:  # also when all is as it was in the beginning: worlds or model may have other values by now
+                out[name] = np.repeat(self._bases.setdefault(name, getattr(model, name).copy())[None], num_envs, axis=0)
+            return True
+
+        if varies(self.masses != masses, "body_mass"):
             out["body_mass"][:, ids] = np.where(self.masses != masses, self.masses, out["body_mass"][:, ids])
-        if (self.centres != centres).any():
-            out["body_ipos"] = np.repeat(model.body_ipos[None], num_envs, axis=0)
+        if varies(self.centres != centres, "body_ipos"):
             changed = (self.centres != centres).any(axis=-1, keepdims=True)
             out["body_ipos"][:, ids] = np.where(changed, self.centres, out["body_ipos"][:, ids])
-        if (self.inertias != inertias).any():
+        if varies(self.inertias != inertias, "body_inertia", "body_iquat"):
             changed = (self.inertias != inertias).any(axis=(-2, -1))[..., None]
             moments, quats = _principal(self.inertias)
             for field, values in (("body_inertia", moments), ("body_iquat", quats)):
-                out[field] = np.repeat(getattr(model, field)[None], num_envs, axis=0)
                 out[field][:, ids] = np.where(changed, values, out[field][:, ids])
-        floating = np.repeat(model.body_gravcomp[None], num_envs, axis=0)
-        floating[:, ids] = self.weightless
-        if (floating != model.body_gravcomp).any():
-            out["body_gravcomp"] = floating
+        light = self.weightless != self._first_weightless  # a file's body may float by a share
+        if varies(light, "body_gravcomp"):
+            out["body_gravcomp"][:, ids] = np.where(light, self.weightless, out["body_gravcomp"][:, ids])
         return out
 
     def _shape_fields(self, layout: Layout, ground: float | None) -> dict[str, np.ndarray]:

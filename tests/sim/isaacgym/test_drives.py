@@ -141,6 +141,45 @@ def test_bodies_without_mass_stay_so_when_others_become_heavier(tmp_path: Path) 
     np.testing.assert_allclose(inertia, 5.0 * 0.4 * 0.1**2 * np.eye(3), rtol=1e-5)  # of a ball
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_properties_that_are_set_back_are_those_of_the_beginning(late: bool) -> None:
+    """In all environments at once, whether they were changed before the worlds were made or after."""
+    scene = Scene(num_envs=2, gravity=10.0, dt=0.01)
+    ball = scene.gym.create_sphere(scene.sim, 0.1)
+
+    def change(env: object, handles: list[int]) -> None:
+        (body,) = scene.gym.get_actor_rigid_body_properties(env, 0)
+        body.mass, body.flags = 100.0, int(gymapi.RIGID_BODY_DISABLE_GRAVITY)
+        scene.gym.set_actor_rigid_body_properties(env, 0, [body])
+
+    scene.fill([(ball, at(), "ball")], each=None if late else change)
+    for env in scene.envs if late else ():
+        change(env, [0])
+    roots, push = scene.tensor("actor_root_state"), torch.tensor([[4.0, 0.0, 0.0]] * 2)
+
+    def pushed() -> np.ndarray:
+        scene.gym.apply_rigid_body_force_tensors(scene.sim, gymtorch.unwrap_tensor(push), None, gymapi.ENV_SPACE)
+        before = roots[:, 7:10].numpy().copy()
+        scene.run(1)
+        return roots[:, 7:10].numpy() - before
+
+    np.testing.assert_allclose(pushed(), [[4e-4, 0.0, 0.0]] * 2, atol=1e-6)
+    for env in scene.envs:
+        (body,) = scene.gym.get_actor_rigid_body_properties(env, 0)
+        body.mass, body.flags = 4000.0 / 3.0 * np.pi * 0.1**3, 0
+        scene.gym.set_actor_rigid_body_properties(env, 0, [body])
+    np.testing.assert_allclose(pushed(), [[0.04 / body.mass, 0.0, -0.1]] * 2, rtol=1e-5)
+
+
+def test_a_body_of_a_file_may_float_by_a_share(tmp_path: Path) -> None:
+    (tmp_path / "buoy.xml").write_text("<mujoco><worldbody><body name='buoy' gravcomp='0.75'><geom size='.1' mass='1'/></body></worldbody></mujoco>")
+    scene = Scene(num_envs=2, gravity=10.0, dt=0.01)
+    scene.fill([(scene.gym.load_asset(scene.sim, str(tmp_path), "buoy.xml", gymapi.AssetOptions()), at(), "buoy")])
+    scene.tensor("actor_root_state")
+    scene.run(1)
+    np.testing.assert_allclose(scene.tensor("actor_root_state")[:, 9].numpy(), -0.025, rtol=1e-5)
+
+
 def test_per_actor_calls_do_what_the_tensors_do() -> None:
     scene = cartpole({"driveMode": [gymapi.DOF_MODE_EFFORT, gymapi.DOF_MODE_NONE]}, gravity=0.0)
     gym, env = scene.gym, scene.envs[1]
