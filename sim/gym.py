@@ -44,7 +44,8 @@ class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         task: Registered name.
         observations: As in :func:`sim.registry.make`.
         image_size: px.
-        max_episode_steps: Time limit; None: the task's own.
+        max_episode_steps: Time limit; None: the task's own. ``gymnasium.make`` keeps an argument of this name to itself, and its wrapper
+            can only cut an episode short, unseen by a task that judges at the limit: make this class itself for another limit.
         render_mode: ``rgb_array`` or None.
         options: ``engine``, ``reward``, ``randomize`` as in :func:`sim.registry.make`.
     """
@@ -117,7 +118,7 @@ class GymBatch(EpisodicBatch):
         autoreset: Whether an ended world begins anew by itself.
 
     Raises:
-        InputError: if a space is not a box or a flat dict of boxes.
+        InputError: if a space is not a box or a flat dict of boxes, or a number is not positive.
     """
 
     def __init__(
@@ -130,6 +131,9 @@ class GymBatch(EpisodicBatch):
         max_episode_steps: int | None = None,
         autoreset: bool = False,
     ) -> None:
+        for what, number in (("num_worlds", num_worlds), ("rate_hz", rate_hz), ("max_episode_steps", max_episode_steps)):
+            if number is not None and not number > 0:
+                raise InputError(f"{what} of task {name or 'gymnasium'!r}: expected more than 0, found {number}")
         self._envs = [make() for _ in range(num_worlds)]
         first = self._envs[0]
         registered = first.spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -87,6 +88,12 @@ def test_pictures_and_vectors_become_fields() -> None:
 def test_a_discrete_action_is_refused() -> None:
     with pytest.raises(InputError, match=r"CartPole-v1.*Discrete\(2\), expected a box of real numbers"):
         gym.as_batch("CartPole-v1")
+
+
+@pytest.mark.parametrize("wrong", [{"num_worlds": 0}, {"rate_hz": 0.0}, {"rate_hz": -3.0}, {"max_episode_steps": 0}])
+def test_numbers_that_are_not_positive_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(wrong))} of task .*: expected more than 0, found"):
+        gym.as_batch("Pendulum-v1", **wrong)
 
 
 def test_an_unknown_render_mode_is_refused() -> None:
