@@ -21,6 +21,8 @@ from sim.isaacgym.constants import DofDriveMode
 from sim.isaacgym.parameters import UNLIMITED, ActuatorProperties, AssetOptions, ForceSensorProperties, RigidBodyProperties, RigidShapeProperties
 from sim.isaacgym.structures import DOF_PROPERTIES, Transform
 
+_DENSITY = 1000.0  # kg/m3, MuJoCo's of geoms that say nothing
+
 
 @dataclass(frozen=True)
 class UrdfJoint:
@@ -63,6 +65,8 @@ class Asset:
         self.sensors: list[ForceSensor] = []
         self.body_properties: list[RigidBodyProperties] | None = None  # read when first asked for
         self._prepare(urdf is not None)
+        if options.override_inertia or options.override_com:
+            self._override_inertials()
         self.model: Any = self._compile()
         self.actuators = self._read_actuators()
         for group in (spec.actuators, spec.sensors, spec.keys):
@@ -92,8 +96,8 @@ class Asset:
         self._forget_options()
         if is_urdf:
             spec.compiler.balanceinertia = True
-        if options.override_inertia or options.override_com:
-            spec.compiler.inertiafromgeom = self._mj.mjtInertiaFromGeom.mjINERTIAFROMGEOM_TRUE
+        for geom in spec.geoms:
+            geom.density = options.density if geom.density == _DENSITY else geom.density
         self.root_joints = list(root.joints)
         free = [j for j in self.root_joints if j.type == self._mj.mjtJoint.mjJNT_FREE]
         self.jointed_root = bool(self.root_joints) and not free
@@ -110,6 +114,20 @@ class Asset:
         if not self.jointed_root:
             root.pos, root.quat = np.zeros(3), np.array([1.0, 0, 0, 0])
         self._name_elements(root, is_urdf)
+
+    def _override_inertials(self) -> None:
+        """Take centres of mass and inertias from the geometry of bodies that have any; masses stay the file's."""
+        shaped = self.spec.copy()
+        shaped.compiler.inertiafromgeom = self._mj.mjtInertiaFromGeom.mjINERTIAFROMGEOM_TRUE
+        model = self._compile(shaped)
+        for body in self.spec.bodies[1:]:
+            found = model.body(body.name)
+            if not body.explicitinertial or not body.geoms or not found.mass[0] > 0:
+                continue
+            if self.options.override_com:
+                body.ipos = found.ipos
+            if self.options.override_inertia:
+                body.iquat, body.inertia, body.fullinertia = found.iquat, found.inertia * body.mass / found.mass[0], [np.nan, 0, 0, 0, 0, 0]
 
     def _forget_options(self) -> None:
         """Leave the time step and the solver to the simulation: a file's are of no account, and would only be warned about."""
@@ -166,9 +184,9 @@ class Asset:
             self.shapes.append(geom.name)
             self.shape_bodies.append(body)
 
-    def _compile(self) -> Any:
+    def _compile(self, spec: Any = None) -> Any:
         try:
-            return self.spec.copy().compile()
+            return (spec or self.spec.copy()).compile()
         except ValueError as error:
             raise InputError(f"{self.name}: {' '.join(str(error).split())}") from None
 

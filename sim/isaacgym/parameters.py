@@ -161,7 +161,7 @@ class RigidBodyProperties(Parameters):
 
 @dataclass
 class RigidShapeProperties(Parameters):
-    """Contact properties of one collision shape; ``friction``, ``rolling_friction`` and ``torsion_friction`` have effect."""
+    """Contact properties of one collision shape; ``friction`` has effect, the two others where the file's geom has a ``condim`` of 6 and 4."""
 
     friction: float = 1.0
     rolling_friction: float = 0.0

@@ -180,6 +180,24 @@ def test_a_body_of_a_file_may_float_by_a_share(tmp_path: Path) -> None:
     np.testing.assert_allclose(scene.tensor("actor_root_state")[:, 9].numpy(), -0.025, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("centre", "inertia"), [(True, False), (False, True), (True, True)])
+def test_overridden_inertials_are_of_the_geometry_with_the_masses_of_the_file(centre: bool, inertia: bool, tmp_path: Path) -> None:
+    """A box of 8 kg whose file says 2 kg about a point beside its middle, and a link without inertial data, of the density asked for."""
+    moments = "ixx='0.5' ixy='0' ixz='0' iyy='0.5' iyz='0' izz='0.5'"
+    given = f"<inertial><origin xyz='0.03 0 0'/><mass value='2'/><inertia {moments}/></inertial>"
+    box = "<collision><geometry><box size='0.2 0.2 0.2'/></geometry></collision>"
+    joint = "<joint name='j' type='revolute'><parent link='base'/><child link='arm'/><axis xyz='0 0 1'/><limit lower='-1' upper='1'/></joint>"
+    (tmp_path / "box.urdf").write_text(f"<robot name='box'><link name='base'>{given}{box}</link>{joint}<link name='arm'>{box}</link></robot>")
+    scene, options = Scene(num_envs=1), gymapi.AssetOptions()
+    options.override_com, options.override_inertia, options.density = centre, inertia, 10.0
+    scene.fill([(scene.gym.load_asset(scene.sim, str(tmp_path), "box.urdf", options), at(), "box")])
+    base, arm = scene.gym.get_actor_rigid_body_properties(scene.envs[0], 0)
+    assert base.mass == pytest.approx(2.0) and arm.mass == pytest.approx(0.08)
+    np.testing.assert_allclose(base.com.array(), [0.0 if centre else 0.03, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(base.inertia.array(), (2.0 * 0.2**2 / 6 if inertia else 0.5) * np.eye(3), rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(scene.sim.engine.model.body_mass[1:], [2.0, 0.08], rtol=1e-6)
+
+
 def test_per_actor_calls_do_what_the_tensors_do() -> None:
     scene = cartpole({"driveMode": [gymapi.DOF_MODE_EFFORT, gymapi.DOF_MODE_NONE]}, gravity=0.0)
     gym, env = scene.gym, scene.envs[1]
