@@ -230,7 +230,8 @@ class Asset:
                 record["driveMode"] = actuator.type
                 record["effort"] = min(record["effort"], actuator.upper_force_limit)
                 if actuator.type != DofDriveMode.DOF_MODE_EFFORT:
-                    record["stiffness"], record["damping"] = actuator.kp, actuator.kv
+                    held = record["damping"] if actuator.type == DofDriveMode.DOF_MODE_POS else 0.0  # a drive at rest damps as the joint does
+                    record["stiffness"], record["damping"] = actuator.kp, actuator.kv + held
         return out
 
     def _velocity_limit(self, joint: str) -> float:

@@ -198,6 +198,19 @@ def test_overridden_inertials_are_of_the_geometry_with_the_masses_of_the_file(ce
     np.testing.assert_allclose(scene.sim.engine.model.body_mass[1:], [2.0, 0.08], rtol=1e-6)
 
 
+def test_a_servo_of_a_file_keeps_the_damping_of_its_joint(tmp_path: Path) -> None:
+    """Critically damped: 2 kg behind 50 N/m and 20 N s/m, of which the joint has 15."""
+    cart = "<body name='cart'><joint name='slide' type='slide' axis='1 0 0' damping='15'/><geom size='.1' mass='2'/></body>"
+    servo = "<actuator><position joint='slide' kp='50' kv='5'/></actuator>"
+    (tmp_path / "slider.xml").write_text(f"<mujoco><worldbody>{cart}</worldbody>{servo}</mujoco>")
+    scene = Scene(num_envs=1, gravity=0.0, dt=0.001)
+    scene.fill([(scene.gym.load_asset(scene.sim, str(tmp_path), "slider.xml", gymapi.AssetOptions()), at(), "slider")])
+    scene.set("dof_position_target", torch.ones(1, 1))
+    scene.run(400)
+    decay = 5.0 * 0.4
+    assert scene.rows("dof_state")[0, 0, 0].item() == pytest.approx(1.0 - (1.0 + decay) * math.exp(-decay), abs=3e-3)
+
+
 def test_per_actor_calls_do_what_the_tensors_do() -> None:
     scene = cartpole({"driveMode": [gymapi.DOF_MODE_EFFORT, gymapi.DOF_MODE_NONE]}, gravity=0.0)
     gym, env = scene.gym, scene.envs[1]
