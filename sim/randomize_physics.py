@@ -139,6 +139,8 @@ def require_possible(selection: Selection, draw: FieldDraw, source: str) -> None
     named, distribution = selection.named, draw.distribution
     if named.also == "rotation" and draw.operation == "scale":
         raise InputError(f"{source}: {selection.key!r}: an orientation cannot be scaled; add small turns (rad) or set it")
+    if not draw.inertia and named.also != "mass":
+        raise InputError(f"{source}: {selection.key!r}: 'inertia: false' is for masses alone; leave it out")
     if named.also == "material" and draw.operation != "set":
         raise InputError(f"{source}: {selection.key!r}: a material can only be set, to a choice of names")
     if distribution.direction is not None and drawn_shape(selection, draw.grain)[1] != 3:

@@ -214,6 +214,7 @@ def test_small_turns_tilt_what_was() -> None:
         ({"material:floor": {"add": 1.0}}, "a material can only be set"),
         ({"dof_invweight0:shoulder": {"scale": 2}}, "no field 'dof_invweight0'"),
         ({"body_parentid:fore": {"set": 0}}, "no field 'body_parentid'"),
+        ({"friction:floor": {"scale": 0.9, "inertia": False}}, "'inertia: false' is for masses alone"),
         ({"opt.timestep": {"scale": 0.9}}, "no field 'opt.timestep'"),
         ({"gravity": {"add": {"direction": 0.5}, "per": "element"}}, "a direction is a vector of x, y and z"),
         ({"gravity.z": {"add": {"direction": 0.5}}}, "a direction is a vector of x, y and z"),
