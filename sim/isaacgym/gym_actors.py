@@ -12,7 +12,7 @@ from sim.isaacgym.asset import Asset
 from sim.isaacgym.constants import INVALID_HANDLE, IndexDomain
 from sim.isaacgym.gym_assets import position, shape_ranges
 from sim.isaacgym.parameters import ActuatorProperties, IndexRange, RigidBodyProperties, RigidShapeProperties
-from sim.isaacgym.properties import body_properties, copied
+from sim.isaacgym.properties import body_properties, copied, with_scaled_inertia
 from sim.isaacgym.structures import DOF_PROPERTIES, Transform, Vec3
 from sim.isaacgym.world import Sim
 
@@ -270,7 +270,8 @@ class ActorCalls:
             env.sim.properties.set_bodies(env.index, int(env.sim.layout.body_start[actor]), copies, recomputeInertia)
             env.sim.properties_changed()
         else:
-            chosen.bodies.append((copies, recomputeInertia))
+            scaled = with_scaled_inertia(copies, self.get_actor_rigid_body_properties(env, actor)) if recomputeInertia else copies
+            chosen.bodies = [(scaled, False)]  # as they are read back
         return True
 
     def get_actor_rigid_shape_properties(self, env: Env, actor: int) -> list[RigidShapeProperties]:

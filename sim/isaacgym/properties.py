@@ -150,6 +150,15 @@ def copied(body: RigidBodyProperties) -> RigidBodyProperties:
     return RigidBodyProperties(body.mass, body.com.copy(), body.inertia.copy(), body.invMass, body.invInertia.copy(), body.flags)
 
 
+def with_scaled_inertia(bodies: list[RigidBodyProperties], before: list[RigidBodyProperties]) -> list[RigidBodyProperties]:
+    """Return ``bodies`` with the inertias of ``before`` times what their masses have grown by; one that had no mass keeps its own."""
+    out = [copied(body) for body in bodies]
+    for body, old in zip(out, before, strict=True):
+        if old.mass > 0:
+            body.inertia = Mat33.of(old.inertia.array() * (body.mass / old.mass))
+    return out
+
+
 def _read_bodies(asset: Asset) -> list[RigidBodyProperties]:
     import mujoco
 

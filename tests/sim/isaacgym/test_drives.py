@@ -211,6 +211,23 @@ def test_a_servo_of_a_file_keeps_the_damping_of_its_joint(tmp_path: Path) -> Non
     assert scene.rows("dof_state")[0, 0, 0].item() == pytest.approx(1.0 - (1.0 + decay) * math.exp(-decay), abs=3e-3)
 
 
+@pytest.mark.parametrize("prepare", [False, True])
+def test_an_inertia_that_was_scaled_with_its_mass_is_read_back(prepare: bool) -> None:
+    scene = Scene(num_envs=1)
+    scene.fill([(scene.gym.create_sphere(scene.sim, 0.1), at(), "ball")], prepare=prepare)
+    (body,) = scene.gym.get_actor_rigid_body_properties(scene.envs[0], 0)
+    first = body.inertia.array()
+    for factor in (2.0, 1.5):
+        body.mass *= factor
+        scene.gym.set_actor_rigid_body_properties(scene.envs[0], 0, [body], recomputeInertia=True)
+        (body,) = scene.gym.get_actor_rigid_body_properties(scene.envs[0], 0)
+    np.testing.assert_allclose(body.inertia.array(), 3.0 * first, rtol=1e-9)
+    scene.gym.set_actor_rigid_body_properties(scene.envs[0], 0, [body], recomputeInertia=False)
+    scene.gym.prepare_sim(scene.sim)
+    (body,) = scene.gym.get_actor_rigid_body_properties(scene.envs[0], 0)
+    np.testing.assert_allclose(body.inertia.array(), 3.0 * first, rtol=1e-9)
+
+
 def test_per_actor_calls_do_what_the_tensors_do() -> None:
     scene = cartpole({"driveMode": [gymapi.DOF_MODE_EFFORT, gymapi.DOF_MODE_NONE]}, gravity=0.0)
     gym, env = scene.gym, scene.envs[1]
