@@ -2,17 +2,21 @@
 
 A process that is started anew imports torch for itself: two seconds of a core and some 200 MB each. On Linux one server imports it,
 starts no thread, and forks the workers; elsewhere they are spawned, since other systems' libraries do not survive a fork. Workers are
-told the environment of the moment in which they were asked for, and end when their parent has gone, killed or not.
+told the environment of the moment in which they were asked for, and end when their parent has gone, killed or not. Ctrl-C, which a terminal
+sends to all of them, ends what a pool's workers are doing without a word: what there is to say is their parent's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import multiprocessing.forkserver
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
@@ -30,7 +34,33 @@ def worker_context(learnt: bool) -> ForkServerContext | SpawnContext:
         return multiprocessing.get_context("spawn")
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(list(_LEARNT if learnt else _IMPORTED))
+    if _on_main():
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: the server ignores Ctrl-C while it imports, too
+        try:
+            multiprocessing.forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, before)
     return made
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back while workers are started: one whose parent went in that moment would complain that it finds nothing."""
+    if not _on_main():  # no other thread is interrupted
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _on_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def worker_environment() -> dict[str, str]:
@@ -39,7 +69,8 @@ def worker_environment() -> dict[str, str]:
 
 
 def begin_worker(environment: Mapping[str, str]) -> None:
-    """Begin a worker: with the environment of its parent, and with an end when the parent has gone."""
+    """Begin a worker: with the environment of its parent, deaf to Ctrl-C, and with an end when the parent has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(environment)
     parent = multiprocessing.parent_process()
@@ -54,10 +85,42 @@ def begin_worker(environment: Mapping[str, str]) -> None:
 
 def worker_pool(count: int, learnt: bool, initializer: Callable[..., Any] | None = None, arguments: tuple[Any, ...] = ()) -> ProcessPoolExecutor:
     """Return ``count`` workers that calls can be submitted to; each calls ``initializer(*arguments)`` first."""
-    return ProcessPoolExecutor(count, worker_context(learnt), _begin, (worker_environment(), initializer, arguments))
+    return _Pool(count, worker_context(learnt), _begin, (worker_environment(), initializer, arguments))
+
+
+class _Pool(ProcessPoolExecutor):
+    """Starts its workers when calls are submitted."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """See base class."""
+        with uninterrupted():
+            return super().submit(_call, fn, args, kwargs)
+
+
+class _Interruption:
+    """Ctrl-C in a worker of a pool: it ends the call and those that are queued. One that died of it would be a crash to the pool."""
+
+    busy = came = False
+
+    @classmethod
+    def note(cls, *_: object) -> None:
+        cls.came = True
+        if cls.busy:
+            raise KeyboardInterrupt
+
+
+def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    _Interruption.busy = True
+    try:
+        if _Interruption.came:
+            raise KeyboardInterrupt
+        return fn(*args, **kwargs)
+    finally:
+        _Interruption.busy = False
 
 
 def _begin(environment: Mapping[str, str], initializer: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> None:
     begin_worker(environment)
+    signal.signal(signal.SIGINT, _Interruption.note)
     if initializer is not None:
         initializer(*arguments)

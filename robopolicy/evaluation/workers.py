@@ -24,7 +24,7 @@ import numpy as np
 from policies.base import Policy
 from policies.spec import InputError
 from robopolicy.evaluation.blocks import BlockResult, ExpertPlanner, Planner, PolicyPlanner, Report, run_block
-from robopolicy.worker_processes import begin_worker, worker_context, worker_environment
+from robopolicy.worker_processes import begin_worker, uninterrupted, worker_context, worker_environment
 from sim.env import BatchEnv
 
 if TYPE_CHECKING:
@@ -158,7 +158,6 @@ def _report(progress: Progress | None, block: int) -> Report | None:
 def _work(connection: multiprocessing.connection.Connection, job: Job, environment: Mapping[str, str]) -> None:
     """Body of a worker: receive block numbers, send ``(kind, payload)`` until None comes."""
     begin_worker(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
     def send(block: int, steps: np.ndarray, ended: np.ndarray, success: np.ndarray) -> None:
         connection.send(("progress", (block, steps.copy(), ended.copy(), success.copy())))
@@ -220,9 +219,10 @@ class _Pool:
         for _ in range(self.count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, self.job, worker_environment()), daemon=True)
-            process.start()
-            theirs.close()  # so that our end sees the end of file when the worker is gone
-            self.workers.append(_Worker(process, ours))
+            with uninterrupted():
+                process.start()
+                theirs.close()  # so that our end sees the end of file when the worker is gone
+                self.workers.append(_Worker(process, ours))
 
     def _with_news(self) -> list[_Worker]:
         """Wait until a worker has sent something or died."""

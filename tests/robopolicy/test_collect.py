@@ -174,3 +174,18 @@ def test_a_collection_that_kept_nothing_does_not_bind_the_next_one(tmp_path: Pat
     assert done.episodes == 1 and Dataset.open(tmp_path / "set").tasks == ["classic/cartpole"]
     collect("classic/cartpole", tmp_path / "fresh", 1, workers=1, progress=False, max_episode_steps=120)
     assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("sign", ["meta", "data/chunk-000"])
+def test_ctrl_c_is_one_word_whatever_the_workers_are_doing(sign: str, tmp_path: Path) -> None:
+    """A terminal sends it to all processes of a command: to the server of forks, here still importing, and to the workers."""
+    words = ("collect", "two-route", "--episodes", "100000", "--workers", "2", "--out", "set")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen([sys.executable, "-m", "robopolicy", *words], cwd=tmp_path, env=environment, stderr=said, start_new_session=True)
+        while process.poll() is None and not (tmp_path / "set" / sign).exists():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+    assert (tmp_path / "said").read_text() == "interrupted\n"
