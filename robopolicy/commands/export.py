@@ -29,10 +29,10 @@ def register(app: typer.Typer) -> None:
         ] = None,
         json: Annotated[Path | None, typer.Option(help="Also write what was exported as JSON; - for standard output.")] = None,
     ) -> None:
-        """Write a policy as one ONNX file that ONNX Runtime runs without torch: robopolicy serve FILE.onnx.
+        r"""Write a policy as one ONNX file that ONNX Runtime runs without torch: robopolicy serve FILE.onnx.
 
         Normalisation and every step from noise to actions are inside; random numbers are inputs. The file is compared
-        with the checkpoint on random observations before it is put in place. Needs: pip install 'robopolicy[export,train]'.
+        with the checkpoint on random observations before it is put in place. Needs: pip install 'robopolicy\[export,train]'.
         """
         from robopolicy.export import export_onnx
         from robopolicy.json_output import emit_json

@@ -216,3 +216,8 @@ def test_observations_that_do_not_fit_are_refused(exported):
     policy = OnnxPolicy(exported[1])
     with pytest.raises(SpecMismatch, match="lacks field"):
         policy.act({"observation.state": np.zeros((1, 2, 3), np.float32)}, {}, row_keys(0, 1))
+
+
+def test_help_names_the_extras(capsys):
+    assert main(["export", "--help"]) == 0
+    assert "pip install 'robopolicy[export,train]'" in capsys.readouterr().out  # square brackets are markup there
