@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -83,10 +84,16 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
+def _at_home(word: str) -> str:
+    """Return ``KEY=~/x`` and ``--out=~/x`` with the home folder's path: shells put it in only where a word begins with ``~``."""
+    key, sign, value = word.partition("=")
+    return key + sign + str(Path(value).expanduser()) if value.startswith("~/") else word
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 the robot has gone, 2 bad input (one line said why), 130 interrupted."""
     try:
-        result = app(args=list(argv) if argv is not None else None, standalone_mode=False)
+        result = app(args=[_at_home(word) for word in (sys.argv[1:] if argv is None else argv)], standalone_mode=False)
     except InputError as error:
         return fail(str(error))
     except KeyboardInterrupt:
@@ -110,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("interrupted", file=sys.stderr)
             return 130
         raise
+    if result == 130:  # typer's own answer to Ctrl-C
+        print("interrupted", file=sys.stderr)
     return int(result) if isinstance(result, int) else 0
 
 

@@ -32,12 +32,12 @@ def world_options(env: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_places(text: str) -> str:
-    """Return ``text`` if nothing but ``_PLACES`` stands in its braces; raises ValueError otherwise."""
+    """Return ``text``, with the home folder for ``~/``, if nothing but ``_PLACES`` stands in its braces; raises ValueError otherwise."""
     try:
         text.format(**dict.fromkeys(_PLACES, ""))
     except (KeyError, IndexError, ValueError, AttributeError):
         raise ValueError(f"{text!r}: only {', '.join('{' + name + '}' for name in _PLACES)} can stand in braces") from None
-    return text
+    return str(Path(text).expanduser()) if text.startswith("~/") else text
 
 
 PathPattern = Annotated[str, pydantic.AfterValidator(_check_places)]

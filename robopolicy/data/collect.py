@@ -107,7 +107,7 @@ def collect(
         raise InputError(
             f"collect: episodes and workers must be at least 1, noise and extra steps at least 0, found {episodes}, {workers}, {noise:g}, {extra_steps}"
         )
-    name, root, _ = registry.resolve(task), Path(path), _require_own(seed0)
+    name, root, _ = registry.resolve(task), Path(path).expanduser(), _require_own(seed0)
     checkpoint, about, seen = _demonstrator(name, expert, act)
     recipe = Collection(
         name,

@@ -60,7 +60,7 @@ class DatasetWriter:
         codec: Mapping[str, Any] | None = None,
     ) -> None:
         """Open or begin the data set; it is locked until :meth:`close`."""
-        self.root, self.spec, self.fps, self.robot_type, self.task = Path(path), spec, float(fps), robot_type, task
+        self.root, self.spec, self.fps, self.robot_type, self.task = Path(path).expanduser(), spec, float(fps), robot_type, task
         if not self.fps > 0:
             raise InputError(f"fps: expected a positive number, found {fps}")
         self._provenance = dict(provenance or {})

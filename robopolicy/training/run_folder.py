@@ -143,7 +143,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         InputError: if it is neither.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if (path / "manifest.json").is_file():
         return path
     pointer = path / "last"

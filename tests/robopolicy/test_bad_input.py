@@ -154,3 +154,26 @@ def test_a_file_that_may_not_grow_while_recording(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     refused(command(tmp_path, "collect", "two-route", "--episodes", "5", "--workers", "1", "--out", "data", prepare=prepare), "data")
+
+
+def test_the_home_folder_behind_an_equals_sign(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell puts it in there: it would be a folder called ~ here, which nobody dares to remove."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    here.mkdir()
+    shutil.copytree(made / "data", home / "data")
+    monkeypatch.setenv("HOME", str(home))
+    (tmp_path / "mine.yaml").write_text("task: two-route\npolicy: {type: regression}\ndata: {path: ~/data}\noutput: ~/second\ntraining: {steps: 1}\n")
+    sets = ["training.steps=1", "data=[~/data]", "output=~/first"]
+    for words in (
+        ["collect", "two-route", "--episodes", "1", "--workers", "1", "--out=~/collected"],
+        ["train", "quickstart", *sets, "--quiet"],
+        ["train", "../mine.yaml", "init=~/none"],
+    ):
+        done = command(here, *words)
+        if words[-1] == "init=~/none":
+            refused(done, str(home / "none"), "no such checkpoint or run")
+        else:
+            assert done.returncode == 0, done.stderr
+    assert command(here, "train", "../mine.yaml", "--quiet").returncode == 0
+    assert list(here.iterdir()) == []
+    assert sorted(p.name for p in home.iterdir()) == ["collected", "data", "first", "second"]
