@@ -20,10 +20,13 @@ def is_loopback(address: str) -> bool:
 
 
 def require_loopback(address: str, secured: bool = False) -> None:
-    """Raise InputError, one line, unless ``address`` can be reached from this machine alone or the socket is ``secured`` by keys."""
+    """Raise InputError, one line, unless ``address`` can be reached from this machine alone or the socket is ``secured`` by keys; or if its port is none."""
     if not secured and not is_loopback(address):
         loopback, apart = "tcp://127.0.0.1:PORT or ipc://PATH", "an ssh tunnel, or for a policy server keys (robopolicy keys --help)"
         raise InputError(f"address {address!r}: only loopback is served and trusted ({loopback}); between machines use {apart}")
+    port = address.rpartition(":")[2]
+    if address.startswith("tcp://") and port.isdigit() and int(port) > 65535:  # ZeroMQ takes what is left modulo 65536: another port
+        raise InputError(f"address {address!r}: expected a port up to 65535, found {port}")
 
 
 def checked_bind(socket: zmq.Socket, address: str, secured: bool = False) -> str:

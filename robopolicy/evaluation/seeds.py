@@ -34,6 +34,8 @@ def seeds(purpose: Purpose, count: int, offset: int = 0) -> np.ndarray:
     """
     if count < 1:
         raise InputError(f"number of episodes: expected at least 1, found {count}")
+    if count > SIZE:
+        raise InputError(f"number of episodes: expected at most {SIZE}, as many as there are {purpose.name.lower()} seeds, found {count}")
     if not 0 <= offset <= SIZE - count:
         raise InputError(f"seed offset: expected 0 to {SIZE - count} for {count} {purpose.name.lower()} episodes, found {offset}")
     return np.arange(count, dtype=np.int64) + (int(purpose) + offset)

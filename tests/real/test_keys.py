@@ -183,6 +183,13 @@ def test_without_keys_only_loopback_is_bound_and_connected(folders, connect):
         connect("tcp://127.0.0.1:9", keys=folders[1], connect_s=0.2)
 
 
+def test_a_port_that_is_none_is_refused_instead_of_another_one(connect):
+    with pytest.raises(InputError, match="expected a port up to 65535, found 99999"):
+        PolicyServer(ReachPolicy(), "tcp://127.0.0.1:99999")
+    with pytest.raises(InputError, match="expected a port up to 65535, found 65536"):
+        connect("tcp://127.0.0.1:65536", connect_s=0.2)
+
+
 def test_a_broken_authorised_file_lets_nobody_in(serve, connect, folders):
     server_folder, known, _ = folders
     server = serve(ReachPolicy(), keys=server_folder)

@@ -124,6 +124,7 @@ def test_mistakes_are_one_line(runs: Path, tmp_path: Path, capsys: pytest.Captur
     assert "observation.state" in said(capsys, "eval", runs / "flow", "--task", "metaworld/push", *out)
     assert "device 'cupboard' cannot be used here" in said(capsys, "eval", runs / "flow", "--device", "cupboard", *out)
     assert "seed offset" in said(capsys, "eval", runs / "flow", "--seed", 999_999, *out)
+    assert "expected at most 1000000" in said(capsys, "eval", runs / "flow", "--episodes", 1_000_001, *out)
     assert "give a checkpoint" in said(capsys, "eval", Evaluation.load(_any_evaluation(runs, tmp_path)).folder, *out)
     assert not (tmp_path / "e").exists()
 
