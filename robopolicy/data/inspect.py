@@ -108,7 +108,8 @@ def tables(dataset: Dataset) -> list[RenderableType]:
 def _fields(dataset: Dataset) -> RenderableType:
     from rich.table import Column, Table
 
-    table = Table(Column("field", no_wrap=True), "shape", "unit", "element", "min", "mean", "std", "max", title="fields", title_justify="left")
+    numbers = [Column(head, no_wrap=True) for head in ("min", "mean", "std", "max")]  # where it is narrow the names are broken, no number is cut
+    table = Table(Column("field", overflow="fold"), "shape", "unit", Column("element", overflow="fold"), *numbers, title="fields", title_justify="left")
     fields = dataset.spec.observation.fields
     names = [*fields, "action", *(n for n in dataset.arrays if n not in fields and n not in ("action", "task_index") and not n.startswith(layout.CAPTURE))]
     for name in names:

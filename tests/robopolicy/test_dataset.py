@@ -245,3 +245,16 @@ def test_inspect_command_and_jitter(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "14 at 10 Hz" in text and "1 of 2 episodes" in text and "16.67%" in text and "observation.environment_state" in text
     about = json.loads((tmp_path / "out/about.json").read_text())
     assert about["tasks"] == {"": 2} and about["length"] == {"min": 7, "median": 7.0, "max": 7} and about["capture"]["top"]["late"] == pytest.approx(1 / 6)
+
+
+def test_inspect_cuts_no_number_on_a_narrow_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from robopolicy.cli import main
+
+    record(tmp_path / "set", 2)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["data", "inspect", str(tmp_path / "set")]) == 0
+    text = capsys.readouterr().out
+    rows = [line.split("│")[5:9] for line in text.split("capture times")[0].splitlines() if line.startswith("│")]
+    assert len(rows) > 5
+    for cell in (cell.strip() for row in rows for cell in row):
+        assert cell == "" or np.isfinite(float(cell)), cell
