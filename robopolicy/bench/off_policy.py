@@ -20,6 +20,7 @@ from robopolicy.bench.cells import Cell, Cells, run_cells
 from robopolicy.bench.entered import entries
 from robopolicy.bench.harness import Result, Row
 from robopolicy.bench.returns import mean_interval, said
+from robopolicy.bench.trial_runs import digest
 from robopolicy.evaluation.statistics import wilson
 from robopolicy.reporting.leaderboard import PEER as PEER_LABEL
 
@@ -101,7 +102,15 @@ def plan(size: Size, folder: Path, length: str = "") -> dict[str, list[Cell]]:
             here = str(folder / f"{rule}-{length}seed{seed}")
             recipe, switched = RECIPES[rule]
             overrides = (*switched, f"training.random_steps={size.random_steps}")
-            mine = {**told, "recipe": recipe, "overrides": overrides, "seed": seed, "folder": here, "entry": entry(RULES[rule])}
+            mine = {
+                **told,
+                "recipe": recipe,
+                "overrides": overrides,
+                "planned": digest(recipe, overrides),
+                "seed": seed,
+                "folder": here,
+                "entry": entry(RULES[rule]),
+            }
             out.setdefault(rule, []).append(Cell(f"{RULES[rule]}, seed {seed}", f"{RUNS}:curve", mine, 1, size.steps / 60))
             if rule in JUDGED:
                 judged = {"folder": here, "episodes": max(2, size.episodes)}

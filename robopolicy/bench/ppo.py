@@ -21,6 +21,7 @@ from robopolicy.bench.cells import Cell, Cells, run_cells
 from robopolicy.bench.entered import entries
 from robopolicy.bench.harness import Result, Row
 from robopolicy.bench.returns import first_reached, mean_interval, said
+from robopolicy.bench.trial_runs import digest
 from robopolicy.reporting.leaderboard import PEER as PEER_LABEL
 
 FOLDER = Path("runs/benchmarks/ppo")
@@ -102,7 +103,7 @@ def plan(environment: str, size: Size, folder: Path, length: str = "") -> Sides:
     batches = {"n_steps": training.rollout, "batch_size": training.worlds * training.rollout // training.minibatches, "n_epochs": training.epochs}
 
     def ours(name: str, overrides: tuple[str, ...]) -> None:
-        told = {"recipe": recipe, "overrides": overrides, "iterations": size.iterations}
+        told = {"recipe": recipe, "overrides": overrides, "iterations": size.iterations, "planned": digest(recipe, overrides)}
         cells = [{**told, "turn": turn, "folder": str(runs / f"speed-{turn}")} for turn in range(size.rounds)]
         out.speeds[name] = [Cell(f"{environment} speed: {name}, round {k + 1}", "robopolicy.bench.trial_runs:speed", c) for k, c in enumerate(cells)]
 
@@ -116,7 +117,15 @@ def plan(environment: str, size: Size, folder: Path, length: str = "") -> Sides:
     told = {"environment": environment, "steps": size.steps, "every": -(-size.steps // size.points), "episodes": size.episodes}
     entry = {label: entries(plain.task, label, size.steps, size.entered, folder) for label in ("PPO", f"{PEER_LABEL}{PEER} PPO")}
     for seed in range(size.seeds):
-        here = {**told, "recipe": recipe, "overrides": (), "seed": seed, "folder": str(runs / f"ours-{length}seed{seed}"), "entry": entry["PPO"]}
+        here = {
+            **told,
+            "recipe": recipe,
+            "overrides": (),
+            "planned": digest(recipe, ()),
+            "seed": seed,
+            "folder": str(runs / f"ours-{length}seed{seed}"),
+            "entry": entry["PPO"],
+        }
         cell = Cell(f"{environment} curve: ours, seed {seed}", "robopolicy.bench.trial_runs:curve", here, 1, size.steps / 1e4)
         out.curves.setdefault("ours", []).append(cell)
     if not _peer():

@@ -13,7 +13,7 @@ import numpy as np
 from policies.spec import InputError
 
 
-def speed(recipe: str, overrides: Sequence[str], iterations: int, folder: str, turn: int) -> dict[str, Any]:
+def speed(recipe: str, overrides: Sequence[str], iterations: int, folder: str, turn: int, planned: str = "") -> dict[str, Any]:
     """Return environment steps, wall and CPU seconds of whole iterations (rollout and updates), the first two left out.
 
     Args:
@@ -22,11 +22,13 @@ def speed(recipe: str, overrides: Sequence[str], iterations: int, folder: str, t
         iterations: Rollouts in all.
         folder: The run's; what is in it is deleted.
         turn: Which repetition this is; the seed.
+        planned: Of :func:`digest`.
     """
     from robopolicy.recipe import load_recipe
     from robopolicy.training.trial import train
 
     plain = load_recipe(recipe, overrides, _silent).training
+    _require_planned(recipe, overrides, planned)
     steps = iterations * plain.worlds * plain.rollout
     told = [f"training.steps={steps}", "training.log_every=1", f"training.checkpoint_every={iterations}", f"seed={turn}", f"output={folder}"]
     shutil.rmtree(folder, ignore_errors=True)
@@ -39,7 +41,7 @@ def speed(recipe: str, overrides: Sequence[str], iterations: int, folder: str, t
 
 def curve(
     recipe: str, overrides: Sequence[str], environment: str, seed: int, steps: int, every: int, episodes: int, folder: str,
-    entry: Mapping[str, Any] | None = None,
+    entry: Mapping[str, Any] | None = None, planned: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Train, then judge every checkpoint by deterministic returns in Gymnasium's own environment; goes on where it was stopped.
 
@@ -53,6 +55,7 @@ def curve(
         episodes: Of an evaluation.
         folder: The run's.
         entry: Of :class:`robopolicy.bench.entered.Entry`: the last checkpoint enters a ledger, too.
+        planned: Of :func:`digest`.
     """
     from robopolicy.bench.entered import Entry
     from robopolicy.bench.returns import EVALUATION_SEEDS, deterministic_returns, policy_act
@@ -61,6 +64,7 @@ def curve(
     from robopolicy.training.trial import train
 
     plain = load_recipe(recipe, overrides, _silent)
+    _require_planned(recipe, overrides, planned)
     between = max(1, every // (plain.training.worlds * plain.training.rollout)) if plain.loop == "on_policy" else every
     told = [f"training.steps={steps}", f"training.checkpoint_every={between}", "training.keep_checkpoints=1000", f"seed={seed}", f"output={folder}"]
     train(load_recipe(recipe, [*overrides, *told], _silent), progress=False, note=print)
@@ -125,6 +129,19 @@ def success(recipe: str, overrides: Sequence[str], seed: int, steps: int, episod
     last = _rows(Path(folder))[-1]
     result = evaluate(trained.checkpoint, wanted.task, episodes=episodes, seed0=REPORT, block=min(50, episodes), env=wanted.env.options(), progress=False)
     return {"successes": sum(e.success for e in result.episodes), "episodes": episodes, "wall_s": last["wall_s"], "cpu_s": last["cpu_s"]}
+
+
+def digest(recipe: str, overrides: Sequence[str]) -> str:
+    """Return 12 hex digits of what a recipe says now: a result of what it said before is not this one's."""
+    from robopolicy.bench.entered import settings_hash
+    from robopolicy.recipe import load_recipe
+
+    return settings_hash(load_recipe(recipe, overrides, _silent).to_dict())
+
+
+def _require_planned(recipe: str, overrides: Sequence[str], planned: str) -> None:
+    if planned and planned != digest(recipe, overrides):
+        raise InputError(f"recipe {recipe} has changed since the benchmark was begun: run the same command again")
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
