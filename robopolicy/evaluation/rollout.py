@@ -26,6 +26,7 @@ from robopolicy.evaluation.records import Evaluation
 from robopolicy.evaluation.subject import EXPERT, Subject, take
 from robopolicy.evaluation.workers import Job, Progress, run, run_on, torch_threads
 from robopolicy.randomization import whole_ranges
+from robopolicy.training.run_folder import find_checkpoint
 from sim.env import BatchEnv
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def evaluate(
     reached at any step. Plans are executed for Ta steps before the next is asked for.
 
     Args:
-        policy: A policy, the folder of a checkpoint, several of them composed, or ``"expert"`` for the task's scripted expert.
+        policy: A policy, the folder of a checkpoint or of a run, several of them composed, or ``"expert"`` for the task's scripted expert.
         task: Registered name, or a module-level function (num_worlds) -> BatchEnv.
         episodes: How many; episode i is reset with ``seed0 + i``.
         seed0: First seed; all must lie in one range of ``robopolicy.evaluation.seeds``.
@@ -113,6 +114,8 @@ def evaluate(
         raise InputError(f"block, workers and threads: expected at least 1 each, found {block}, {workers}, {threads}")
     if videos and out is None:
         raise InputError("videos need a folder to be written to: give out")
+    if isinstance(policy, (str, Path)) and policy != EXPERT:
+        policy = find_checkpoint(policy)
     purpose = seeds.purpose_of(seed0)
     all_seeds = seeds.seeds(purpose, episodes, seed0 - int(purpose))
     make_env = _maker(task, env)
