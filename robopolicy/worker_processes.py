@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
@@ -34,12 +35,12 @@ def worker_context(learnt: bool) -> ForkServerContext | SpawnContext:
         return multiprocessing.get_context("spawn")
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(list(_LEARNT if learnt else _IMPORTED))
-    if _on_main():
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: the server ignores Ctrl-C while it imports, too
-        try:
-            multiprocessing.forkserver.ensure_running()
-        finally:
-            signal.signal(signal.SIGINT, before)
+    resource_tracker.ensure_running()  # by itself first: where it is started, Ctrl-C is let through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C does not reach the server while it imports, either
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # what came meanwhile comes now
     return made
 
 
@@ -70,7 +71,7 @@ def worker_environment() -> dict[str, str]:
 
 def begin_worker(environment: Mapping[str, str]) -> None:
     """Begin a worker: with the environment of its parent, deaf to Ctrl-C, and with an end when the parent has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _answer_to_interrupts(signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(environment)
     parent = multiprocessing.parent_process()
@@ -81,6 +82,12 @@ def begin_worker(environment: Mapping[str, str]) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def _answer_to_interrupts(handler: Any) -> None:
+    """Set what Ctrl-C does in this worker, which was forked with it held back."""
+    signal.signal(signal.SIGINT, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def worker_pool(count: int, learnt: bool, initializer: Callable[..., Any] | None = None, arguments: tuple[Any, ...] = ()) -> ProcessPoolExecutor:
@@ -121,6 +128,6 @@ def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, An
 
 def _begin(environment: Mapping[str, str], initializer: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> None:
     begin_worker(environment)
-    signal.signal(signal.SIGINT, _Interruption.note)
+    _answer_to_interrupts(_Interruption.note)
     if initializer is not None:
         initializer(*arguments)

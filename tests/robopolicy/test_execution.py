@@ -136,7 +136,7 @@ def test_eval_tells_the_method_and_counts_its_calls(run: Path, tmp_path: Path, c
     out = result(tmp_path, "eval", run, "--method", "rti:steps=3,level=15", "--compare", run, "--out", tmp_path / "e")
     ours, plain = out["evaluations"]
     assert [e["label"] for e in out["evaluations"]] == ["diffusion+rti", "diffusion"] and out["comparisons"][0]["n"] == 6
-    assert registry.parse(ours["execution"]) == {"type": "rti", "steps": 3, "level": 15, "n_action_steps": 1, "solver": "ddpm"} and plain["execution"] is None
+    assert registry.parse(ours["execution"]) == {"type": "rti", "steps": 3, "level": 15, "n_action_steps": 1} and plain["execution"] is None
     for e, calls in ((ours, lambda n: 10 + 3 * (n - 1)), (plain, lambda n: 10 * -(-n // 8))):
         assert all(x["network_calls"] == calls(x["length"]) for x in e["episodes"])
         steps = sum(x["length"] for x in e["episodes"])
