@@ -4,7 +4,7 @@ Speed is that of whole training, rollouts and updates, in rounds that take all s
 is the fastest of 1, 8 and 16 worlds with 1 and 2 threads; as further rows, its speed with our batch sizes and network, and
 ours with its network. Then both train for a million steps, three seeds each: deterministic returns on the same twenty initial
 states of Gymnasium's own environment, and the seconds until either side first reaches what the peer has at the end on average.
-About two hours, nearly all of them the peer's; every cell is a process and one line of ``runs/benchmarks/ppo/results.jsonl``,
+About three hours, nearly all of them the peer's; every cell is a process and one line of ``runs/benchmarks/ppo/results.jsonl``,
 and is not run again. What is trained at the end enters ``evaluations/ledger.jsonl`` there, 50 report states each.
 """
 
