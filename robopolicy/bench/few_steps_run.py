@@ -11,7 +11,6 @@ import concurrent.futures.process
 import dataclasses
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -192,17 +191,6 @@ def _executor(workers: int) -> concurrent.futures.Executor:
         return Here()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes, before they import torch
     return worker_pool(workers, True)
-
-
-def end_with(parent: int) -> None:
-    """Let this process end within a second of its parent, so that after a kill no training holds a folder that is to go on."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_job(job: Job) -> tuple[dict[str, Any], str | None]:

@@ -268,7 +268,7 @@ def test_the_plot_has_a_dot_for_every_point_and_a_box_for_every_policy() -> None
 
 
 def test_a_worker_ends_with_its_parent() -> None:
-    child = "import os, sys, time; from robopolicy.bench.few_steps_run import end_with; end_with(int(sys.argv[1])); print(flush=True); time.sleep(60)"
+    child = "import os, sys, time; from robopolicy.bench.cells import end_with; end_with(int(sys.argv[1])); print(flush=True); time.sleep(60)"
     parent = (
         "import os, subprocess, sys\n"
         f"worker = subprocess.Popen([sys.executable, '-c', {child!r}, str(os.getpid())], stdout=subprocess.PIPE)\n"
