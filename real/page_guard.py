@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from http import HTTPStatus
@@ -26,6 +27,8 @@ _OWN = re.compile(r"https?://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 
 def guarded_server(port: int) -> tuple[Any, str]:
     """Return a viser server on 127.0.0.1 and the address, key included, at which it is opened.
+
+    A ``port`` that is taken is said, and the next free one is had instead; 0 is any.
 
     Raises:
         InputError: if viser is not installed.
@@ -46,6 +49,8 @@ def guarded_server(port: int) -> tuple[Any, str]:
             server = viser.ViserServer(host="127.0.0.1", port=port, label="robopolicy", verbose=False)
     finally:
         websocket.serve = unguarded
+    if port not in (0, server.get_port()):
+        print(f"port {port} is taken: the page is at port {server.get_port()}", file=sys.stderr)
     return server, f"http://127.0.0.1:{server.get_port()}/?key={key}"
 
 

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pydantic
 
-from policies.base import Policy
 from policies.config import Config
 from policies.hierarchy import WaypointPlanner
 from policies.spec import InputError, Spec, suggest
@@ -36,6 +35,7 @@ from real.summary import Summary
 from real.teleop.takeover import IdlePolicy
 from robopolicy.beside import counted_beside, watch_over
 from robopolicy.config import apply_overrides, find_recipe, read_yaml, validate
+from robopolicy.deployed_policy import open_policy, require_there
 from robopolicy.json_output import emit_json
 from robopolicy.processes import Background
 from robopolicy.recording import RecordConfig, open_recorder
@@ -191,60 +191,6 @@ def open_planner(planner: dict[str, Any], robot: DriveHandle, policy: Spec) -> P
     )  # fmt: skip
 
 
-def open_policy(policy: str, threads: int = 1, method: str | None = None, keys: str | None = None) -> AsyncPolicy:
-    """Return the client of a server address, or the exported file or checkpoint (or a run's last) loaded into this process.
-
-    Args:
-        policy: Address, file or folder.
-        threads: Of a policy in this process.
-        method: How a checkpoint is executed (``robopolicy.execution``); None: as it says.
-        keys: Folder of this robot's keys (``robopolicy keys``), for a server on another machine.
-
-    Raises:
-        InputError: if there is no policy.
-    """
-    if "://" in policy:
-        from real.client import PolicyClient
-
-        return PolicyClient(policy, keys=keys)
-    from real.policy import LocalPolicy
-
-    return LocalPolicy(load_local(policy, threads, method)[0])
-
-
-def load_local(path: str | Path, threads: int = 1, method: str | None = None, device: str = "cpu", weights: str | None = None) -> tuple[Policy, str]:
-    """Return the policy of an exported file, or of a checkpoint (or a run's last), and what it is called.
-
-    Args:
-        path: File ``*.onnx``, which needs no torch, or folder.
-        threads: Of one call.
-        method: How a checkpoint is executed (``robopolicy.execution``); None: as it says.
-        device: Torch device of a checkpoint.
-        weights: Number format of a checkpoint's weights on the CPU (``policies.inference``); None: as trained.
-
-    Raises:
-        InputError: if there is no policy, or a file is asked for what only a checkpoint can do.
-    """
-    if str(path).endswith(".onnx"):
-        if method is not None or weights is not None or device != "cpu":
-            asked = f"method {method}" if method is not None else f"weights {weights}" if weights is not None else f"device {device}"
-            raise InputError(f"{path}: an exported file runs on the CPU and as it was exported, not with {asked}; serve its checkpoint")
-        from real.onnx import OnnxPolicy
-
-        exported = OnnxPolicy(path, threads)
-        return exported, f"{exported.name} {exported.fingerprint}"
-    from policies.checkpoint import fingerprint
-    from robopolicy.execution import load_policy, policy_name
-    from robopolicy.training.run_folder import find_checkpoint
-
-    folder = find_checkpoint(path)  # says what is wrong with the folder before torch is loaded
-    name = f"{policy_name(folder, method)} {folder.name} {fingerprint(folder)}{f' {weights}' if weights else ''}"
-    import torch
-
-    torch.set_num_threads(threads)
-    return load_policy(folder, device, method, weights), name
-
-
 def _open_policy(config: RunConfig) -> AsyncPolicy:
     return open_policy(config.policy, config.threads, config.method, config.keys)
 
@@ -279,6 +225,8 @@ def run(
     with ExitStack() as stack:
         if config.shadow and config.drive is not None:
             raise InputError(f"shadow: the drive at {config.drive} sends what it is told; leave drive= out, then one is started that only reads")
+        if acting is None:
+            require_there(config.policy)  # before a robot is waited for
         fits = _robot_takes_spec(config)
         policy = acting or (_open_policy(config) if fits else None)
         if policy is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -22,6 +23,13 @@ def end(process: subprocess.Popen[bytes], patience_s: float = 5.0) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """Return what a child calls so that killing this process kills it too (Linux prctl); None where that does not exist."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    set_parent_death_signal = 1
+    return None if prctl is None else lambda: prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from policies.spec import InputError
 from robopolicy.conditioning import ConditionConfig, balance_exponent, completed, task_set
 from robopolicy.config import apply_overrides, find_recipe, read_yaml, validate
 from robopolicy.data.goals import GoalsConfig
+from robopolicy.evaluation.seeds import SIZE
 
 PositiveInt = pydantic.PositiveInt
 Note = Callable[[str], None]
@@ -157,7 +158,7 @@ class EvaluationConfig(Config):
     block: PositiveInt = 50  # B: episode i runs in row i mod B of block i div B
     workers: PositiveInt = 1
     threads: PositiveInt = 1  # torch threads a worker
-    seed: int = 0  # offset inside the selection or the report seeds, and the key of the policy's noise
+    seed: Annotated[int, Field(ge=0, lt=SIZE)] = 0  # offset inside the selection or the report seeds, and the key of the policy's noise
     videos: pydantic.NonNegativeInt = 0  # of the best and of the worst episodes, each
 
 
@@ -165,7 +166,7 @@ class Experiment(Config):
     """What every recipe has: a task, a policy, and how it is judged."""
 
     task: str
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     output: PathPattern = "runs/{task}-{policy}-seed{seed}"
     init: str | None = None  # checkpoint to begin with
     env: EnvConfig = EnvConfig()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.spec import InputError
+from robopolicy.processes import die_with_parent
 from robopolicy.recipe import Recipe, load_recipe
 from robopolicy.sweep import Cell
 
@@ -95,8 +96,6 @@ class CellProcess:
     """
 
     def __init__(self, cell: Cell, out: Path) -> None:
-        from robopolicy.training.launch import _die_with_parent
-
         self.cell, self.log = cell, out / "logs" / f"{cell.name}.txt"
         self._result = self.log.with_suffix(".json")
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +108,7 @@ class CellProcess:
         with self.log.open("w", encoding="utf-8") as said:
             self._process = subprocess.Popen(
                 command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, start_new_session=True,
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
             )  # fmt: skip
 
     @property

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from policies.spec import InputError, suggest
 from sim.env import BatchEnv
 
@@ -198,8 +200,8 @@ def make(
     if reward and reward not in item.rewards:
         raise InputError(f"reward {reward!r} of task {item.name!r}: expected one of {', '.join(item.rewards)}{suggest(reward, item.rewards)}")
     for name, number in (("num_worlds", num_worlds), ("threads", threads), ("max_episode_steps", 1 if max_episode_steps is None else max_episode_steps)):
-        if number < 1:
-            raise InputError(f"{name} of task {item.name!r}: expected at least 1, found {number}")
+        if not isinstance(number, int | np.integer) or number < 1:
+            raise InputError(f"{name} of task {item.name!r}: expected a whole number of at least 1, found {number!r}")
     if randomize and not item.batched:
         raise InputError(f"task {item.name!r} cannot be randomized: its worlds are not on an engine of sim.engine")
     options = Options(num_worlds, observations, image_size, max_episode_steps, autoreset, threads, engine, reward, randomize)

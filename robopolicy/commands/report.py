@@ -32,7 +32,10 @@ def register(app: typer.Typer) -> None:
         latex: Annotated[bool, typer.Option("--latex", help="Write them as LaTeX.")] = False,
         markdown: Annotated[bool, typer.Option("--markdown", help="Write them as Markdown.")] = False,
     ) -> None:
-        from robopolicy.reporting.report import write_report
+        from robopolicy.reporting.report import tables_folder, write_report
 
         forms = [name for name, wanted in (("csv", csv), ("latex", latex), ("markdown", markdown)) if wanted]
-        print(f"report: {write_report(folder, out, export, forms)}")
+        page = write_report(folder, out, export, forms)
+        print(f"report: {page}")
+        if export is not None or forms:
+            print(f"tables: {export or tables_folder(page)}")

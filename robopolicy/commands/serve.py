@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
         from real.lines import Lines
         from real.metrics import MetricsServer
         from real.server import PolicyServer
-        from robopolicy.deployment import load_local
+        from robopolicy.deployed_policy import load_local
         from robopolicy.processes import announce as tell
         from robopolicy.processes import stop_signals
 

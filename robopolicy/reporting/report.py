@@ -65,7 +65,7 @@ def write_report(folder: str | Path | Sequence[Path], out: str | Path | None = N
     Args:
         folder: Where to look, with everything below it; several folders make one page.
         out: The HTML file; None: ``report.html`` in ``folder``, or in the folder that holds all of them.
-        export: Folder for the page's tables; None: ``NAME-tables`` beside the page, if there are ``forms``.
+        export: Folder for the page's tables; None: that of :func:`tables_folder`, if there are ``forms``.
         forms: Of the tables: ``csv``, ``latex``, ``markdown``; empty: all three, if there is an ``export``.
 
     Raises:
@@ -82,12 +82,17 @@ def write_report(folder: str | Path | Sequence[Path], out: str | Path | None = N
     if export is not None or forms:
         from robopolicy.reporting import exports, tables
 
-        tables.export(exports.tables(found.evaluations), export or file.with_name(f"{file.stem}-tables"), forms or tuple(tables.WRITERS))
+        tables.export(exports.tables(found.evaluations), export or tables_folder(file), forms or tuple(tables.WRITERS))
     try:
         write_bytes(file, page)
     except OSError as error:
         raise InputError(f"{file}: the report cannot be written: {error.strerror or error}") from error
     return file
+
+
+def tables_folder(page: Path) -> Path:
+    """Return where the tables of ``page`` go unless something else is said: ``NAME-tables`` beside it."""
+    return page.with_name(f"{page.stem}-tables")
 
 
 def gather(*folders: Path) -> Findings:

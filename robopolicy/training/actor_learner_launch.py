@@ -10,8 +10,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from robopolicy.processes import die_with_parent
 from robopolicy.training.actor_learner import say
-from robopolicy.training.launch import _die_with_parent, _free_port
+from robopolicy.training.launch import free_port
 
 _LOOK_S = 0.1
 _GRACE_S = 20.0  # for the others to end by themselves
@@ -37,7 +38,7 @@ def launch_all(arguments: Sequence[str], actors: int, flags: Sequence[str]) -> i
         actors: How many.
         flags: Of the learner alone; ``--fresh`` counts for its first start.
     """
-    address = f"tcp://127.0.0.1:{_free_port()}"
+    address = f"tcp://127.0.0.1:{free_port()}"
     shared = [sys.executable, "-m", "robopolicy", "train", *arguments, "--actors", str(actors)]
     learner = [*shared, "--role", "learner", "--bind", address, *(flag for flag in flags if flag != "--fresh")]
     children = [_start("the learner", [*learner, *(flag for flag in flags if flag == "--fresh")])]
@@ -64,7 +65,7 @@ def launch_all(arguments: Sequence[str], actors: int, flags: Sequence[str]) -> i
 
 def _start(name: str, command: list[str]) -> _Child:
     # a session of their own: a Ctrl-C in the terminal comes to this process alone, which passes it on once
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent(), env=dict(os.environ))
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent(), env=dict(os.environ))
     return _Child(name, command, process, time.monotonic())
 
 

@@ -7,7 +7,6 @@ launcher and those two are interchangeable.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import signal
 import socket
@@ -15,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
+
+from robopolicy.processes import die_with_parent
 
 _GRACE = 10.0  # s for the others to end by themselves after one has failed
 
@@ -44,7 +45,7 @@ def launch(command: Sequence[str], processes: int) -> int:
     The first process speaks for all; what another one printed is shown only if that one fails first. When one fails the
     others are ended. Ctrl-C and SIGTERM reach all of them, and all are waited for.
     """
-    port, die_with_parent = _free_port(), _die_with_parent()
+    port, with_parent = free_port(), die_with_parent()
     quiet = [tempfile.TemporaryFile() for _ in range(processes - 1)]  # noqa: SIM115 (closed below)
     children = []
     for rank in range(processes):
@@ -52,7 +53,7 @@ def launch(command: Sequence[str], processes: int) -> int:
         stream = None if rank == 0 else quiet[rank - 1]
         # a session of their own: a Ctrl-C in the terminal comes to this process alone, which passes it on once
         env = {**os.environ, **{k: str(v) for k, v in place.items()}}
-        children.append(subprocess.Popen(list(command), env=env, stdout=stream, stderr=stream, start_new_session=True, preexec_fn=die_with_parent))
+        children.append(subprocess.Popen(list(command), env=env, stdout=stream, stderr=stream, start_new_session=True, preexec_fn=with_parent))
 
     def pass_on(number: int, frame: object) -> None:
         for child in children:
@@ -96,14 +97,8 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int]:
     return rank, code if code > 0 else 128 - code
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what a child calls so that killing this process kills it too (Linux prctl); None where that does not exist."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    set_parent_death_signal = 1
-    return None if prctl is None else lambda: prctl(set_parent_death_signal, signal.SIGKILL)
-
-
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody has at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -168,6 +168,14 @@ def server():
     made.stop()
 
 
+def test_a_port_that_is_taken_is_said(server, capsys):
+    made, _ = server
+    second, url = guarded_server(made.get_port())
+    second.stop()
+    assert capsys.readouterr().err == f"port {made.get_port()} is taken: the page is at port {second.get_port()}\n"
+    assert f":{second.get_port()}/" in url and second.get_port() != made.get_port()
+
+
 def fetch(url, cookie=""):
     try:
         with urlopen(WebRequest(url, headers={"Cookie": cookie} if cookie else {}), timeout=20) as answer:

@@ -23,7 +23,8 @@ from real.server import PolicyServer
 from robopolicy import execution
 from robopolicy.cli import main
 from robopolicy.data.collect import collect
-from robopolicy.deployment import load_local, load_run_config, open_policy
+from robopolicy.deployed_policy import load_local, open_policy
+from robopolicy.deployment import load_run_config
 from robopolicy.evaluation import ledger
 from robopolicy.evaluation.rollout import evaluate
 from robopolicy.recipe import recipe_from_dict

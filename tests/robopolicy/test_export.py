@@ -21,7 +21,7 @@ from policies.spec import InputError, SpecMismatch
 from real.onnx import OnnxPolicy
 from real.policy import LocalPolicy
 from robopolicy.cli import main
-from robopolicy.deployment import open_policy
+from robopolicy.deployed_policy import open_policy
 from tests.policies.toy import IMAGE, STATE, build, random_batch
 
 TINY = {"mlp": {"width": 16, "blocks": 1, "clock_features": 8}}
@@ -108,7 +108,7 @@ import sys
 sys.modules["torch"] = None
 import numpy as np
 from policies.noise import row_keys
-from robopolicy.deployment import load_local
+from robopolicy.deployed_policy import load_local
 policy, name = load_local({str(exported[1])!r})
 obs = {{n: np.zeros((2, 2, *f.shape), f.dtype) for n, f in policy.spec.observation.fields.items()}}
 plan, _ = policy.act(obs, policy.initial_state(2), row_keys(7, np.arange(2)))

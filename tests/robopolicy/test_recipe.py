@@ -139,7 +139,7 @@ def test_a_resolved_recipe_is_the_same_recipe(name):
 OVERRIDES = st.fixed_dictionaries(
     {},
     optional={
-        "seed": st.integers(-(2**40), 2**40),
+        "seed": st.integers(0, 2**40),
         "policy": st.sampled_from(sorted(set(policy_names()) & {"diffusion", "flow", "regression"})),
         "training.steps": st.integers(1, 10**7),
         "training.optimizer.lr": st.floats(1e-9, 1e3),
@@ -187,6 +187,9 @@ def test_saved_recipe_refuses_another(recipe_file):
         (["training={stpes: 3}"], ["override 'training={stpes: 3}'", "unknown key 'training.stpes'"]),
         (["training.steps=many"], ["'training.steps'", "integer", "'many' (str)"]),
         (["training.steps=-1"], ["'training.steps'", "greater than 0", "-1"]),
+        (["seed=-1"], ["'seed'", "greater than or equal to 0", "-1"]),
+        (["evaluation.seed=-1"], ["'evaluation.seed'", "greater than or equal to 0", "-1"]),  # a demonstration's
+        (["evaluation.seed=1000000"], ["'evaluation.seed'", "less than 1000000"]),  # a report's, when checkpoints are chosen
         (["training.steps=true"], ["'training.steps'", "expected a number", "True"]),
         (["policy.horizon=3"], ["policy 'diffusion'", "horizon 3"]),
         (["policy=flwo"], ["'policy.type'", "policy 'flwo' is unknown", "did you mean 'flow'"]),

@@ -16,7 +16,7 @@ from real.drive import Drive
 from real.drive_handle import DriveHandle
 from real.robots.twin import TwinConfig, TwinRobot
 from real.runtime import Runtime, RuntimeOptions
-from robopolicy.deployment import drive, load_run_config
+from robopolicy.deployment import drive, load_run_config, run
 from tests.real.toy import ROOT, STEP, PointWorld, Process, ReachPolicy, policy
 from tests.robopolicy import forked
 
@@ -327,6 +327,16 @@ def test_a_process_that_does_not_come_up_says_why(checkpoint):
         drive(checkpoint, "two-rout", 1)
     with pytest.raises(InputError, match="no such checkpoint"):
         drive(checkpoint / "none", "two-route", 1)
+
+
+@pytest.mark.parametrize("policy", ["nowhere", "nowhere.onnx"])
+def test_a_policy_that_is_not_there_is_said_before_a_robot_is_waited_for(policy, monkeypatch):
+    def wait(*_):
+        raise AssertionError("a robot was asked for")
+
+    monkeypatch.setattr("robopolicy.deployment.open_drive", wait)
+    with pytest.raises(InputError, match=f"{policy}: no such"):
+        run(load_run_config([f"policy={policy}"]))
 
 
 def test_run_config_reads_recipe_and_overrides():

@@ -158,6 +158,7 @@ def test_the_tables_hold_the_reports_numbers(folder: Path, tmp_path: Path, capsy
     assert f"{value}% {interval}" in page and (figures["tasks"], figures["runs"]) == ("2", "4")
     only = tmp_path / "only"
     assert main(["report", str(folder), "--out", str(only / "p.html"), "--latex"]) == 0
+    assert f"tables: {only / 'p-tables'}" in capsys.readouterr().out.splitlines()
     assert all(p.suffix == ".tex" for p in (only / "p-tables").iterdir())
     assert main(["report", str(folder / "selection"), "--csv", "--out", str(only / "q.html")]) == 2
     assert "no evaluation on report seeds" in capsys.readouterr().err

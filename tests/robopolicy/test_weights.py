@@ -15,7 +15,7 @@ from policies.noise import Noise, row_keys
 from policies.spec import InputError
 from robopolicy.cli import main
 from robopolicy.data.collect import collect
-from robopolicy.deployment import load_local
+from robopolicy.deployed_policy import load_local
 from robopolicy.evaluation import ledger
 from robopolicy.evaluation.rollout import evaluate
 from robopolicy.execution import load_policy

@@ -120,9 +120,10 @@ def test_entries_agree_with_the_worlds(module) -> None:
 
 @pytest.mark.parametrize("name", ["num_worlds", "threads", "max_episode_steps"])
 @pytest.mark.parametrize("task", ["classic/cartpole", "two-route"])
-def test_numbers_below_one_are_refused_by_name(task: str, name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} of task '{task}': expected at least 1, found 0"):
-        registry.make(task, **{name: 0})
+@pytest.mark.parametrize("number", [0, 2.5, "4"])
+def test_counts_that_are_none_are_refused_by_name(task: str, name: str, number: object) -> None:
+    with pytest.raises(InputError, match=f"{name} of task '{task}': expected a whole number of at least 1, found {number!r}"):
+        registry.make(task, **{name: number})
 
 
 def test_a_task_that_cannot_run_here_is_listed_and_where_all_is_required_fails(monkeypatch: pytest.MonkeyPatch) -> None:
