@@ -28,7 +28,7 @@ class TwinConfig(Config):
 
 
 class TwinRobot:
-    """Client of ``robopolicy.twin.TwinServer``; see ``real.robot.Robot``.
+    """Client of ``robopolicy.twin.server.TwinServer``; see ``real.robot.Robot``.
 
     In lock-step :meth:`write` and :meth:`hold` step the world once and bring back the reading that :meth:`read` returns.
 

@@ -66,7 +66,8 @@ def serve_delayed(file: str, checkpoint: str, method: str, seconds: float) -> No
 
 def serve_world(file: str, seed0: int, episodes: int, limit: int) -> None:
     """Simulate :mod:`robopolicy.bench.late_world` in real time, until killed; the address goes to ``file``. The body of a process."""
-    from robopolicy.twin import TwinServer, World
+    from robopolicy.twin.server import TwinServer
+    from robopolicy.twin.world import World
 
     twin = TwinServer(World(late_world.make(1, limit), seed0, episodes), "tcp://127.0.0.1:0", lambda line: None)
     announce(file, twin.address)

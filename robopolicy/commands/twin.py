@@ -48,7 +48,8 @@ def register(app: typer.Typer) -> None:
         from robopolicy.processes import announce as tell
         from robopolicy.processes import stop_signals
         from robopolicy.randomization import read_section, whole_ranges
-        from robopolicy.twin import TwinServer, World, open_log, records_json
+        from robopolicy.twin.server import TwinServer, records_json
+        from robopolicy.twin.world import World, open_log
         from sim.registry import make
 
         require_loopback(bind)
@@ -57,7 +58,7 @@ def register(app: typer.Typer) -> None:
             env = make(task, 1, observations, image_size, max_steps, engine=engine, randomize=section)  # type: ignore[arg-type]
             options: tuple[Any, ...] = (env, seed0, episodes, lockstep, speed, silence, open_log(log, env, lockstep, speed) if log else None)
             if ros2:
-                from robopolicy.twin_ros import RosPlace, serve_world
+                from robopolicy.twin.ros import RosPlace, serve_world
 
                 counts = serve_world(options, pause, RosPlace(namespace, domain, interface, clock), say, str(announce) if announce else None, stopped)
             else:

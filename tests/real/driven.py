@@ -12,7 +12,7 @@ import zmq
 from real.drive import DriveOptions
 from real.drive_process import DriveProcess
 from real.wire import Limits, Message, configure, decode, receive, send
-from robopolicy.twin_log import read_log
+from robopolicy.twin.log import read_log
 from tests.real.jointed import Running, limits, worst
 
 

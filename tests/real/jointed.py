@@ -245,7 +245,8 @@ def announce(path: Path, text: str) -> None:
 
 
 def twin(options: argparse.Namespace) -> None:
-    from robopolicy.twin import TwinServer, World, open_log
+    from robopolicy.twin.server import TwinServer
+    from robopolicy.twin.world import World, open_log
 
     env = JointWorld(options.max_steps)
     server = TwinServer(World(env, log=open_log(options.log, env, False, 1.0)), "tcp://127.0.0.1:0")

@@ -21,7 +21,8 @@ from real.robot import Observation, RobotGone, RobotInfo
 from real.robots.twin import TwinConfig, TwinRobot
 from real.ticks import Grid
 from real.wire import Limits, Message, decode, encode
-from robopolicy.twin import TwinServer, World
+from robopolicy.twin.server import TwinServer
+from robopolicy.twin.world import World
 from tests.real.driven import Outsider
 from tests.real.jointed import GOAL, RATE, TICK, Joints, limits, moves, worst
 from tests.real.toy import PointWorld

@@ -22,7 +22,7 @@ from real.latch import Latch, robot_folder
 from real.robot import RobotGone
 from real.wire import Message, encode
 from robopolicy.cli import main
-from robopolicy.twin_log import read_log
+from robopolicy.twin.log import read_log
 from tests.real.driven import Outsider, placed
 from tests.real.jointed import RATE, ROOT, Joints, Running, moves
 

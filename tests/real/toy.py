@@ -176,7 +176,8 @@ class Process:
 def main() -> None:
     from real.server import PolicyServer
     from robopolicy.processes import announce, stop_signals
-    from robopolicy.twin import TwinServer, World
+    from robopolicy.twin.server import TwinServer
+    from robopolicy.twin.world import World
 
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("serve", "twin"))

@@ -19,7 +19,7 @@ from real.teleop.jog import JogConfig, make_jog
 from real.teleop.scripted import ScriptedConfig, ScriptedSource
 from real.teleop.source import Input
 from real.teleop.takeover import IdlePolicy, Takeover
-from robopolicy.twin import World
+from robopolicy.twin.world import World
 from sim import registry
 
 

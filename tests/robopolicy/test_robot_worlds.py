@@ -22,7 +22,8 @@ from robopolicy.training import off_policy
 from robopolicy.training.log import read_log
 from robopolicy.training.off_policy_actor import Actor, Experience
 from robopolicy.training.robot_worlds import RobotWorlds
-from robopolicy.twin import TwinServer, World
+from robopolicy.twin.server import TwinServer
+from robopolicy.twin.world import World
 from sim import registry
 from sim.env import BatchEnv
 

@@ -11,7 +11,8 @@ from policies.spec import InputError
 from robopolicy.cli import main
 from robopolicy.deployment import load_run_config, run
 from robopolicy.teleoperation import TeleopConfig, session_arguments
-from robopolicy.twin import TwinServer, World
+from robopolicy.twin.server import TwinServer
+from robopolicy.twin.world import World
 from sim import registry
 
 

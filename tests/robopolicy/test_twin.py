@@ -11,7 +11,8 @@ from policies.spec import InputError
 from real.robot import Robot, RobotGone
 from real.robots import robot_class, robot_names
 from real.robots.twin import TwinConfig, TwinRobot
-from robopolicy.twin import TwinServer, World, records_json
+from robopolicy.twin.server import TwinServer, records_json
+from robopolicy.twin.world import World
 from tests.real.toy import STEP, PointWorld
 
 PERIOD = 0.04  # s, of a point world at 25 Hz

@@ -20,8 +20,9 @@ from policies.spec import InputError
 from real.robot import RobotGone
 from real.robots.twin import TwinConfig, TwinRobot
 from real.safety.barriers import Barriers
-from robopolicy.twin import TwinServer, World, open_log
-from robopolicy.twin_log import TwinLog, read_log
+from robopolicy.twin.log import TwinLog, read_log
+from robopolicy.twin.server import TwinServer
+from robopolicy.twin.world import World, open_log
 from sim import registry
 from sim.env import JointDriven
 

@@ -14,12 +14,12 @@ import pytest
 from policies.spec import InputError
 from real.ros import api
 from real.ros.api import message
-from robopolicy.twin import World, open_log
-from robopolicy.twin_log import read_log
-from robopolicy.twin_ros import RosPlace, TwinNode, latched
-from robopolicy.twin_ros_control import waypoints
-from robopolicy.twin_ros_messages import nanoseconds, time_of
-from robopolicy.twin_ros_world import QUIET_S, RobotClock, RosWorld
+from robopolicy.twin.log import read_log
+from robopolicy.twin.ros import RosPlace, TwinNode, latched
+from robopolicy.twin.ros_control import waypoints
+from robopolicy.twin.ros_messages import nanoseconds, time_of
+from robopolicy.twin.ros_world import QUIET_S, RobotClock, RosWorld
+from robopolicy.twin.world import World, open_log
 from sim import registry
 from tests.real.ros.domains import free_domain
 from tests.require import require

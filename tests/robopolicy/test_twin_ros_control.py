@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import BPoly
 
 from policies.spec import ActionSpec, Field
-from robopolicy.twin_ros_control import CommandRefused, Controllers, Forward, Trajectory, Waypoints, waypoints
+from robopolicy.twin.ros_control import CommandRefused, Controllers, Forward, Trajectory, Waypoints, waypoints
 
 MS = 1_000_000
 S = 1000 * MS

@@ -11,7 +11,7 @@ import pytest
 from policies.kinematics import Kinematics
 from policies.motion import MotionLimits
 from policies.spec import InputError
-from robopolicy.twin_ros_urdf import roll_pitch_yaw, urdf_of
+from robopolicy.twin.ros_urdf import roll_pitch_yaw, urdf_of
 from sim.suites.arm import motion_limits, robot_model
 from sim.suites.arm_insert import peg_model
 
@@ -53,7 +53,7 @@ def test_it_moves_as_the_model_does(model: str, motion: MotionLimits) -> None:
 
 def test_the_frames_said_on_tf_are_those_of_the_model() -> None:
     """Chained from the world: every link of the description, the tool's tip too, whose body MuJoCo merges away."""
-    from robopolicy.twin_ros_messages import Frames
+    from robopolicy.twin.ros_messages import Frames
 
     for model, motion, tip in ((robot_model(), motion_limits(), "hand"), (ODD, ODD_LIMITS, "eye")):
         kinematics, frames = Kinematics(model), Frames(urdf_of(model, motion, "robot"))

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from policies.spec import InputError
-from robopolicy.twin import World
-from robopolicy.twin_ros_control import Controllers, Forward
+from robopolicy.twin.ros_control import Controllers, Forward
+from robopolicy.twin.world import World
 from sim.env import JointDriven
 
 _MOVES = 1e-9  # rad or m: less is standing

@@ -14,7 +14,7 @@ import numpy as np
 
 from policies.spec import Field
 from real.ros.api import message
-from robopolicy.twin_ros_world import RosWorld
+from robopolicy.twin.ros_world import RosWorld
 
 _NS = 1_000_000_000
 

@@ -6,7 +6,7 @@ Relative to the namespace, stamped with the time of capture on the robot's clock
   all of a tick carry one stamp
 - ``camera/NAME/image_raw``, ``.../compressed``, ``camera/NAME/camera_info`` at the rate of the actions; ``/tf``, ``/tf_static``
 - commands: ``joint_trajectory_controller/joint_trajectory``, ``forward_position_controller/commands``,
-  ``forward_velocity_controller/commands``, ``cmd_vel`` (see ``robopolicy.twin_ros_control``)
+  ``forward_velocity_controller/commands``, ``cmd_vel`` (see ``robopolicy.twin.ros_control``)
 - what only a twin has: ``twin/episode``, the service ``twin/reset`` and a topic of that name; ``/clock`` where asked for
 """
 
@@ -24,12 +24,12 @@ from policies.motion import joint_columns
 from real.latency import Latency
 from real.ros import api
 from real.ros.api import message
-from robopolicy import twin_ros_messages as say
 from robopolicy.processes import announce as tell
-from robopolicy.twin import records_json
-from robopolicy.twin_ros_control import CommandRefused, waypoints
-from robopolicy.twin_ros_urdf import urdf_of
-from robopolicy.twin_ros_world import RobotClock, RosWorld
+from robopolicy.twin import ros_messages as say
+from robopolicy.twin.ros_control import CommandRefused, waypoints
+from robopolicy.twin.ros_urdf import urdf_of
+from robopolicy.twin.ros_world import RobotClock, RosWorld
+from robopolicy.twin.server import records_json
 
 _AXES = {"x": ("linear", "x"), "y": ("linear", "y"), "z": ("linear", "z"), "yaw": ("angular", "z"), "theta": ("angular", "z")}
 _BETWEEN_LINES_S = 1.0  # about refused commands
