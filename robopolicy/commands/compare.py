@@ -85,7 +85,7 @@ def _print(result: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)  # names may hold brackets
     if len(result.tasks) > 1:
         table = Table(title=f"{result.first} against {result.second}, {result.quantity}", title_justify="left")
         for name in ("task", "states", result.first, result.second, "difference", "95% interval", "p", "p (Holm)"):

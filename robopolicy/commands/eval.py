@@ -153,7 +153,7 @@ def _print_set(result: SuiteResult, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    first, console = result.evaluations[0], Console()
+    first, console = result.evaluations[0], Console(markup=False)  # names may hold brackets
     title = f"{first.label} on {result.name}, {len(first.episodes)} episodes a task on {first.purpose} seeds from {first.seed0}, B = {first.block}"
     table = Table(title=title, title_justify="left")
     for name in ("task", "success", "rate", "95% interval", "steps"):
@@ -217,7 +217,7 @@ def _print_trials(trials: Sequence[Trial], reported: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    first, console = trials[0], Console()
+    first, console = trials[0], Console(markup=False)
     e, parts = first.evaluation, first.composition.described["parts"]
     title = f"weights, {len(e.episodes)} episodes on {e.purpose} seeds from {e.seed0}; the chosen ones are reported on others below"
     table = Table(title=title, title_justify="left")
@@ -241,7 +241,7 @@ def _print(evaluations: Sequence[Evaluation]) -> None:
     from robopolicy.evaluation.records import compare_evaluations
     from robopolicy.evaluation.statistics import holm
 
-    first, console = evaluations[0], Console()
+    first, console = evaluations[0], Console(markup=False)
     title = f"{first.task}, {len(first.episodes)} episodes on {first.purpose} seeds from {first.seed0}, B = {first.block}"
     caption = "calls of the network: for one plan (for one control step); ms: for one plan"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")

@@ -88,7 +88,8 @@ def _measured(contest: object, chosen: Sequence[object], explicit: bool, device:
 
     from robopolicy.evaluation.robustness import sweep
 
-    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
+    now = TextColumn("{task.description}", markup=False)
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), now, TimeElapsedColumn(), TimeRemainingColumn())
     console, said = Console(stderr=True), time.monotonic()
     with Progress(*columns, console=console, disable=not progress or not console.is_terminal) as bar:
         line = bar.add_task("", total=None)
@@ -125,15 +126,15 @@ def _print(table: Table, page: Path) -> None:
 
     from robopolicy.reporting.robustness_page import kinds, success_rows, summary_rows
 
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = Console(markup=False)  # intervals and names hold brackets
+    console = console if console.is_terminal else Console(width=160, markup=False)
     shown = [success_rows(table, kind) for kind in kinds(table)] + ([summary_rows(table)] if table.curves else [])
     for number, (heads, rows) in enumerate(shown):
         grid = tables.Table(title=f"{table.task}, {table.episodes} episodes a cell: success in %" if number == 0 else None, title_justify="left")
         for column, head in enumerate(heads):
             grid.add_column(head, justify="left" if column == 0 else "right")
         for cells in rows:
-            grid.add_row(*(cell.replace("[", "\\[") for cell in cells))
+            grid.add_row(*cells)
         console.print(grid)
     for line in table.left_out:
         console.print(f"left out: {line}", soft_wrap=True, markup=False, highlight=False)

@@ -302,7 +302,8 @@ def episode_bar(label: str, episodes: int, limit: int, show: bool) -> Iterator[P
 
     console, said = Console(), time.monotonic()
     counts: dict[int, tuple[int, int, int]] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
+    name = TextColumn("{task.description}", markup=False)  # it may hold brackets
+    columns = (name, BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
     with RichProgress(*columns, console=console, disable=not console.is_terminal) as bar:
         line = bar.add_task(f"evaluate {label}", total=episodes * limit, state="starting")
 
@@ -313,7 +314,7 @@ def episode_bar(label: str, episodes: int, limit: int, show: bool) -> Iterator[P
             state = f"{over}/{episodes} episodes, {good} succeeded"
             bar.update(line, completed=done, state=state)
             if not console.is_terminal and time.monotonic() - said > _PLAIN_EVERY:
-                console.print(f"evaluate {label}: {state}, {done / (episodes * limit):.0%} of the steps", soft_wrap=True)
+                console.print(f"evaluate {label}: {state}, {done / (episodes * limit):.0%} of the steps", soft_wrap=True, markup=False)
                 said = time.monotonic()
 
         yield told

@@ -14,6 +14,7 @@ from robopolicy.cli import main
 from robopolicy.data.collect import collect
 from robopolicy.evaluation import ledger
 from robopolicy.evaluation.records import Evaluation
+from robopolicy.evaluation.rollout import evaluate
 from robopolicy.recipe import recipe_from_dict
 from robopolicy.training.imitation import train
 
@@ -162,3 +163,17 @@ def test_a_section_that_draws_nothing_switches_randomisation_off_in_a_set_too(tm
     monkeypatch.setattr("robopolicy.commands.eval._over_a_set", lambda how, *_: asked.append(how["env"]) or 0)
     assert main(["eval", "expert", "--tag", "mt10"]) == 0 and main(["eval", "expert", "--tag", "mt10", "--randomize", str(file)]) == 0
     assert "randomize" not in asked[0] and asked[1]["randomize"] is None  # None goes before what a checkpoint's recipe says
+
+
+@pytest.mark.parametrize("label", ["flow [v2]", "flow [/b]"])
+def test_a_name_with_brackets_is_shown_as_it_is(label: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = evaluate("expert", "two-route", episodes=2, block=2, out=tmp_path, label=label, progress=False)
+    run = ["--task", "two-route", "-n", "2", "--compare", str(made.folder), "--out", str(tmp_path / "e"), "--quiet"]
+    file = tmp_path / "ledger.jsonl"
+    for words, shown in (
+        (["eval", "expert", *run], f"│ {label} "),
+        (["ledger", "list", str(file)], f" {label} "),
+        (["compare", f"{file}:{label}", "expert", "--out", str(tmp_path / "e"), "--quiet"], label),
+    ):
+        assert main(words) == 0 and shown in capsys.readouterr().out
+    evaluate("expert", "two-route", episodes=2, block=2, label=label, progress=True)
