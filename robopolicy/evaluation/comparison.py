@@ -101,6 +101,8 @@ def judge(first: Sequence[Outcomes], second: Sequence[Outcomes], quantity: Quant
     whole = each[0] if len(each) == 1 else _whole(known, quantity)
     adjusted = holm([d.p_value for d in each])
     notes = _left_out(first, second, both)
+    if any(a.purpose != "report" for a, _ in both):
+        notes.append("on selection seeds, which are for choosing: nothing to report")
     names = [a.task if sum(x.task == a.task for x, _ in both) == 1 else f"{a.task} {a.world}" for a, _ in both]
     return Comparison(
         first[0].label, second[0].label, quantity, whole, list(zip(names, each, adjusted, strict=True)), _needed(known, quantity, whole, tell), notes
@@ -210,10 +212,10 @@ def _beside(name: str, other: Outcomes, settings: Settings) -> Outcomes:
     import json
 
     task, _, limit, deciding = json.loads(other.world)
-    seed = int(other.seeds[0]) - int(settings.purpose)
-    given = {**settings.given, "episodes": len(other.seeds), "seed": seed}
+    purpose = Purpose[other.purpose.upper()]  # one record alone may be of the other kind of seeds than was asked for
+    given = {**settings.given, "episodes": len(other.seeds), "seed": int(other.seeds[0]) - int(purpose)}
     env = {**deciding, **({"max_episode_steps": limit} if limit else {})}
-    return _evaluated([name], task, dataclasses.replace(settings, given=given), env)[0]
+    return _evaluated([name], task, dataclasses.replace(settings, given=given, purpose=purpose), env)[0]
 
 
 def _evaluated(names: Sequence[str], task: str | None, settings: Settings, env: Mapping[str, Any] | None = None) -> list[Outcomes]:

@@ -191,3 +191,14 @@ def test_a_worker_that_dies_is_one_line_and_code_1(
     code = main([*words, "--task", "two-route", "-n", "2", "--block", "1", "--workers", "2", "--out", str(tmp_path / "e"), "--quiet"])
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert code == 1 and len(error) == 1 and "worker died" in error[0]
+
+
+def test_a_record_on_selection_seeds_is_compared_on_them_and_says_so(run: Path, tmp_path: Path) -> None:
+    assert main(["eval", "expert", "--task", "two-route", "-n", "4", "--selection", "--out", str(tmp_path / "s"), "--quiet"]) == 0
+    record, out = next((tmp_path / "s").glob("*/")), tmp_path / "e"
+    found = said(tmp_path, run, record, "--out", out)
+    assert any("selection seeds" in note for note in found["notes"])
+    assert said(tmp_path, run, record, "--selection", "--out", out) == found
+    rows = chain.merged([out / ledger.FILE])
+    assert [(r["purpose"], r["seed0"], r["noise_seed"]) for r in rows] == [("selection", 1_000_000, 0)], "the policy's noise is that of any other evaluation"
+    assert not said(tmp_path, run, "expert", "--out", out)["notes"]
