@@ -188,6 +188,7 @@ def gather(first: str, second: str, settings: Settings) -> tuple[list[Outcomes],
             if side is not None and not side:
                 raise InputError(f"{name}: no {purpose} evaluation on {', '.join(sorted(tasks))}")
     if made[0] is None and made[1] is None:
+        tasks = tasks or _trained_for(first, second)
         pairs = [_evaluated([first, second], task, settings) for task in tasks or (None,)]
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     for at, name in enumerate((first, second)):
@@ -205,6 +206,16 @@ def _resolved(tasks: Sequence[str]) -> list[str]:
     from sim.registry import resolve
 
     return list(dict.fromkeys(resolve(task) for task in tasks))
+
+
+def _trained_for(*names: str) -> list[str]:
+    """Return the tasks of the set that the first checkpoint of ``names`` was trained for; none for one of a single task."""
+    from robopolicy.conditioning import require_task_set
+    from robopolicy.evaluation.subject import EXPERT
+    from robopolicy.evaluation.suite import set_of
+
+    wanted = next((set_of(name) for name in names if name != EXPERT), None)
+    return [] if wanted is None else list(require_task_set(wanted))
 
 
 def _beside(name: str, other: Outcomes, settings: Settings) -> Outcomes:

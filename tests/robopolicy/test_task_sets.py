@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 
 from policies import checkpoint
 from policies.spec import InputError, SpecMismatch
+from robopolicy.cli import main
 from robopolicy.conditioning import (
     ONE_HOT,
     TEXT,
@@ -229,6 +231,17 @@ def test_a_set_is_evaluated_as_its_tasks_are_one_by_one_and_not_twice(data, tmp_
     mean, low, high = suite.mean
     assert mean == pytest.approx(np.mean([k / n for k, n in counts])) and low <= mean <= high
     assert set(suite.to_dict()["tasks"]) == set(TASKS)
+
+
+def test_policies_of_a_set_are_compared_on_all_of_its_tasks(data, tmp_path):
+    train(recipe(data, tmp_path / "run", "one_hot", steps=5), progress=False, note=silent)
+    out, file = tmp_path / "run" / "evaluations", tmp_path / "found.json"
+    assert main(["eval", str(tmp_path / "run"), "-n", "4", "--block", "4", "--quiet"]) == 0
+    how = ["-n", "4", "--block", "4", "--by", "success", "--json", str(file), "--quiet"]
+    assert main(["compare", str(tmp_path / "run"), "expert", *how]) == 0
+    found = json.loads(file.read_text())
+    assert [one["task"] for one in found["by_task"]] == list(TASKS) and found["n"] == 8
+    assert len((out / "ledger.jsonl").read_text().splitlines()) == 4, "what the set's evaluation wrote is not run again"
 
 
 def untrained(folder):
