@@ -169,7 +169,8 @@ def _beside(file: Path) -> list[str]:
         name = f"{found.parent.name}/{FILE}"
         row = rows.get(name)
         if row is None:
-            out.append(f"{name}: no row for it: the row was removed, or its writer was killed before it wrote it")
+            if file.name == ledger.FILE:  # what is entered nowhere else; a merged one names no records, and need not hold all that lies beside it
+                out.append(f"{name}: no row for it: the row was removed, or its writer was killed before it wrote it")
             continue
         try:
             made = Evaluation.load(found)

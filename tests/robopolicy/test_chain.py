@@ -147,3 +147,12 @@ def test_lines_that_are_no_rows_are_left_out(file: Path, tmp_path: Path) -> None
     odd.write_text('{"task":"a","episodes":3}\n{"foo":1}\n[1,2]\n' + file.read_text())
     assert len(chain.merged([odd])) == len(chain.merged([file])) > 0
     assert main(["ledger", "list", str(odd)]) == 0
+
+
+def test_a_merged_ledger_that_lies_beside_evaluations_is_no_fault(tmp_path: Path) -> None:
+    evaluate("expert", "two-route", episodes=2, block=2, out=tmp_path, progress=False)
+    own, target = tmp_path / ledger.FILE, tmp_path / "all.jsonl"
+    assert chain.merge_into(target, [own]) == 1
+    evaluate("expert", "two-route", episodes=3, block=3, out=tmp_path, progress=False)
+    assert chain.check(target).problems == [] and chain.merge_into(target, [own]) == 1
+    assert main(["leaderboard", str(target), "--out", str(tmp_path / "page.md")]) == 0
