@@ -172,10 +172,12 @@ def episodes_for(difference: float, discordant: float, wanted: float = 0.8, leve
 def episodes_for_mean(difference: float, deviation: float, wanted: float = 0.8, level: float = 0.05) -> int:
     """Return about how many paired episodes tell a difference of means, given the deviation of the paired differences.
 
+    At least as many as the sign-change test needs to be below ``level`` at all: all of n differences on one side have p = 2 / 2^n.
+
     Raises:
         InputError: for a difference of 0.
     """
     if not difference:
         raise InputError("difference to tell: expected another number than 0")
     quantiles = NormalDist().inv_cdf(1 - level / 2) + NormalDist().inv_cdf(wanted)
-    return max(2, math.ceil((quantiles * deviation / difference) ** 2))
+    return max(math.floor(1 - math.log2(level)) + 1, math.ceil((quantiles * deviation / difference) ** 2))

@@ -144,3 +144,10 @@ def test_test_and_difference_of_tasks_of_unequal_size_point_to_one_side() -> Non
     assert paired.successes(few).p_value == np.mean([s >= 3 for s in sums])
     nothing = statistics.compare([True] * 3, [True] * 3)
     assert paired.successes([nothing, statistics.compare([True] * 2, [True] * 2)]).p_value == 1.0
+
+
+@pytest.mark.parametrize("level", [0.05, 0.01])
+def test_the_hint_for_means_is_never_fewer_than_the_test_can_tell(level: float) -> None:
+    n = paired.episodes_for_mean(0.5, 0.0, level=level)
+    assert paired.means([(np.full(n, 0.5), np.zeros(n))]).p_value < level <= paired.means([(np.full(n - 1, 0.5), np.zeros(n - 1))]).p_value
+    assert paired.episodes_for_mean(0.1, 1.0) == 785
