@@ -150,11 +150,18 @@ class Tally:
         self.active = on & ~(self.success | result.terminated | result.truncated)
 
     def episodes(self, first: int, seeds: np.ndarray) -> list[Episode]:
-        """Return the records of the real rows; ``first`` is the index of row 0, ``seeds`` (rows,)."""
+        """Return the records of the real rows; ``first`` is the index of row 0, ``seeds`` (rows,). What else is told and is no number is left out.
+
+        Raises:
+            InputError: if a return or a score is not finite: no mean of it would be.
+        """
         out = []
         for row, seed in enumerate(seeds):
             score = None if self.score is None else float(self.score[row])
-            info = {name: float(values[row]) for name, values in sorted(self.info.items())}
+            for what, value in (("rewards sum up", self.return_[row]), ("score comes", score)):
+                if value is not None and not np.isfinite(value):
+                    raise InputError(f"the world's {what} to {value} in episode seed {seed} after {self.length[row]} steps: expected a finite number")
+            info = {name: float(values[row]) for name, values in sorted(self.info.items()) if np.isfinite(values[row])}
             numbers = float(self.return_[row]), int(self.length[row]), score, float(self.network_calls[row]), int(self.chunks[row])
             out.append(Episode(first + row, int(seed), bool(self.success[row]), *numbers, info))
         return out

@@ -303,6 +303,30 @@ def test_bad_arguments_are_refused(wrong: dict) -> None:
         run(**wrong)
 
 
+class Unsound(Line):
+    """One number that it tells is none from the third step on."""
+
+    told = "reward"
+
+    def step(self, action: np.ndarray) -> StepResult:
+        out = super().step(action)
+        wrong = np.where(self.step_count >= 3, np.nan, out.reward)
+        return dataclasses.replace(out, reward=wrong) if self.told == "reward" else dataclasses.replace(out, info={**out.info, self.told: wrong})
+
+
+def test_a_world_that_tells_no_numbers_is_one_line_and_what_is_besides_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, said in (("reward", "rewards sum up to nan in episode seed 20000"), ("score", "score comes to nan in episode seed 20000")):
+        monkeypatch.setattr(Unsound, "told", told)
+        with pytest.raises(InputError, match=said):
+            run(Homing(skip=1), Unsound, out=tmp_path)
+        assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(Unsound, "told", "distance")
+    made = run(Homing(skip=1), Unsound, out=tmp_path)
+    assert Evaluation.load(made.folder).episodes == made.episodes and all(
+        "distance" not in e.info and "quadrant" in e.info for e in made.episodes if e.length > 3
+    )
+
+
 def test_latency_is_measured_at_batch_one() -> None:
     policy = Homing()
     policy.act = functools.partial(_slow, policy.act)  # type: ignore[method-assign]
