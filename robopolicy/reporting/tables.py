@@ -103,7 +103,7 @@ def to_latex(table: Table) -> str:
 
 def _latex(cell: str) -> str:
     text = "".join(_LATEX.get(c, c) for c in re.sub(r"\s*[\r\n]+\s*", " ", cell))
-    return f"{{{text}}}" if text.startswith("[") else text  # behind \\ a bracket would be its argument
+    return f"{{{text}}}" if text.startswith(("[", "*")) else text  # behind \\ they would be its argument and its star
 
 
 WRITERS = {"csv": to_csv, "latex": to_latex, "markdown": to_markdown}

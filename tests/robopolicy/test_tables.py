@@ -75,7 +75,7 @@ def from_latex(text: str) -> list[list[str]]:
             cells.append(cell.strip())
             cell = ""
             if token == "\\\\":
-                rows.append([re.sub(r"^\{(\[.*)\}$", r"\1", c) for c in cells])
+                rows.append([re.sub(r"^\{([\[*].*)\}$", r"\1", c) for c in cells])
                 cells = []
         else:
             cell += MEANT.get(token, token)
@@ -101,6 +101,7 @@ def test_hostile_cells_come_back() -> None:
     assert tables.from_csv(tables.to_csv(table))[1] == HOSTILE
     assert from_markdown(tables.to_markdown(table))[1] == HOSTILE and from_latex(tables.to_latex(table))[1] == HOSTILE
     assert r"\caption{50\% \& 3\_4}" in tables.to_latex(table) and r"\label{tab:a-b-c}" in tables.to_latex(table)
+    assert "\n{*best*} &" in tables.to_latex(Table("t", "", ["a", "b"], [["*best*", "1"]])), "behind a line's end a star is a command"
     broken = Table("t", "", ["a"], [["two\nlines"]])
     assert "two<br>lines" in tables.to_markdown(broken) and "two lines" in tables.to_latex(broken)
     assert list(csv.reader(io.StringIO(tables.to_csv(broken), newline="")))[1] == ["two\nlines"]
