@@ -58,26 +58,32 @@ def over_states(outcomes: np.ndarray, confidence: float = 0.95) -> tuple[float, 
     """Return the mean success of several runs on the same initial states with its interval (mean, low, high).
 
     Args:
-        outcomes: (R, N) 0 or 1, of R runs (training seeds, checkpoints) on N states.
+        outcomes: (R, N) 0 or 1, of R runs (training seeds, checkpoints) on N states; NaN where a run was not tried on a state.
         confidence: Coverage.
 
     States that are hard for one run are hard for the next, so R N episodes tell less than as many states would. Wilson's interval is
     taken for the effective number of trials p (1 - p) / v (Kish's design effect), v the variance of the mean that follows from how the
     states' own means differ; between N, which it is where the runs agree on every state, and R N. For one run it is Wilson's. It is
-    about new initial states for these runs, not about other training seeds.
+    about new initial states for these runs, not about other training seeds. Where runs have states of their own, every episode weighs
+    the same, v is that of a ratio (Cochran 1977, chapter 6), and the bounds are Kish's number of states and that of episodes.
 
     Raises:
-        InputError: if there is no run or no state.
+        InputError: if there is no run, or a state on which none was tried.
     """
     z = _normal_quantile(confidence)
     values = np.asarray(outcomes, np.float64)
     if values.ndim != 2 or not values.size:
         raise InputError(f"success of several runs: expected outcomes (runs, states), found shape {values.shape}")
-    runs, n = values.shape
-    p = float(values.mean())
-    v = float(values.mean(0).var(ddof=1)) / n if n > 1 else 0.0
-    told = p * (1 - p) / v if v > 0 else float(n if p in (0.0, 1.0) else runs * n)
-    return p, *_score_interval(p, min(max(told, n), runs * n), z)
+    tried = (~np.isnan(values)).sum(0)  # (N,) runs that were tried on each state
+    if not tried.all():
+        raise InputError("success of several runs: expected an outcome on every state, found a state without")
+    n, total = len(tried), float(tried.sum())
+    solved = np.nansum(values, axis=0)
+    p = float(solved.sum()) / total
+    v = float(((solved - p * tried) ** 2).sum()) * n / (n - 1) / total**2 if n > 1 else 0.0
+    least = total**2 / float((tried**2).sum())
+    told = p * (1 - p) / v if v > 0 else (least if p in (0.0, 1.0) else total)
+    return p, *_score_interval(p, min(max(told, least), total), z)
 
 
 def joined(ends: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:

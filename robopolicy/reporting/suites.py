@@ -18,7 +18,7 @@ import numpy as np
 from robopolicy.evaluation import aggregate
 from robopolicy.evaluation.bootstrap import Estimate
 from robopolicy.evaluation.records import Evaluation
-from robopolicy.evaluation.statistics import over_states, wilson
+from robopolicy.evaluation.statistics import over_states
 
 THRESHOLDS = np.linspace(0, 1, 51)
 
@@ -48,11 +48,8 @@ class Method:
     def rate(self, task: str) -> Estimate:
         """Return the success on a task over all states of all runs, with Wilson's interval for as much as states tell that runs share."""
         runs = [_by_state(run) for run in self.tasks[task]]
-        if all(list(run) == list(runs[0]) for run in runs):
-            return Estimate(*over_states(np.array([list(run.values()) for run in runs])))
-        n = sum(map(len, runs))
-        p = sum(sum(run.values()) for run in runs) / n
-        return Estimate(p, *wilson(round(p * n), n))
+        states = sorted(set().union(*runs))
+        return Estimate(*over_states(np.array([[run.get(state, np.nan) for state in states] for run in runs])))
 
 
 def _by_state(run: Sequence[Evaluation]) -> dict[int, float]:

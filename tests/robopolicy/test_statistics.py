@@ -121,6 +121,30 @@ def test_runs_on_the_same_states_tell_as_much_as_their_states_differ() -> None:
         statistics.over_states(np.zeros((0, 5)))
 
 
+def test_states_that_only_some_runs_were_tried_on_count_as_what_they_tell() -> None:
+    rng = np.random.default_rng(0)
+    one = (rng.random(100) < 0.6).astype(float)
+    less = np.where(np.arange(100) < 99, one, np.nan)
+    whole, nearly = statistics.over_states(np.array([one, one, one])), statistics.over_states(np.array([one, one, less]))
+    assert nearly == pytest.approx(whole, abs=0.01), "one state fewer does not make three times the episodes"
+    apart = np.full((2, 100), np.nan)
+    apart[0, :50], apart[1, 50:] = one[:50], one[50:]
+    assert statistics.over_states(apart) == pytest.approx((one.mean(), *statistics.wilson(int(one.sum()), 100)), abs=0.002), (
+        "states of their own are so many episodes"
+    )
+    assert statistics.over_states(np.array([np.ones(50), [1.0] * 25 + [np.nan] * 25]))[1] == pytest.approx(statistics.wilson(45, 45)[0])
+    found = []
+    for _ in range(1000):  # two runs on states of which some are hard for both, one run on only a third of them
+        hard = rng.beta(0.5, 0.5, 60)
+        values = (rng.random((2, 60)) < hard).astype(float)
+        values[1, 20:] = np.nan
+        _, low, high = statistics.over_states(values)
+        found.append(low <= 0.5 <= high)
+    assert 0.93 < np.mean(found) < 0.98
+    with pytest.raises(InputError, match="a state without"):
+        statistics.over_states(np.full((2, 3), np.nan))
+
+
 def test_a_p_value_is_never_nought() -> None:
     assert 0 < statistics.mcnemar(0, 5000) < 1e-300
 

@@ -205,6 +205,10 @@ def test_checkpoints_of_a_run_are_one_run_and_other_worlds_other_methods() -> No
     assert np.array_equal(flow.runs[task][0], states)
     low, high = wilson(240, 400)
     assert flow.rate(task).value == pytest.approx(0.6) and flow.rate(task).high - flow.rate(task).low > 1.3 * (high - low)
+    fewer = one(50, 1, 2)
+    fewer.episodes = fewer.episodes[:-1]
+    alike = suites.methods([one(50, 0, 1), fewer])[0].rate(task)
+    assert (alike.low, alike.high) == pytest.approx(wilson(50, 100), abs=0.01), "one state fewer makes no other states of the ninety-nine"
     noise = {"perturb": [{"kind": "noise", "size": 0.1}]}
     found = suites.methods([one(90, 0, 1), one(80, 0, 1, **noise), one(70, 0, 1, engine="bullet"), one(60, 0, 1, randomize={"mass": 2})])
     assert [m.name.partition(" [")[2].partition(" ")[0] for m in found] == ["", "engine", "noise", "randomized"]
