@@ -229,9 +229,12 @@ def sweep(contest: Contest, wanted: Sequence[Ladder], explicit: bool, device: st
     Raises:
         InputError: as said, or as :func:`robopolicy.evaluation.rollout.evaluate`.
     """
-    config = contest.config
+    config, names = contest.config, labels(contest.entrants)
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"robustness: {name} is given twice: its cells would count twice in Holm's correction; name every policy once")
     table = Table(contest.task, config.episodes, int(contest.purpose) + config.seed, contest.purpose.name.lower())
-    plan = [(entrant, label, ladder) for entrant, label in zip(contest.entrants, labels(contest.entrants), strict=True) for ladder in wanted]
+    plan = [(entrant, label, ladder) for entrant, label in zip(contest.entrants, names, strict=True) for ladder in wanted]
     checkpoints = [e.name for e in contest.entrants if isinstance(e.name, str) and e.name != EXPERT]
     runs: list[tuple[Entrant, str, Ladder, list[Perturbation]]] = []
     for entrant, label, ladder in plan:

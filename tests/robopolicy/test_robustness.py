@@ -187,6 +187,7 @@ def test_without_kinds_all_that_the_task_can_have_are_measured(run: Path, tmp_pa
         (["--sizes", "mass"], "expected KIND=..."),
         (["--kinds", "camera"], "nothing is seen"),
         (["--kinds", "noise"], "reads the true state"),
+        (["--kinds", "mass", "expert"], "is given twice"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
