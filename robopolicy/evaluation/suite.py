@@ -176,7 +176,7 @@ def evaluate_suite(
     with take(policy, device, workers if cluster is None else 2, method, weights) as subject:
         ledger.require_separate(seeds.purpose_of(seed0).name.lower(), seed0, episodes, subject.chosen)
         found: dict[str, Evaluation] = {}
-        if out is not None and subject.checkpoint_hash is not None:
+        if out is not None and (subject.checkpoint_hash is not None or policy == EXPERT):
             alike = {key: how[key] for key in ("env", "block", "seed0", "episodes", "noise_seed", "threads", "device", "weights")}
             found = earlier(out, tasks, checkpoint_hash=subject.checkpoint_hash, execution=subject.execution, **alike)
         waiting = [task for task in tasks if task not in found]

@@ -231,6 +231,8 @@ def test_a_set_is_evaluated_as_its_tasks_are_one_by_one_and_not_twice(data, tmp_
     mean, low, high = suite.mean
     assert mean == pytest.approx(np.mean([k / n for k, n in counts])) and low <= mean <= high
     assert set(suite.to_dict()["tasks"]) == set(TASKS)
+    expert = {**how, "env": {"max_episode_steps": None}}
+    assert [evaluate_suite("expert", TASKS, name="sides", out=out, **expert).reused for _ in range(2)] == [0, 2], "the expert goes on where it was, too"
 
 
 def test_policies_of_a_set_are_compared_on_all_of_its_tasks(data, tmp_path):
