@@ -69,7 +69,9 @@ def test_every_command_exists_and_takes_these_words(page: str, words: list[str])
         assert rest[0] in command.commands, f"{page}: no command {rest[0]!r}"
         command, rest = command.commands[rest[0]], rest[1:]
     if rest and not names_of_placeholders(rest) and "--help" not in rest:
-        command.make_context(words[0], list(rest))
+        given = command.make_context(words[0], list(rest)).params
+        if words[0] == "eval":  # one checkpoint, whose further words are options; the parser takes several, for --compose
+            assert given["compose"] or len(given["checkpoint"] or ()) == 1, f"{page}: expected one CHECKPOINT, found {given['checkpoint']}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
