@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from robopolicy.bench.harness import Result, Row
-from robopolicy.evaluation.statistics import wilson
-from robopolicy.evaluation.study import Cell, by_setting, markdown, run_study
+from robopolicy.evaluation.study import Cell, by_setting, markdown, run_study, success
 
 FOLDER = Path("runs/benchmarks/imitation")
 TASKS = tuple(f"metaworld/{name}" for name in ("peg-insert-side", "stick-pull", "basketball", "disassemble", "pick-place", "push"))
@@ -47,8 +46,7 @@ def run(quick: bool) -> Result:
 
 
 def _row(name: tuple[str, int, str], group: list[dict[str, Any]]) -> Row:
-    successes, episodes = sum(r["successes"] for r in group), sum(r["episodes"] for r in group)
-    low, high = wilson(successes, episodes)
+    rate, low, high = success(group)
     task, demonstrations, policy = name
     label = f"{task}, {demonstrations} demonstrations, {policy} [{low:.2f}, {high:.2f}]"
-    return Row(label, successes / episodes, "success", cpu_s=sum(r["train_seconds"] + r["evaluation_seconds"] for r in group))
+    return Row(label, rate, "success", cpu_s=sum(r["train_seconds"] + r["evaluation_seconds"] for r in group))

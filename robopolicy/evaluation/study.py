@@ -13,16 +13,17 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from policies.spec import InputError
 from robopolicy.evaluation.seeds import REPORT, SELECTION
-from robopolicy.evaluation.statistics import wilson
+from robopolicy.evaluation.statistics import over_states, wilson
 from robopolicy.worker_processes import worker_pool
 
 
@@ -110,27 +111,35 @@ def by_setting(results: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str], 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
     """Return a table in Markdown: a line a task and number of demonstrations, a column a policy, success with its interval.
 
-    A cell gives the percentage over all training seeds with the 95 % Wilson interval, and the seeds one by one.
+    A cell gives the percentage over all training seeds with its 95 % interval (:func:`success`), and the seeds one by one.
     """
     policies = list(dict.fromkeys(row["policy"] for row in results))
     settings = list(dict.fromkeys((row["task"], row["demonstrations"]) for row in results))
     groups = by_setting(results)
     lines = ["| task | demonstrations | " + " | ".join(policies) + " |", "|---|---|" + "---|" * len(policies)]
     for task, count in settings:
-        shown = [_success(groups.get((task, count, policy), [])) for policy in policies]
+        shown = [_cell(groups.get((task, count, policy), [])) for policy in policies]
         lines.append(f"| {task} | {count} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _success(group: list[dict[str, Any]]) -> str:
+def success(group: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
+    """Return the success of training seeds with its 95 % interval (rate, low, high): Wilson's, for what the states tell that they share."""
+    outcomes = [r.get("outcomes") or () for r in group]
+    if all(outcomes) and len(set(map(len, outcomes))) == 1:
+        return over_states(np.array(outcomes, np.float64))
+    successes, episodes = sum(r["successes"] for r in group), sum(r["episodes"] for r in group)  # a result from before they were kept
+    return successes / episodes, *wilson(successes, episodes)
+
+
+def _cell(group: list[dict[str, Any]]) -> str:
     if not group:
         return ""
-    successes, episodes = sum(r["successes"] for r in group), sum(r["episodes"] for r in group)
-    low, high = wilson(successes, episodes)
+    rate, low, high = success(group)
     each = ", ".join(f"{100 * r['successes'] / r['episodes']:.0f}" for r in group)
     score = [r["score"] for r in group if r["score"] is not None]
     more = f"; coverage {sum(score) / len(score):.2f}" if score else ""
-    return f"{100 * successes / episodes:.0f}% [{100 * low:.0f}, {100 * high:.0f}] ({each}{more})"
+    return f"{100 * rate:.0f}% [{100 * low:.0f}, {100 * high:.0f}] ({each}{more})"
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:

@@ -35,6 +35,8 @@ def test_the_table_adds_up_training_seeds() -> None:
     lines = markdown(rows).splitlines()
     assert lines[0] == "| task | demonstrations | flow | regression |"
     assert lines[2] == "| push | 10 | 85% [77, 91] (80, 90) | 0% [0, 7] (0) |"  # Wilson 85/100: 76.7 to 90.7; 0/50: 0 to 7.1
+    alike = [{**common, "policy": "flow", "successes": 40, "outcomes": [1] * 40 + [0] * 10} for _ in range(3)]
+    assert "| 80% [67, 89] (80, 80, 80) |" in markdown(alike), "states on which three seeds agree are 50, not 150: Wilson 40/50"
 
 
 def test_an_interrupted_demo_can_be_begun_anew_and_other_files_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
