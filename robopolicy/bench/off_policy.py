@@ -14,12 +14,13 @@ import importlib.util
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from robopolicy.bench.cells import Cell, Cells, run_cells
 from robopolicy.bench.entered import entries
 from robopolicy.bench.harness import Result, Row
-from robopolicy.bench.returns import mean_interval, said
+from robopolicy.bench.returns import said
 from robopolicy.bench.trial_runs import digest
 from robopolicy.evaluation.statistics import wilson
 from robopolicy.reporting.leaderboard import PEER as PEER_LABEL
@@ -132,13 +133,13 @@ def _measured(cells: dict[str, list[Cell]], found: Cells, name: str) -> list[dic
 def _returns(cells: dict[str, list[Cell]], found: Cells, size: Size, result: Result) -> None:
     """Add final returns and speed of whole training beside the peer's."""
     ends = {name: [row["points"][-1] for row in _measured(cells, found, name)] for name in (*RULES, PEER)}
-    peer = mean_interval([end["return"] for end in ends[PEER]])[0] if ends[PEER] else None
+    peer = fmean([end["return"] for end in ends[PEER]]) if ends[PEER] else None
     for rule, title in RULES.items():
         if not ends[rule]:
             continue
         what = f"{ENVIRONMENT}: {title}'s return after {size.steps:,} steps, deterministic"
         values = [end["return"] for end in ends[rule]]
-        result.rows.append(Row(what, mean_interval(values)[0], "return", f"{PEER} SAC" if peer is not None else None, peer))
+        result.rows.append(Row(what, fmean(values), "return", f"{PEER} SAC" if peer is not None else None, peer))
         result.notes.append(f"{what}, mean [95 % over seeds] (each seed): {said(values)}")
     if ends[PEER]:
         result.notes.append(f"{ENVIRONMENT}: {PEER} SAC's: {said([end['return'] for end in ends[PEER]])}")
@@ -156,7 +157,7 @@ def _gaps(cells: dict[str, list[Cell]], found: Cells, result: Result) -> None:
     for rule in JUDGED:
         if gaps[rule]:
             name = f"{ENVIRONMENT}: over-estimation by {RULES[rule]}'s critics, Q less Monte Carlo return"
-            result.rows.append(Row(name, mean_interval(gaps[rule])[0], "return", better="lower"))  # no ratio: 0 is the best there is
+            result.rows.append(Row(name, fmean(gaps[rule]), "return", better="lower"))  # no ratio: 0 is the best there is
             errors = [row["error"] for row in _measured(cells, found, f"gap {rule}")]
             each = ", ".join(f"{gap:.2f} +- {error:.2f}" for gap, error in zip(gaps[rule], errors, strict=True))
             result.notes.append(f"{name}: {each} (standard errors over episodes), one a seed")

@@ -8,7 +8,6 @@ Checkpoints, figures, the plot and a report stay in ``runs/benchmarks/policies``
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from robopolicy.bench.few_steps import BASE, FEW, WAYS, Way
 from robopolicy.bench.few_steps_beds import Bed, Measured, OracleBed, toys
 from robopolicy.bench.few_steps_run import Outcome, measure_all
 from robopolicy.bench.harness import Result, Row
-from robopolicy.evaluation.statistics import compare, wilson
+from robopolicy.evaluation.statistics import compare, mean_interval, wilson
 from robopolicy.reporting import curves
 from robopolicy.reporting.curves import Curve, Panel, Point
 
@@ -68,10 +67,8 @@ def interval(bed: Bed, values: Sequence[float]) -> tuple[float, float]:
 
 
 def _student(values: np.ndarray) -> tuple[float, float]:
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return float(values.mean()) - half, float(values.mean()) + half
+    mean, half = mean_interval(values)
+    return float(mean - half), float(mean + half)
 
 
 def advantage(bed: Bed, mine: Sequence[float], peers: Sequence[float]) -> tuple[float, float]:

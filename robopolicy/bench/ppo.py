@@ -15,12 +15,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from robopolicy.bench.cells import Cell, Cells, run_cells
 from robopolicy.bench.entered import entries
 from robopolicy.bench.harness import Result, Row
-from robopolicy.bench.returns import first_reached, mean_interval, said
+from robopolicy.bench.returns import first_reached, said
 from robopolicy.bench.trial_runs import digest
 from robopolicy.reporting.leaderboard import PEER as PEER_LABEL
 
@@ -191,12 +192,12 @@ def _curve_rows(environment: str, side: Sides, found: Cells, size: Size) -> tupl
     final = {name: [points[-1]["return"] for points in some] for name, some in curves.items() if some}
     what = f"{environment}: return after {size.steps:,} steps, deterministic"
     if ours:
-        peer = mean_interval(final[PEER])[0] if theirs else None
-        rows.append(Row(what, mean_interval(final["ours"])[0], "return", f"{PEER}, published" if theirs else None, peer, 1.0 if theirs else None))
+        peer = fmean(final[PEER]) if theirs else None
+        rows.append(Row(what, fmean(final["ours"]), "return", f"{PEER}, published" if theirs else None, peer, 1.0 if theirs else None))
         notes += [f"{what}, mean [95 % over seeds] (each seed): {name} {said(values)}" for name, values in final.items()]
     if not (ours and theirs):
         return rows, notes
-    target = mean_interval(final[PEER])[0]
+    target = fmean(final[PEER])
     reached = [first_reached(points, target) for points in ours]
     there = [point for point in reached if point is not None]
     if len(there) < len(reached):
@@ -206,7 +207,7 @@ def _curve_rows(environment: str, side: Sides, found: Cells, size: Size) -> tupl
     for clock, name in (("wall_s", "wall-clock"), ("cpu_s", "CPU")):
         mine, peers = [p[clock] for p in there], [p[clock] for p in first]
         title = f"{environment}: {name} seconds to {target:,.0f}, the peer's after {size.steps:,} steps"
-        rows.append(Row(title, mean_interval(mine)[0], "s", f"{PEER}, published", mean_interval(peers)[0], better="lower"))
+        rows.append(Row(title, fmean(mine), "s", f"{PEER}, published", fmean(peers), better="lower"))
         notes.append(f"{title}: ours {said(mine)}, {PEER} {said(peers)}")
     steps = {name: json.dumps([int(p["steps"]) for p in points]) for name, points in (("ours", there), (PEER, first))}
     notes.append(f"{environment}: ours reached it after {steps['ours']} steps, {PEER} after {steps[PEER]}, evaluated every {size.steps // size.points:,}")

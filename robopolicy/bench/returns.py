@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from robopolicy.evaluation.statistics import mean_interval
 
 #: Seeds of the episodes that every system is judged by; no training uses them.
 EVALUATION_SEEDS = tuple(range(90_000, 90_020))
@@ -57,21 +58,12 @@ def policy_act(checkpoint: Path) -> Callable[[np.ndarray], np.ndarray]:
     return act
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return mean and 95 % interval (Student's) of a few values; of one value, that alone."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, mean, mean
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
-
-
 def said(values: Sequence[float]) -> str:
-    """Return ``mean [low, high]`` for notes, and each value."""
-    mean, low, high = mean_interval(values)
-    return f"{mean:,.0f} [{low:,.0f}, {high:,.0f}] ({', '.join(f'{v:,.0f}' for v in values)})"
+    """Return ``mean [low, high]`` for notes, the 95 % interval Student's, and each value; of one value, that alone."""
+    if len(values) == 1:
+        return f"{values[0]:,.0f}"
+    mean, half = mean_interval(values)
+    return f"{mean:,.0f} [{mean - half:,.0f}, {mean + half:,.0f}] ({', '.join(f'{v:,.0f}' for v in values)})"
 
 
 def first_reached(points: Sequence[dict[str, float]], target: float) -> dict[str, float] | None:

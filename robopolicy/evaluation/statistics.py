@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +85,29 @@ def over_states(outcomes: np.ndarray, confidence: float = 0.95) -> tuple[float, 
     least = total**2 / float((tried**2).sum())
     told = p * (1 - p) / v if v > 0 else (least if p in (0.0, 1.0) else total)
     return p, *_score_interval(p, min(max(told, least), total), z)
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[Any, Any]:
+    """Return the mean over runs and half the width of its interval, Student's; NaN of one run, which tells nothing of others.
+
+    Args:
+        values: (R,) of R runs, or (R, ...), each column for itself.
+        confidence: Coverage.
+
+    Raises:
+        InputError: without a run, or if confidence is not in (0, 1).
+    """
+    from scipy.stats import t
+
+    _normal_quantile(confidence)
+    array = np.asarray(values, np.float64)
+    runs = len(array)
+    if not runs:
+        raise InputError("mean of several runs: expected at least one, found none")
+    mean = array.mean(0)
+    if runs == 1:
+        return mean, np.full_like(mean, np.nan)[()]
+    return mean, t.ppf(0.5 + confidence / 2, runs - 1) * array.std(0, ddof=1) / math.sqrt(runs)
 
 
 def joined(ends: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:

@@ -19,7 +19,7 @@ from policies.spec import InputError
 from robopolicy.evaluation import chain
 from robopolicy.evaluation.bootstrap import Estimate
 from robopolicy.evaluation.ledger import unpacked
-from robopolicy.evaluation.statistics import joined, over_states, wilson
+from robopolicy.evaluation.statistics import joined, mean_interval, over_states, wilson
 from robopolicy.reporting import published, tables
 
 BEGIN, END = "<!-- leaderboard: begin (made by robopolicy leaderboard) -->", "<!-- leaderboard: end -->"
@@ -140,8 +140,8 @@ def generate(rows: Sequence[Mapping[str, Any]], source: str = "", head: str = ""
         f"Made by `robopolicy leaderboard` from {shown} evaluations{f' of `{source}`' if source else ''}{f' (chain {head})' if head else ''}; report seeds "
         "only, and of one name measured in several ways (recipe, execution, states) the newest. A cell: the mean over training "
         "seeds [95% Wilson interval for the effective number of initial states, which training seeds share] "
-        "(the training seeds one by one, where there are several). A mean over tasks is equally weighted; its interval is about the initial states, not "
-        "about other tasks or training seeds. Figures marked *published* are those of their authors, in their protocol, which the line below the table gives.",
+        "(the training seeds one by one, where there are several). A return: [Student's 95% interval over training seeds]. "
+        "A mean over tasks is equally weighted; its interval is about the initial states, not about other tasks or training seeds. Figures marked *published* are those of their authors, in their protocol, which the line below the table gives.",
     ]
     for section in dict.fromkeys(e.section for e in found):
         out += ["", *_section_text(section, [e for e in found if e.section == section])]
@@ -173,7 +173,8 @@ def cell(entry: Entry) -> str:
     if suite in BY_RETURN:
         values = entry.mean("return") if all("return" in row for row in entry.rows) else []
         if values:
-            return f"{np.mean(values):.0f}" + (f" ({', '.join(f'{v:.0f}' for v in values)})" if several else "")
+            mean, half = mean_interval(values)
+            return f"{mean:.0f}" + (f" [{mean - half:.0f}, {mean + half:.0f}] ({', '.join(f'{v:.0f}' for v in values)})" if several else "")
     e = entry.success
     said = f"{100 * e.value:.0f}% [{100 * e.low:.0f}, {100 * e.high:.0f}]" + (f" ({', '.join(f'{100 * rate:.0f}' for rate in entry.rates)})" if several else "")
     name = SCORES.get(suite)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from policies.spec import InputError
+from robopolicy.evaluation.statistics import mean_interval
 from robopolicy.reporting.plots import Axis, Line, line_chart, smoothed
 
 #: What is drawn where a log has it, besides every name that begins with ``tracking``.
@@ -165,13 +166,10 @@ def mean_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndar
     """
     if len(curves) == 1:
         return (*curves[0], None, None)
-    from scipy.stats import t
-
     begin, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     grid = np.linspace(begin, max(begin, end), _GRID)
     values = np.stack([np.interp(grid, x, y) for x, y in curves])
-    half = t.ppf(0.975, len(curves) - 1) * values.std(0, ddof=1) / math.sqrt(len(curves))
-    mean = values.mean(0)
+    mean, half = mean_interval(values)
     return grid, mean, mean - half, mean + half
 
 

@@ -16,7 +16,7 @@ from policies.normalize import limits_normalizer
 from robopolicy.bench import baselines, off_policy, ppo, trial_runs, updates
 from robopolicy.bench.cells import Cell, Cells
 from robopolicy.bench.entered import PeerPolicy, entries
-from robopolicy.bench.returns import EVALUATION_SEEDS, deterministic_returns, first_reached, mean_interval, policy_act
+from robopolicy.bench.returns import EVALUATION_SEEDS, deterministic_returns, first_reached, policy_act, said
 from robopolicy.evaluation import ledger
 from robopolicy.evaluation.rollout import evaluate
 from robopolicy.reporting import leaderboard
@@ -50,9 +50,7 @@ def test_a_checkpoint_acts_by_its_mean(tmp_path: Path) -> None:
 
 
 def test_means_intervals_and_first_points_by_hand() -> None:
-    assert mean_interval([3.0]) == (3.0, 3.0, 3.0)
-    mean, low, high = mean_interval([1.0, 2.0, 3.0])
-    assert mean == 2.0 and high - mean == pytest.approx(4.302653 / 3**0.5, rel=1e-6) and mean - low == pytest.approx(high - mean)
+    assert said([3000.0]) == "3,000" and said([1000.0, 2000.0, 3000.0]) == "2,000 [-484, 4,484] (1,000, 2,000, 3,000)"  # 4.302653 / 3^0.5
     points = [{"return": 1.0, "steps": 1.0}, {"return": 3.0, "steps": 2.0}, {"return": 2.0, "steps": 3.0}]
     assert first_reached(points, 2.0) == points[1] and first_reached(points, 4.0) is None
 

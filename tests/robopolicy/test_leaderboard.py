@@ -125,6 +125,15 @@ def test_published_figures_have_sources_and_tasks_that_exist() -> None:
     assert "SAC 5007 ± 252" in [f"{p.method} {p.text}" for p in published.of_task("gymnasium/walker2d")]
 
 
+def test_a_return_of_several_training_seeds_has_an_interval_over_them() -> None:
+    def entered(seed: int, value: float) -> dict[str, object]:
+        row = ledger.row(evaluation("flow", 10, task="gymnasium/hopper", seed=seed), "")
+        return {**row, "return": value}
+
+    one, several = leaderboard.entries([entered(0, 1000.0)]), leaderboard.entries([entered(k, 1000.0 * (k + 1)) for k in range(3)])
+    assert leaderboard.cell(one[0]) == "1000" and leaderboard.cell(several[0]) == "2000 [-484, 4484] (1000, 2000, 3000)"
+
+
 def test_where_returns_count_no_success_ends_an_episode_early() -> None:
     """An evaluation ends with the first success: what comes after it would be missing from the return."""
     entries = [registry.entry(name) for name in registry.names() if name.partition("/")[0] in leaderboard.BY_RETURN]

@@ -163,6 +163,17 @@ def test_holm_by_hand() -> None:
     assert statistics.holm([]) == []
 
 
+def test_the_mean_of_several_runs_has_students_interval() -> None:
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    mean, half = statistics.mean_interval(values, 0.9)
+    expected = scipy.stats.t.interval(0.9, 4, loc=values.mean(0), scale=scipy.stats.sem(values))
+    np.testing.assert_allclose((mean - half, mean + half), expected, rtol=1e-12)
+    mean, half = statistics.mean_interval([2.0])
+    assert mean == 2.0 and math.isnan(half)
+    with pytest.raises(InputError, match="expected at least one, found none"):
+        statistics.mean_interval([])
+
+
 def test_seed_ranges_do_not_meet() -> None:
     assert (seeds.DEMONSTRATION, seeds.SELECTION, seeds.REPORT) == (0, 1_000_000, 2_000_000)
     for first, second in itertools.pairwise(seeds.Purpose):
