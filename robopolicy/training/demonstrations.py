@@ -220,7 +220,7 @@ def open_demonstrations(recipe: Recipe, progress: bool, note: Note) -> Demonstra
                 note(f"data set {other.name} was recorded with another calibration than {sets[0].name}: {'; '.join(changed)}")
         return sets[0] if len(sets) == 1 else DemonstrationSets(sets, [one.weight for one in recipe.data.sets])
     path = Path(recipe.filled(recipe.data.path))
-    if not path.exists() or _begun_collection(path, recipe.data.collect):
+    if not path.exists() or begun_collection(path, recipe.data.collect):
         _collect(recipe, path, progress, note)
     dataset = _opened(recipe, path, progress)
     episodes = recipe.data.episodes or dataset.num_episodes
@@ -246,7 +246,7 @@ def _open_set(recipe: Recipe, config: SetConfig, number: int, progress: bool, no
     return Demonstrations(dataset, spec, episodes, chosen, config.only_takeovers)
 
 
-def _begun_collection(path: Path, wanted: int | None) -> bool:
+def begun_collection(path: Path, wanted: int | None) -> bool:
     """Whether ``path`` is a collection that was interrupted before it had ``wanted`` episodes; recordings are used as they are."""
     if not wanted or not layout.is_dataset(path):
         return False

@@ -15,6 +15,7 @@ from robopolicy.data import layout
 from robopolicy.data.dataset import Dataset
 from robopolicy.recipe import Note
 from robopolicy.recipe_trial import TrialRecipe
+from robopolicy.training.demonstrations import begun_collection
 from robopolicy.training.off_policy_config import OffPolicyTraining
 from robopolicy.training.replay import Replay
 from robopolicy.training.trial_worlds import demonstrated_rewards
@@ -51,14 +52,30 @@ def open_demonstrated(recipe: TrialRecipe, spec: Spec, progress: bool, note: Not
     return replay
 
 
+def ensure_collected(recipe: TrialRecipe, progress: bool, note: Note) -> Path:
+    """Return where the recipe's demonstrations are; collects them, or what an interrupted collection lacks, if the recipe says how many.
+
+    Args:
+        recipe: With a path of demonstrations.
+        progress: Show progress bars.
+        note: Told when there is something to collect.
+
+    Raises:
+        InputError: if there is no data set and none can be collected.
+    """
+    training: Any = recipe.training
+    config = training.demonstrations
+    path = Path(recipe.filled(config.path))
+    if not path.exists() or begun_collection(path, config.collect):
+        _collect(recipe, config.collect, path, progress, note)
+    return path
+
+
 def _transitions(
     recipe: TrialRecipe, training: OffPolicyTraining, spec: Spec, progress: bool, note: Note, normalizer: Normalizer
 ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
     """Yield the arguments of ``Replay.add`` for every demonstrated transition."""
-    config = training.demonstrations
-    path = Path(recipe.filled(config.path or ""))
-    if not path.exists():
-        _collect(recipe, config.collect, path, progress, note)
+    config, path = training.demonstrations, ensure_collected(recipe, progress, note)
     dataset = Dataset.open(path, None, progress)
     spec.require(dataset.spec, f"task {recipe.task!r}", f"demonstrations {path}")
     episodes = config.episodes or dataset.num_episodes

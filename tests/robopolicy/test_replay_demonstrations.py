@@ -139,6 +139,17 @@ def test_demonstrations_are_collected_when_the_recipe_says_how_many(tmp_path):
     assert Dataset.open(tmp_path / "new").num_episodes == 2 and replay.size == Dataset.open(tmp_path / "new").num_frames
 
 
+def test_a_collection_that_was_interrupted_is_finished_first(tmp_path):
+    """It was learnt from as it was: 1 demonstration where the recipe says 3, and nothing said so."""
+    from robopolicy.data.collect import collect
+
+    collect("two-route", tmp_path / "begun", episodes=1, workers=1, progress=False)
+    notes: list[str] = []
+    replay = opened(tmp_path / "begun", notes, shown={"collect": 3}, reward={"sparse": True})
+    found = Dataset.open(tmp_path / "begun")
+    assert found.num_episodes == 3 and replay.size == found.num_frames and notes[0].startswith("collecting 3 demonstrations")
+
+
 # In batches --------------------------------------------------------------------------------------------------------
 
 
