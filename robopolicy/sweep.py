@@ -246,10 +246,16 @@ def collect_first(recipes: Sequence[Any], progress: bool) -> None:
     """Collect demonstrations that several cells share once, before they run beside each other. Raises InputError."""
     from robopolicy.recipe import Recipe
     from robopolicy.training.demonstrations import open_demonstrations
+    from robopolicy.training.replay_demonstrations import ensure_collected
 
     seen = set()
     for recipe in recipes:
-        if isinstance(recipe, Recipe) and recipe.data.sets is None and (path := recipe.filled(recipe.data.path)) not in seen:
+        if not isinstance(recipe, Recipe):
+            shown = getattr(recipe.training, "demonstrations", None)  # of learning by trial
+            if shown is not None and shown.collect and shown.path and (wanted := (recipe.filled(shown.path), shown.collect)) not in seen:
+                seen.add(wanted)
+                ensure_collected(recipe, progress, lambda text: None)
+        elif recipe.data.sets is None and (path := recipe.filled(recipe.data.path)) not in seen:
             seen.add(path)
             open_demonstrations(recipe, progress, lambda text: None)
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from policies.spec import InputError
+from robopolicy.data.dataset import Dataset
 from robopolicy.evaluation.study import read_results
-from robopolicy.sweep import Sweep, cells_of, check, parse_axes, run_sweep
+from robopolicy.sweep import Sweep, cells_of, check, collect_first, parse_axes, run_sweep
 from robopolicy.sweep_report import groups_of, markdown, mean_of, write
 from tests.robopolicy.forked import command
 from tests.robopolicy.small_runs import demonstrations
@@ -119,6 +120,19 @@ def test_a_cell_that_fails_is_named_and_the_exit_code_is_one(tmp_path: Path) -> 
     (row,) = read_results(tmp_path / "out")
     assert row["episodes"] == 2 and 0 <= row["success"] <= 1
     assert "1 cells failed" in (tmp_path / "out/report.md").read_text()
+
+
+def test_demonstrations_that_cells_of_trial_share_are_collected_once_before_they_run(tmp_path: Path) -> None:
+    """Cells beside each other began to collect into one data set: all but one failed, or learnt from what there was of it."""
+    training = "{steps: 10, random_steps: 4, batch_size: 4, threads: 1, reward: {sparse: true}, demonstrations: {path: %s, collect: 2}}"
+    recipe = tmp_path / "shared.yaml"
+    recipe.write_text(
+        f"task: two-route\nalgo: {{type: rlpd, hidden: [8]}}\npolicy: {{hidden: [8]}}\ntraining: {training % (tmp_path / 'shown')}\n", encoding="utf-8"
+    )
+    collect_first(check(cells_of(str(recipe), ["seed=0,1"]), tmp_path / "out"), progress=False)
+    assert Dataset.open(tmp_path / "shown").num_episodes == 2
+    found = run_sweep(cells_of(str(recipe), ["seed=0,1"]), tmp_path / "out", workers=2, progress=False)
+    assert not found.failed and [row["steps"] for row in found.rows] == [10, 10]
 
 
 def row(group: str, seed: int, **numbers: float) -> dict[str, object]:
