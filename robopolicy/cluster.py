@@ -173,12 +173,17 @@ class Cluster:
         finally:
             pool.close()
 
-    def each(self, begin: Begin, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def each(self, begin: Begin, items: Sequence[Any], failed: Callable[[WorkerDied], Any] | None = None) -> Iterator[tuple[int, Any]]:
         """Yield (index, result) of all ``items`` as they are done.
+
+        Args:
+            begin: Called once in every worker.
+            items: What is worked off.
+            failed: Says what stands for the result of an item over which a worker failed, or died twice; None: that is raised.
 
         Raises:
             InputError: what a worker said about its input.
-            WorkerDied: if a worker failed, or died twice over one item.
+            WorkerDied: if a worker failed, or died twice over one item, and there is no ``failed``.
         """
         with self.pool(begin, len(items)) as pool:
             waiting = list(enumerate(items))[::-1]
@@ -188,7 +193,13 @@ class Cluster:
                     index, item = waiting.pop()
                     running[index] = pool.submit(item)
                 for index in pool.ready(running):
-                    yield index, pool.result(running.pop(index))
+                    try:
+                        result = pool.result(running.pop(index))
+                    except WorkerDied as error:
+                        if failed is None:
+                            raise
+                        result = failed(error)
+                    yield index, result
 
 
 class Pool:
@@ -226,6 +237,7 @@ class Pool:
                 break
             except (self._ray.exceptions.RayActorError, self._ray.exceptions.WorkerCrashedError) as error:
                 if task.tries == _TRIES:
+                    self._given[task.worker] -= 1
                     raise WorkerDied(f"a worker on the Ray cluster died twice (out of memory?) over {_short(task.item)}") from error
                 self._replace(task)
         self._given[task.worker] -= 1

@@ -271,7 +271,7 @@ def _outcomes(cells: Sequence[Cell], out: Path, workers: int, cluster: Cluster |
     if cluster is not None:
         from robopolicy.sweep_cell import begin
 
-        for index, outcome in cluster.each(begin, [(cell, str(out)) for cell in cells]):
+        for index, outcome in cluster.each(begin, [(cell, str(out)) for cell in cells], failed=str):
             yield cells[index], outcome
         return
     from robopolicy.sweep_cell import CellProcess

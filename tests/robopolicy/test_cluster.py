@@ -103,6 +103,14 @@ def test_a_worker_that_dies_is_replaced_once(cluster: Cluster, tmp_path: Path) -
     assert "\n" not in str(error.value)
 
 
+def test_an_item_that_kills_its_workers_can_cost_the_others_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    """A cell of a sweep that ran out of memory, or raised what nobody expected, ended the whole sweep."""
+    found = dict(cluster.each(functools.partial(mortal, str(tmp_path), 9), range(4), failed=str))
+    assert {index: value for index, value in found.items() if index != 1} == {0: 0, 2: 2, 3: 3} and "died twice" in found[1]
+    found = dict(cluster.each(functools.partial(failing, "other"), [0, 1], failed=str))
+    assert sorted(found) == [0, 1] and all("ValueError: broken" in value for value in found.values())
+
+
 def test_what_a_worker_says_arrives_in_one_line(cluster: Cluster) -> None:
     with pytest.raises(InputError, match=r"^bad input$"):
         list(cluster.each(functools.partial(failing, "input"), [0]))
