@@ -125,7 +125,7 @@ class Symmetry:
         """
         if not self.config.augment:
             return batch
-        vectors = {name: torch.cat([x, self.vector(name, x)]) for name, x in batch.vectors.items()}
+        vectors = {name: torch.cat([x, self.vector(name, x)]) for name, x in batch.vectors.items() if name in self.inputs}
         labels = {name: torch.cat([x, self._label(name, x)]) for name, x in batch.labels.items()}
         image, shape = self.law(batch.old), batch.old.mean.shape
         old = Gaussian(torch.cat([batch.old.mean, image.mean]), torch.cat([law.log_std.expand(shape) for law in (batch.old, image)]))

@@ -110,6 +110,14 @@ def test_augmented_samples_have_the_numbers_of_the_originals_in_the_mirror():
     assert build(augment=False, weight=1.0)[1].augment(batch) is batch
 
 
+def test_samples_of_a_rule_without_a_critic_are_augmented_too():
+    """Distillation learns no values: what a critic would see has no mirror, and training with symmetry ended in a traceback."""
+    policy, mirror = build()
+    mirror.inputs = {"policy": mirror.inputs["policy"]}
+    both = mirror.augment(minibatch(policy))
+    assert list(both.vectors) == ["policy"] and len(both.vectors["policy"]) == len(both.labels["mean"]) == 16
+
+
 def equivariant(policy, mirror):
     """Make ``policy`` one that commutes with the mirror: half of its hidden units see the mirror image, and act mirrored."""
     first, last = policy.network[0], policy.network[2]
