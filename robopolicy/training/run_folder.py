@@ -42,6 +42,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.states = self.path / "state"
         self._lock: int | None = None
+        self._begun = False  # whether this object wrote recipe.yaml
 
     def check(self, recipe: Experiment) -> None:
         """Refuse a folder that holds something else, or a run with another recipe. Raises InputError."""
@@ -73,8 +74,16 @@ class RunFolder:
                 self._clear()
             if not self.recipe_file.is_file():
                 write_bytes(self.recipe_file, dump_yaml(recipe.to_dict()).encode())
+                self._begun = True
         except OSError as error:
             raise InputError(f"output {self.path}: cannot be written: {error.strerror or error}") from error
+
+    def forget(self) -> None:
+        """Delete the run if it was begun here: one that could not even start is not in the way of the corrected command."""
+        if self._begun:
+            self._clear()
+            with contextlib.suppress(OSError):  # something else lies in it
+                self.path.rmdir()
 
     def close(self) -> None:
         """Let other processes in."""

@@ -172,6 +172,11 @@ class TrialSession:
         self.note(f"stopped at step {self.step} of {self.training.steps}; the same command {where}")
         raise KeyboardInterrupt
 
+    def leave_no_mistake(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Delete a run that a mistake in its recipe ended before the first step: see ``contextlib.ExitStack.push`` for the arguments."""
+        if isinstance(error, InputError) and not isinstance(error, TrainingDiverged) and self.step == 0:
+            self.folder.forget()
+
     def result(self) -> TrainResult:
         """Return where the run and its last checkpoint are; ``steps`` are environment steps."""
         return TrainResult(self.folder.path, self.folder.checkpoint(self.step), self.step, self.first, time.perf_counter() - self._began[0])
@@ -220,6 +225,7 @@ def opened(
         finished = step >= wanted.steps and (folder.checkpoint(step) / "manifest.json").is_file()
         interrupts = Interrupts(lambda: note("stopping soon; once more stops at once"))
         session = TrialSession(recipe, spec, policy, folder, note, step, step, finished, interrupts, others, _found=found)
+        closing.push(session.leave_no_mistake)
         if finished:
             note(f"{folder.path} is finished: {step} steps are done; --fresh trains it anew")
         else:

@@ -218,6 +218,9 @@ def test_evaluations_of_a_robot_s_policy_in_a_task_of_another_robot_are_refused_
         ({"reward": {"record": "kept"}}, r"training\.reward\.record keeps episodes that success alone rewards"),
         ({"reward": {"record": "kept", "sparse": True}, "robot": {"drive": "tcp://127.0.0.1:9"}}, "leave out training.robot and training.resets"),
         ({"reward": {"record": "kept", "sparse": True}, "resets": {"type": "backward"}}, "leave out training.robot and training.resets"),
+        ({"algo": {"type": "rlpd", "subset": 11}}, r"algo\.subset: expected at most"),
+        ({"replay": {"capacity": 3, "n_step": 4}}, "expected at least 8 for samples of 4 steps"),
+        ({"takeover": {"source": "operator"}}, r"expected training\.worlds=1, found 2"),
     ],
 )
 def test_a_mistake_leaves_no_run_behind_that_the_corrected_command_would_trip_over(tmp_path, changes, words):

@@ -383,6 +383,15 @@ def test_images_that_would_not_be_moved_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_mistake_leaves_no_run_behind_that_the_corrected_command_would_trip_over(tmp_path):
+    with pytest.raises(InputError, match=r"training\.critic\.observations: .*did you mean 'observation\.state'"):
+        train(recipe(tmp_path / "run", steps=128, critic={"observations": ["observation.stat"]}))
+    assert train(recipe(tmp_path / "run", steps=128)).steps == 128
+    with pytest.raises(InputError, match="holds a run with another recipe"):
+        train(recipe(tmp_path / "run", steps=128, critic={"observations": ["observation.stat"]}))
+    assert (tmp_path / "run/last").is_file()  # a run that was there already stays
+
+
 def test_mistakes_are_said():
     spec = make("classic/cartpole").spec
     with pytest.raises(InputError, match=r"training\.critic\.observations: .*observation\.stat.*did you mean 'observation\.state'"):
