@@ -41,6 +41,12 @@ class GaussianConfig(Config):
     memory: MemoryConfig = MemoryConfig()  # of the steps before, between the features of an observation and the layers
     image: ImageConfig = ImageConfig()
 
+    @pydantic.model_validator(mode="after")
+    def _in_order(self) -> GaussianConfig:
+        if self.log_std_range[0] > self.log_std_range[1]:
+            raise ValueError(f"log_std_range: expected the lower limit first, found {list(self.log_std_range)}")
+        return self
+
 
 class GaussianPolicy(LearntPolicy):
     """One step in, one action out. Distributions are over actions in normalised units, where the limits are -1 and 1.

@@ -75,6 +75,12 @@ def test_a_rule_alone_makes_a_whole_recipe(name: str) -> None:
     assert again == recipe and again.to_dict() == recipe.to_dict()
 
 
+def test_a_range_of_deviations_the_wrong_way_round_is_refused(recipe_file: Path) -> None:
+    """It was taken, and every deviation was the lower number."""
+    found = mistake(recipe_file, "algo=sac", "policy.log_std_range=[2, -5]")
+    assert "log_std_range: expected the lower limit first, found [2.0, -5.0]" in found
+
+
 def test_an_unknown_rule_is_refused_with_the_nearest_name(recipe_file: Path) -> None:
     assert "algo 'pppo' is unknown; did you mean 'ppo'" in mistake(recipe_file, "algo=pppo")
     assert "key 'algo.type'" in mistake(recipe_file, "algo=pppo")
