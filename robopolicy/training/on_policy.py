@@ -185,6 +185,12 @@ def _begin(session: TrialSession, env: BatchEnv) -> Run:
     if facts and randomizer is not None:
         randomizer.load(facts["curriculum"])
     policy.begin_training()
+    length = config.checkpoint_every * config.rollout
+    if length < env.max_episode_steps and config.checkpoint_every < run.iterations:
+        session.note(
+            f"training.checkpoint_every={config.checkpoint_every} is {length} steps of each world, which then begin anew: "
+            f"no episode becomes longer, the task's last {env.max_episode_steps}"
+        )
     return run
 
 

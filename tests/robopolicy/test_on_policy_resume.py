@@ -166,3 +166,12 @@ def test_a_curriculum_goes_on_where_it_was(tmp_path):
     states[0][1].unlink()
     assert train(wanted, progress=False).resumed_from == states[1][0] > 0
     assert outcome(tmp_path / "run") == expected
+
+
+def test_marks_that_leave_no_time_for_an_episode_are_said(tmp_path):
+    """Only the first steps of episodes were ever seen, with nothing that said so."""
+    said: dict[int, list[str]] = {1: [], 2: []}
+    for every, notes in said.items():
+        train(recipe(tmp_path / str(every), steps=8 * 16 * 3, checkpoint_every=every), progress=False, note=notes.append)
+    (note,) = said[1]
+    assert note.startswith("training.checkpoint_every=1 is 16 steps of each world") and note.endswith("the task's last 30") and not said[2]
