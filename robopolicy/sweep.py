@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 RESULTS = "results.jsonl"
 _RANGE = re.compile(r"(-?[0-9.eE+-]*[0-9.])\.\.(-?[0-9.][0-9.eE+-]*)")
 _MOST_CELLS = 10_000
+_TRIES = 100  # draws for one combination of a random sweep, at most
 _LOOK_S = 0.1
 
 
@@ -168,7 +169,12 @@ def cells_of(recipe: str, items: Sequence[str], draws: int | None = None, evalua
     seeds = next((axis for axis in axes if axis.key == "seed"), None)
     others = [axis for axis in axes if axis is not seeds]
     rng = np.random.Generator(np.random.Philox(key=[draws, 0x53]))
-    drawn = dict.fromkeys(tuple(_drawn(axis, rng) for axis in others) for _ in range(draws))
+    drawn: dict[tuple[str, ...], None] = {}
+    most = draws if any(axis.span for axis in others) else min(draws, math.prod(len(axis.values) for axis in others))
+    for _ in range(_TRIES * draws):  # a combination that came before is drawn anew; a range may hold fewer numbers than are wanted
+        if len(drawn) == most:
+            break
+        drawn[tuple(_drawn(axis, rng) for axis in others)] = None
     each = [(f"seed={value}",) for value in seeds.values] if seeds else [()]
     return [Cell(recipe, (*settings, *seed), tuple(fixed), evaluate) for settings in drawn for seed in each]
 

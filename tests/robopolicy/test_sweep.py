@@ -79,6 +79,15 @@ def test_draws_are_the_same_every_time_and_each_has_all_seeds() -> None:
     assert all(1e-4 <= rate <= 1e-2 for rate in rates) and len(set(rates)) == 5
 
 
+def test_as_many_combinations_are_drawn_as_were_asked_for_or_as_there_are() -> None:
+    """One that was drawn twice was run once: three draws of two algorithms tried one of them."""
+    items = ["policy=flow,regression", "data.episodes=1..3"]
+    for draws in (1, 2, 3, 6, 7):
+        assert len({cell.key for cell in cells_of("quickstart", items, draws)}) == min(draws, 6)
+    assert len(cells_of("quickstart", ["training.optimizer.lr=0.1..0.1"], 3)) == 1
+    assert len(cells_of("quickstart", ["training.optimizer.lr=1e-4..1e-2"], 50)) == 50
+
+
 def test_mistakes_are_said_before_anything_runs(tmp_path: Path) -> None:
     done = command(["sweep", "quickstart", "trainig.steps=5,6", "--out", "out"], tmp_path)
     assert done.returncode == 2 and "did you mean 'training'" in done.stderr and len(done.stderr.strip().splitlines()) == 1
