@@ -96,6 +96,7 @@ class Parts:
         randomizer = getattr(self.actor.env, "randomizer", None)
         facts: dict[str, Any] = {"rows": learner.replay.count, "demonstrated_rows": 0 if demonstrations is None else demonstrations.count}
         facts["curriculum"] = {} if randomizer is None else randomizer.state()
+        facts["counted"] = {name: source.counted() for name, source in self._counting().items()}
         session.save(learner.parts(), facts)
         oldest = session.folder.states_newest_first()[-1][0]
         for segments in self.segments:
@@ -118,6 +119,9 @@ class Parts:
         randomizer = getattr(self.actor.env, "randomizer", None)
         if randomizer is not None:
             randomizer.load(facts["curriculum"])
+        for name, source in self._counting().items():
+            if name in facts.get("counted", {}):  # not in states of earlier versions
+                source.recount(facts["counted"][name])
         for segments in self.segments:
             segments.load(facts["rows"] if segments.replay is replay else facts["demonstrated_rows"])
         lost = replay.count - facts["rows"]
@@ -128,6 +132,11 @@ class Parts:
             )
         replay.rewind(facts["rows"])
         learner.restore(parts)
+
+    def _counting(self) -> dict[str, Any]:
+        """Return what counts over the whole run for the log."""
+        sources = {"takeover": self.take_over, "worlds": self.actor.env}
+        return {name: source for name, source in sources.items() if hasattr(source, "counted")}
 
 
 def begin(session: TrialSession, env: BatchEnv, progress: bool) -> Parts:

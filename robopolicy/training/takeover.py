@@ -174,6 +174,14 @@ class Takeover:
         self._logged = self.steps, self.taken
         return {"intervention_rate": taken / max(steps, 1), "interventions": float(self.taken)}
 
+    def counted(self) -> dict[str, int]:
+        """Return what a training state keeps, so that a run that goes on counts on."""
+        return {"steps": self.steps, "taken": self.taken}
+
+    def recount(self, counted: Mapping[str, int]) -> None:
+        """Take over what :meth:`counted` returned."""
+        self._logged = self.steps, self.taken = counted["steps"], counted["taken"]
+
     def close(self) -> None:
         """Let go of the source; may be called twice."""
         self.source.close()

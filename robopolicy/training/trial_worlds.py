@@ -92,6 +92,14 @@ class JudgedWorlds:
         episodes = max(self.counts["episodes"], 1)
         return {"judged_wrongly": self.counts["wrong"] / episodes, "success_missed": self.counts["missed"] / episodes}
 
+    def counted(self) -> dict[str, int]:
+        """Return what a training state keeps, so that a run that goes on counts on."""
+        return dict(self.counts)
+
+    def recount(self, counted: Mapping[str, int]) -> None:
+        """Take over what :meth:`counted` returned."""
+        self.counts = Counter(counted)
+
     def retire(self, mask: np.ndarray) -> None:
         """Refused: a world never stays ended here. Raises RuntimeError."""
         raise RuntimeError(f"task {self.task!r}: retire() is for worlds without auto-reset")
