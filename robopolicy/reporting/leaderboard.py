@@ -141,7 +141,8 @@ def generate(rows: Sequence[Mapping[str, Any]], source: str = "", head: str = ""
         "only, and of one name measured in several ways (recipe, execution, states) the newest. A cell: the mean over training "
         "seeds [95% Wilson interval for the effective number of initial states, which training seeds share] "
         "(the training seeds one by one, where there are several). A return: [Student's 95% interval over training seeds]. "
-        "A mean over tasks is equally weighted; its interval is about the initial states, not about other tasks or training seeds. Figures marked *published* are those of their authors, in their protocol, which the line below the table gives.",
+        "A mean over tasks is equally weighted; its interval is about the initial states, not about other tasks or "
+        "training seeds. Figures marked *published* are those of their authors, in their protocol, which the line below the table gives.",
     ]
     for section in dict.fromkeys(e.section for e in found):
         out += ["", *_section_text(section, [e for e in found if e.section == section])]
