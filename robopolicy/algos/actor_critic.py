@@ -185,15 +185,16 @@ class ActorCritic(OffPolicyRule):
         if self.sees_images:
             self._crops(True)
         standard = noise.normal(len(batches), self.numbers)
-        done, metrics, errors = int(self.updates), {}, batches[0].reward
+        done, metrics, errors = int(self.updates), {}, []
         for number, batch in enumerate(batches):
             done += 1
             improve = self.improves(done, number + 1 == len(batches))
-            found, errors = self._run(batch, standard[:, number], noise, improve)
+            found, error = self._run(batch, standard[:, number], noise, improve)
             metrics |= found
+            errors.append(error)
             self.after(done)
         self.updates.fill_(done)
-        return Updated(metrics, errors)
+        return Updated(metrics, torch.cat(errors))
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """See base class: ``critic`` and ``actor``."""

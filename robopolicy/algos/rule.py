@@ -118,7 +118,7 @@ class Updated:
 
     Attributes:
         metrics: name -> scalar tensor, not yet waited for.
-        priority: (B,) absolute temporal-difference errors of the last batch, for prioritised sampling.
+        priority: (G B,) absolute temporal-difference errors of the G batches, one after the other, for prioritised sampling.
     """
 
     metrics: dict[str, torch.Tensor]

@@ -125,7 +125,8 @@ class Learner:
             total, there = self._sums.get(name, (torch.zeros((), device=value.device), 0))
             self._sums[name] = total + value.detach(), there + 1
         if self.training.replay.sampling == "prioritized":
-            self.replay.set_priorities(batches[-1].index.cpu().numpy(), done.priority.detach().cpu().numpy())
+            drawn = torch.cat([batch.index for batch in batches])  # of one that was drawn twice the last error counts
+            self.replay.set_priorities(drawn.cpu().numpy(), done.priority.detach().cpu().numpy())
 
     def _batches(self, number: int, count: int, progress: float) -> list[Transitions]:
         shown = self._from_demonstrations

@@ -183,7 +183,7 @@ class Replay(ReplayRing):
         part = np.tile(np.arange(batch), groups)
         uniform = (noise.bits(1)[:, 0] >> np.uint64(11)).astype(np.float64) * 2.0**-53
         leaf = tree.find((part + uniform) / batch * tree.total)
-        beta = self.config.beta + (1.0 - self.config.beta) * progress
+        beta = self.config.beta + (1.0 - self.config.beta) * min(progress, 1.0)  # the last step of many worlds may go beyond the run
         weight = ((tree.leaves[leaf] / tree.total * self._starts) ** -beta).reshape(groups, batch)
         weight = (weight / weight.max(1, keepdims=True)).reshape(-1).astype(np.float32)
         row, world = leaf // self.worlds, leaf % self.worlds

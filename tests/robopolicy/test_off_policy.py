@@ -60,7 +60,7 @@ class Noting(OffPolicyRule):
     def update(self, batches: Sequence[Transitions], noise: Noise) -> Updated:
         self.calls.append(list(batches))
         self.keys.append(noise.keys.tolist())
-        return Updated({"calls": torch.tensor(float(len(self.calls)))}, torch.full((len(batches[0].reward),), 0.5))
+        return Updated({"calls": torch.tensor(float(len(self.calls)))}, torch.full((sum(len(batch.reward) for batch in batches),), 0.5))
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {}
@@ -169,12 +169,14 @@ def test_normalisers_are_fitted_to_the_random_steps_once():
     assert torch.equal(rule.policy.normalizer.tensors()["observation.state.offset"], run_on)
 
 
-def test_priorities_are_the_errors_of_the_last_batch():
+@pytest.mark.parametrize("ratio", [1, 4])
+def test_priorities_are_the_errors_of_all_batches(ratio):
     env = Point(1)
-    config = training(replay={"capacity": 100, "sampling": "prioritized", "alpha": 1.0}, batch_size=8)
+    config = training(replay={"capacity": 100, "sampling": "prioritized", "alpha": 1.0}, batch_size=2, update_ratio=ratio)
     actor, learner = pieces(env, Noting(env), config)
-    run(actor, learner, 5)
-    drawn = set(noted(learner).calls[-1][-1].index.tolist())
+    run(actor, learner, 20)
+    drawn = {index for batches in noted(learner).calls for batch in batches for index in batch.index.tolist()}
+    assert len(drawn) > 10
     leaves = learner.replay.priorities()["leaves"]
     assert all(abs(float(leaves[i]) - 0.5) < 1e-5 for i in drawn)
 

@@ -110,10 +110,11 @@ def test_exploring_stays_within_the_limits_and_rows_are_their_own(name: str) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_priorities_are_the_errors_of_the_last_batch(name: str) -> None:
+def test_priorities_are_the_errors_of_all_batches_in_their_order(name: str) -> None:
     first, last = transitions(OF, 8, seed=1), transitions(OF, 8, seed=2)
-    last.reward[4] = 1000.0
-    assert int(rule(name, OF).update([first, last], noise(8)).priority.argmax()) == 4
+    first.reward[3], last.reward[4] = 500.0, 1000.0
+    priority = rule(name, OF).update([first, last], noise(8)).priority
+    assert priority.shape == (16,) and priority.topk(2).indices.tolist() == [12, 3]
 
 
 @pytest.mark.parametrize("name", NAMES)
