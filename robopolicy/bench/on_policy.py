@@ -38,6 +38,7 @@ QUICK = ("env.max_episode_steps=50",)
 POINTS = 60  # of a curve
 MEASURED: tuple[tuple[str, str, str, Literal["higher", "lower"]], ...] = (
     ("mean |ratio - 1| in the last epoch", "ratio_deviation", "", "lower"),
+    ("the same, median over training", "ratio_deviation_median", "", "lower"),
     ("most |ratio - 1| in the last epoch", "ratio_deviation_max", "", "lower"),
     ("return", "return", "reward", "higher"),
 )
@@ -169,7 +170,9 @@ def _ratios(folder: Path, seeds: int, steps: int, more: tuple[str, ...], result:
     by_rule: dict[str, list[dict[str, Any]]] = {rule: [] for rule in RULES}
     for seed in range(seeds):
         for rule in RULES:
-            by_rule[rule].append(trained(rule_cell(rule, seed, steps, more), folder))
+            row = trained(rule_cell(rule, seed, steps, more), folder)
+            median = float(np.median([value for _, value in row["curves"]["ratio_deviation"]]))  # a mean is one update's, where ratios run away
+            by_rule[rule].append({**row, "ratio_deviation_median": median})
     for rule in RULES:
         rows, peer = by_rule[rule], None if rule == "ppo" else "PPO"
         for what, name, unit, better in MEASURED:
@@ -178,10 +181,10 @@ def _ratios(folder: Path, seeds: int, steps: int, more: tuple[str, ...], result:
                 row.peer_value = _mean(by_rule["ppo"], name)
                 row.target = 1.0 if rule == "spo" and name == "ratio_deviation" else None
             result.rows.append(row)
-        told = ", ".join(f"{name.replace('_', ' ')} {_spread(rows, name)}" for name in ("ratio_deviation", "return", "kl"))
+        told = ", ".join(f"{name.replace('_', ' ')} {_spread(rows, name)}" for name in ("ratio_deviation_median", "return", "kl"))
         result.notes.append(f"{rule.upper()}, {steps:,} steps, mean (seeds): {told}")
     panels = [
-        _panel(by_rule, "ratio_deviation", "|ratio - 1|, last epoch", str.upper),
+        _panel(by_rule, "ratio_deviation", "|ratio - 1|, last epoch", str.upper, log=True),
         _panel(by_rule, "return", "return", str.upper),
     ]
     _draw(folder / "ratios.svg", panels, [rule.upper() for rule in RULES])
@@ -210,8 +213,8 @@ def _scaling(folder: Path, worlds: Sequence[int], seeds: int, steps: int, more: 
     result.notes.append(f"drawn: {folder / 'scaling.svg'}")
 
 
-def _panel(groups: dict[str, list[dict[str, Any]]], name: str, label: str, title: Callable[[str], str]) -> str:
-    """Draw the curves ``name`` of all groups: means over seeds, bands from the least to the most of them."""
+def _panel(groups: dict[str, list[dict[str, Any]]], name: str, label: str, title: Callable[[str], str], log: bool = False) -> str:
+    """Draw the curves ``name`` of all groups: means over seeds (geometric ones on a ``log`` axis), bands from the least to the most of them."""
     lines = []
     for colour, (group, rows) in enumerate(groups.items()):
         curves = [np.array(row["curves"][name], np.float64).reshape(-1, 2) for row in rows]
@@ -220,8 +223,9 @@ def _panel(groups: dict[str, list[dict[str, Any]]], name: str, label: str, title
             continue
         x = np.linspace(max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves), POINTS)
         y = np.stack([np.interp(x, c[:, 0], c[:, 1]) for c in curves])
-        lines.append(Line(title(group), x, y.mean(0), colour, y.min(0), y.max(0)))
-    return line_chart(lines, Axis("environment steps"), Axis(label), label) if lines else ""
+        mean = np.exp(np.log(y).mean(0)) if log else y.mean(0)
+        lines.append(Line(title(group), x, mean, colour, y.min(0), y.max(0)))
+    return line_chart(lines, Axis("environment steps"), Axis(label, log=log), label) if lines else ""
 
 
 def _draw(file: Path, panels: Sequence[str], names: Sequence[str]) -> None:
