@@ -3,7 +3,7 @@
     python -m robopolicy.bench.cells MODULE:FUNCTION SETTINGS RESULT
 
 is what such a process runs. A cell that fails is named as missing with its last words, costs the others nothing, and is tried
-again the next time.
+again the next time. A result that was measured with other versions of the packages that figures depend on is none.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.spec import InputError
+from robopolicy.bench.harness import packages, write_json
 
 RESULTS = "results.jsonl"
 
@@ -85,7 +86,8 @@ def run_cells(cells: Sequence[Cell], folder: Path, progress: bool = True, only: 
     chosen = [cell for cell in cells if only is None or only.lower() in cell.name.lower()]
     if not chosen and not any(str(only).lower() in name.lower() for name in others):
         raise InputError(f"--only {only!r}: no cell has it in its name; there are: {'; '.join(dict.fromkeys([*(c.name for c in cells), *others]))}")
-    known = _read(folder / RESULTS)
+    here = packages()
+    known = _read(folder / RESULTS, here)
     failed: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[now]}"), TimeElapsedColumn())
     waiting = {cell.key: cell for cell in chosen if cell.key not in known}
@@ -99,20 +101,28 @@ def run_cells(cells: Sequence[Cell], folder: Path, progress: bool = True, only: 
                 failed.append(f"{cell.name}: {why}")
                 continue
             known[cell.key] = row
-            _append(folder / RESULTS, {"key": cell.key, "name": cell.name, "row": row})
+            _append(folder / RESULTS, {"key": cell.key, "name": cell.name, "packages": here, "row": row})
     left = list(dict.fromkeys(cell.name for cell in cells if cell.key not in known and cell not in chosen))
     if left:
         failed.append(f"{', '.join(left[:3])}{f' and {len(left) - 3} more' if len(left) > 3 else ''}: not measured (--only {only})")
     return Cells({cell.key: known[cell.key] for cell in cells if cell.key in known}, failed)
 
 
-def _read(file: Path) -> dict[str, dict[str, Any]]:
-    """Return the results so far; a line that was torn when a process was killed is none."""
-    out = {}
+def _read(file: Path, here: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the results so far that are of the versions ``here``, and say which are not; a line that was torn when a process was killed is none."""
+    out, changed = {}, dict[str, str]()
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         with contextlib.suppress(json.JSONDecodeError):
             row = json.loads(line)
-            out[row["key"]] = row["row"]
+            then = row.get("packages", here)  # not written by earlier versions
+            if then == here:
+                out[row["key"]] = row["row"]
+            else:
+                out.pop(row["key"], None)
+                changed[row["key"]] = next(f"{k} {then.get(k, 'none')}, here {here.get(k, 'none')}" for k in {**then, **here} if then.get(k) != here.get(k))
+    old = [said for key, said in changed.items() if key not in out]
+    if old:
+        print(f"{file}: {len(old)} results are of other versions ({old[0]}) and measured anew when they are asked for", file=sys.stderr)
     return out
 
 
@@ -164,8 +174,6 @@ def end_with(parent: int) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one cell in this process; see the module's text. Returns the exit code."""
-    from robopolicy.bench.harness import write_json
-
     name, settings, result = arguments
     module, _, function = name.partition(":")
     if not module.startswith("robopolicy."):

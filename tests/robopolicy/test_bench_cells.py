@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from policies.spec import InputError
@@ -55,6 +56,19 @@ def test_only_measures_some_and_keeps_what_the_others_have(tmp_path: Path) -> No
 def test_what_was_not_asked_for_is_one_line_however_much_it_is(tmp_path: Path) -> None:
     cells = [Cell(name, MACHINE, threads=threads) for threads, name in enumerate("abcdef", 1)]
     assert run_cells(cells, tmp_path, progress=False, only="a").failed == ["b, c, d and 2 more: not measured (--only a)"]
+
+
+def test_a_result_of_other_versions_is_measured_anew_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell, file = Cell("about the machine", MACHINE), tmp_path / RESULTS
+    run_cells([cell], tmp_path, progress=False)
+    row = json.loads(file.read_text())
+    assert row["packages"]["numpy"] == np.__version__
+    file.write_text(json.dumps({**row, "packages": {**row["packages"], "numpy": "1.0"}, "row": {"cores": 0}}) + "\n")
+    assert run_cells([cell], tmp_path, progress=False).get(cell) != {"cores": 0} and counted(tmp_path) == 2
+    assert f"{file}: 1 results are of other versions (numpy 1.0, here {np.__version__})" in capsys.readouterr().err
+    assert run_cells([cell], tmp_path, progress=False).get(cell) != {"cores": 0} and counted(tmp_path) == 2 and not capsys.readouterr().err
+    file.write_text(json.dumps({key: row[key] for key in ("key", "name")} | {"row": {"cores": 7}}) + "\n")  # as earlier versions wrote it
+    assert run_cells([cell], tmp_path, progress=False).get(cell) == {"cores": 7}
 
 
 def test_a_torn_line_costs_one_cell(tmp_path: Path) -> None:
