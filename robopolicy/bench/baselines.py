@@ -66,7 +66,7 @@ def _ppo(environment: str, worlds: int, seed: int, ours: Mapping[str, Any] | Non
     network: dict[str, Any] = {"log_std_init": -2, "ortho_init": False, "activation_fn": torch.nn.ReLU, "net_arch": [256, 256]}
     if ours is not None:
         settings.update({key: ours[key] for key in ("n_steps", "batch_size", "n_epochs")})
-        network = {"net_arch": list(ours["hidden"])}
+        network = {"net_arch": {"pi": list(ours["hidden"]), "vf": list(ours["critic_hidden"])}}
     vector = _worlds(environment, worlds, settings["gamma"], seed)
     return PPO("MlpPolicy", vector, policy_kwargs=network, seed=seed, device="cpu", **settings)
 

@@ -26,7 +26,7 @@ from robopolicy.reporting.plots import HEIGHT, LEFT, WIDTH, Axis, Line, line_cha
 FOLDER = Path("runs/benchmarks/on_policy")
 RECIPE = "rl/half-cheetah"
 COMMON = (
-    *("env.max_episode_steps=250", "training.schedule=constant", "training.lr=3e-4"),
+    *("policy.hidden=[64,64]", "env.max_episode_steps=250", "training.schedule=constant", "training.lr=3e-4"),
     *("training.threads=1", "training.keep_checkpoints=1", "training.reference_worlds=null"),
 )
 RULES = ("ppo", "spo", "mdpo")

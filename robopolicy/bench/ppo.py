@@ -100,7 +100,8 @@ def plan(environment: str, size: Size, folder: Path, length: str = "") -> Sides:
     recipe, out = TASKS[environment], Sides()
     runs = folder / environment
     plain = load_recipe(recipe, (), lambda text: None)
-    training, width = plain.training, plain.policy.hidden
+    training = plain.training
+    widths = {"hidden": plain.policy.hidden, "critic_hidden": training.critic.hidden}
     batches = {"n_steps": training.rollout, "batch_size": training.worlds * training.rollout // training.minibatches, "n_epochs": training.epochs}
 
     def ours(name: str, overrides: tuple[str, ...]) -> None:
@@ -134,7 +135,7 @@ def plan(environment: str, size: Size, folder: Path, length: str = "") -> Sides:
     for worlds in size.worlds:
         for threads in size.threads:
             theirs(_published(worlds, threads), worlds, threads, {})
-    theirs(f"{PEER}, our batch sizes and network", training.worlds, 1, {"ours": {**batches, "hidden": width}})
+    theirs(f"{PEER}, our batch sizes and network", training.worlds, 1, {"ours": {**batches, **widths}})
     for seed in range(size.seeds):
         theirs_too = {**told, "seed": seed, "entry": entry[f"{PEER_LABEL}{PEER} PPO"]}
         cell = Cell(f"{environment} curve: {PEER}, seed {seed}", "robopolicy.bench.baselines:ppo_curve", theirs_too, 1, size.steps / 700)
