@@ -53,3 +53,10 @@ def test_the_measure_counts_what_an_import_brings(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)
     rows = dict(re.findall(r"\|\s+(\d+) \| +(\S+)", done.stderr) and [(n, int(t) / 1e6) for t, n in re.findall(r"\|\s+(\d+) \| +(\S+)", done.stderr)])
     assert rows["slow_outer"] >= rows["slow_inner"] >= 0.2
+
+
+def test_ctrl_c_while_packages_are_imported_is_one_word(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run([sys.executable, "-m", "robopolicy"], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

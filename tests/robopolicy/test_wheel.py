@@ -111,7 +111,7 @@ def test_the_metadata_names_core_extras_licence_and_command(wheel: Path) -> None
     with zipfile.ZipFile(wheel) as archive:
         names = {name.partition(".dist-info/")[2]: name for name in archive.namelist() if ".dist-info/" in name}
         assert "licenses/LICENSE" in names
-        assert "robopolicy = robopolicy.cli:main" in archive.read(names["entry_points.txt"]).decode()
+        assert "robopolicy = robopolicy.__main__:main" in archive.read(names["entry_points.txt"]).decode()
 
 
 def test_the_command_runs_from_the_core_alone(environment: Path, tmp_path: Path) -> None:
