@@ -55,11 +55,26 @@ class OneStepPolicy(Student):
         return noise.normal(self.config.horizon, self.transform.dim)
 
 
+class _Drawn(Noise):
+    """Noise that was drawn before: the start ``z`` (B, Tp, De) of a walk that draws nothing else."""
+
+    def __init__(self, z: torch.Tensor) -> None:
+        super().__init__(torch.zeros(len(z), dtype=torch.int64), z.device)
+        self._z = z
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Return ``z`` (B, *shape)."""
+        return self._z
+
+
 def teacher_answer(lesson: Lesson, z: torch.Tensor, steps: int | None) -> torch.Tensor:
     """Return the chunk (B, Tp, De) at the end of the teacher's walk from standard normal ``z`` (B, Tp, De).
 
     A teacher whose solver draws noise in every step walks with DDIM instead: of the same z it must make the same chunk.
+    One that jumps from level to level by a rule of its own (MeanFlow) jumps here too: its few steps are none of a solver.
     """
     teacher, path = lesson.teacher, lesson.teacher.path
+    if teacher.jumps:
+        return teacher.walk(lesson.condition, _Drawn(z), steps=steps)[0]
     solver = Ddim() if teacher.solver.stochastic else teacher.solver
     return sample(teacher.model(lesson.condition), path.prior(z), path, path.step_list(steps or teacher.steps), solver)

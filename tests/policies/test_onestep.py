@@ -44,6 +44,14 @@ def test_a_teacher_that_draws_noise_walks_with_ddim():
     assert not torch.equal(*(teacher_answer(lessons[0], Noise(KEYS).normal(16, 4), steps) for steps in (5, 9)))
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_teacher_that_jumps_by_a_rule_of_its_own_is_asked_for_its_jumps(steps):
+    teacher = build("meanflow", STATE, BATCH, steps=steps).eval()
+    condition = teacher.condition(BATCH, Noise(KEYS))
+    answer = teacher_answer(Lesson(teacher, condition), Noise(KEYS).normal(16, 4), None)
+    assert torch.equal(answer, teacher.generate(condition, Noise(KEYS))[0])
+
+
 def test_it_learns_what_an_exact_teacher_makes_of_each_noise():
     teacher = oracle_policy("flow", two_modes(1, 1.0, 0.05), steps=10)
     policy = build("onestep", COIN, coin_batch(0), **IDENTITY, **COIN_CONFIG)
