@@ -21,7 +21,7 @@ from policies.normalize import Normalizer
 from policies.spec import InputError, Spec
 
 #: What makes a normalised chunk mean the same to both.
-_SHARED = ("n_obs_steps", "horizon", "actions", "action_reference", "action_rotation")
+_SHARED = ("n_obs_steps", "horizon", "actions", "action_reference", "action_rotation", "two_valued_scale")
 
 
 class StudentConfig(ChunkConfig):

@@ -111,6 +111,21 @@ def test_teachers_that_do_not_fit_are_refused():
         assert words in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["onestep", "consistency"])
+def test_a_gripper_that_the_teacher_scales_down_is_not_played_at_a_tenth(name):
+    batch = {**BATCH, "action": BATCH["action"].clone()}
+    batch["action"][..., 3] = batch["action"][..., 3].sign()
+    teacher = build("flow", STATE, batch, two_valued_scale=0.1)
+    kind = registry.policy_class(name)
+    for scale, fits in ((None, False), (0.1, True)):
+        student = registry.create(name, kind.Config(**SMALL, two_valued_scale=scale), STATE, teacher.normalizer)
+        if fits:
+            student.follow(teacher)
+            continue
+        with pytest.raises(InputError, match=r"its two_valued_scale is 0\.1, the student's None; set policy\.two_valued_scale to the teacher's"):
+            student.follow(teacher)
+
+
 def test_a_teacher_must_walk_from_noise_to_actions(tmp_path):
     checkpoint.save(tmp_path / "mean", build("regression", STATE, BATCH), recipe={}, extra={})
     with pytest.raises(InputError, match="holds policy 'regression'; a teacher walks from noise to actions"):
