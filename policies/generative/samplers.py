@@ -179,6 +179,8 @@ class DpmSolver(Solver):
         if earlier is not None and not _same(t_next, path.end):
             a_last, b_last = path.scales(earlier[0])
             half = 0.5 * (_log(a_next / b_next) - _log(a / b)) / (_log(a / b) - _log(a_last / b_last))
+            if isinstance(half, torch.Tensor):  # rows that end here, or stood still in the step before
+                half = torch.where(half.isfinite(), half, 0.0)
             data = data + spread(half, x) * (data - earlier[1].data)
         shrink = a * b_next / (a_next * b)  # e^-h
         return spread(b_next / b, x) * x + spread(a_next * (1.0 - shrink), x) * data

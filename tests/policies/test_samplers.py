@@ -120,6 +120,16 @@ def test_what_the_network_predicts_does_not_matter(kind):
     assert torch.allclose(sample(model, x, DDPM, DDPM.step_list(10), Ddim()), sample(RING.model(DDPM), x, DDPM, DDPM.step_list(10), Ddim()), atol=1e-8)
 
 
+def test_a_solver_that_remembers_lets_rows_begin_late_and_end_early():
+    x, model = start(4, 2), RING.model(DDPM)
+    lists = [(99, 70, 40, 20, -1), (70, 70, 40, 20, -1), (99, 70, 40, -1, -1), (70, 70, 70, 20, -1)]
+    levels = [torch.tensor(column) for column in zip(*lists, strict=True)]
+    found = sample(model, x, DDPM, levels, DpmSolver())
+    for row, own in enumerate(lists):
+        alone = sample(model, x[row : row + 1], DDPM, list(dict.fromkeys(own)), DpmSolver())
+        assert torch.allclose(found[row], alone[0], atol=1e-9), own
+
+
 def test_clipping_bounds_the_data_and_still_makes_up_x():
     model = denoiser(lambda x, clock: torch.zeros_like(x), DDPM, "epsilon", clip=1.0)
     x = 5 * start(8, 2)
