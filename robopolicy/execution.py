@@ -104,7 +104,7 @@ def candidates(checkpoint: str | Path, method: str, varied: Mapping[str, Sequenc
         wanted = [{**one, key: value} for one in wanted for value in values]
     configs = [registry.config_of(one) for one in wanted]
     if not varied:
-        configs = registry.method_class(name).candidates(configs[0], _chunked(policy, name))
+        configs = registry.method_class(name).candidates(configs[0], _chunked(policy, name)) or configs  # none fits: applying it says why
     out = [registry.describe(name, config) for config in configs]
     for one in out:
         registry.apply(one, policy)  # refused now, not after the candidates before it have run

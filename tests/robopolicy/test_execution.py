@@ -258,6 +258,7 @@ def test_tune_tries_what_the_method_says_and_refuses_the_rest(folder: Path, tmp_
     assert "'levl' is unknown; did you mean 'level'" in said(capsys, "tune", folder, "rti", "levl=5,6")
     assert "expected KEY=VALUE1,VALUE2" in said(capsys, "tune", folder, "rti", "level")
     assert "expected 1 to 2" in said(capsys, "tune", folder, "rti", "level=10,1", "--out", tmp_path / "e") and not (tmp_path / "e").exists()
+    assert "steps 50" in said(capsys, "tune", folder, "rti:steps=50")  # more than any level has
     assert "takes nothing else" in said(capsys, "tune", folder, "none", "level=3")
     assert "takes nothing else" in said(capsys, "tune", folder, "none", "--json", "-")
 
