@@ -170,7 +170,7 @@ def _finish(source: Source, picks: Sequence[Pick], note: dict[str, Any] | None, 
 
 def _replace(root: Path, picks: Sequence[Pick], provenance: Mapping[str, Any], backup: bool, progress: bool) -> tuple[int, Path | None]:
     root = root.resolve()  # the name beside which the new set is written, also for "."
-    fresh, old = root.with_name(f"{root.name}.edited"), _backup_name(root)
+    fresh, old = root.with_name(f".{root.name}.edited"), _backup_name(root)  # hidden: NAME.edited may be a set of the user's
     if fresh.exists():
         shutil.rmtree(fresh)
     again = write_set(fresh, picks, provenance, progress)

@@ -36,6 +36,13 @@ def assert_episodes(found: Dataset, source: Dataset, episodes: list[int], images
     assert report.ok and not report.notes, report
 
 
+def test_an_edit_in_place_leaves_a_set_of_a_like_name_alone(tmp_path: Path) -> None:
+    record(tmp_path / "set", 3)
+    own = Dataset.open(record(tmp_path / "set.edited", 2))
+    delete(tmp_path / "set", [0])
+    assert_episodes(Dataset.open(tmp_path / "set.edited"), own, [0, 1])
+
+
 @pytest.mark.parametrize("images", [False, True])
 def test_delete_in_place_keeps_a_backup(tmp_path: Path, images: bool) -> None:
     source = Dataset.open(record(tmp_path / "set", 6, images))
