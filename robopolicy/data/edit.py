@@ -7,6 +7,7 @@ In place, the old set is kept under the name NAME.backup (NAME.backup-2, ...) un
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,15 +98,16 @@ def split(path: str | Path, parts: Mapping[str, str], out: str | Path, progress:
         InputError: if a part is not understood, is empty, or its folder exists; nothing is written then.
     """
     source = Source.open(path)
-    total, taken, chosen = len(source.table.rows), 0, {}
+    total, taken, upto, chosen = len(source.table.rows), 0, 0.0, {}
     whole = sum(_share(name, text) for name, text in parts.items() if "." in text)
     if whole > 1 + 1e-9:
         raise InputError(f"split: the shares add up to {whole:g}, expected at most 1")
     for name, text in parts.items():
         if "." in text:
-            count = round(_share(name, text) * total)
-            chosen[name] = list(range(taken, min(total, taken + count)))
-            taken += count
+            upto += _share(name, text)  # where a part ends is rounded, not its size: shares that add up to 1 leave no episode out
+            end = min(total, math.floor(upto * total + 0.5 + 1e-9))
+            chosen[name] = list(range(taken, end))
+            taken = end
         else:
             chosen[name] = parse_episodes(text, total)
         if not chosen[name]:

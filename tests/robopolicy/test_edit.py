@@ -43,6 +43,14 @@ def test_an_edit_in_place_leaves_a_set_of_a_like_name_alone(tmp_path: Path) -> N
     assert_episodes(Dataset.open(tmp_path / "set.edited"), own, [0, 1])
 
 
+def test_shares_that_add_up_to_one_leave_no_episode_out(tmp_path: Path) -> None:
+    source = Dataset.open(record(tmp_path / "set", 5))
+    halves = split(tmp_path / "set", {"a": "0.5", "b": "0.5"}, tmp_path / "halves")
+    assert [r.episodes for r in halves] == [3, 2]
+    assert_episodes(Dataset.open(halves[1].path), source, [3, 4])
+    assert [r.episodes for r in split(tmp_path / "set", {"a": "0.3", "b": "0.3", "c": "0.4"}, tmp_path / "thirds")] == [2, 1, 2]
+
+
 @pytest.mark.parametrize("images", [False, True])
 def test_delete_in_place_keeps_a_backup(tmp_path: Path, images: bool) -> None:
     source = Dataset.open(record(tmp_path / "set", 6, images))
