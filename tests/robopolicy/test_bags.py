@@ -53,7 +53,7 @@ def make(path, episodes, images=False, seed=0, stamps=None):
                 if images:
                     observation[CAMERA] = np.full((16, 24, 3), (20 * t, 250 - 20 * t, 100), np.uint8)
                     capture[CAMERA] = row - 20 * MS
-                extras = {"takeover": t == 1, "next.reward": float(rng.normal()), "visits": int(t)}
+                extras = {"takeover": t == 1, "next.reward": float(rng.normal()), "visits": 2**53 + 1 + t, "größe": t, "gr__e": -t}
                 writer.add_frame(observation, rng.normal(size=3).astype(np.float32), stamps(capture, t) if stamps else capture, extras)
             writer.save_episode(success=[True, False, None][number % 3], seed=number or None, task="stack" if number < 2 else "unstack")
 
@@ -99,7 +99,7 @@ def test_an_mcap_file_is_one_that_foxglove_opens(tmp_path):
         reader = make_reader(file)
         summary = reader.get_summary()
         assert summary is not None and reader.get_header().profile == "ros2"
-        assert {s.encoding for s in summary.schemas.values()} == {"ros2msg"} and summary.statistics.message_count == 1 + 3 * 7
+        assert {s.encoding for s in summary.schemas.values()} == {"ros2msg"} and summary.statistics.message_count == 1 + 3 * 9
         assert "/camera/top_cam/image_raw/compressed" in {c.topic for c in summary.channels.values()}
         assert len(list(reader.iter_messages(topics=["/action"]))) == 3
 

@@ -164,7 +164,13 @@ def extras(dataset: Dataset) -> dict[str, tuple[str, str]]:
     kinds = {"b": BOOL, "i": INT64, "u": INT64, "f": FLOAT32}
     known = {*dataset.spec.observation.fields, "action", "task_index"}
     names = [n for n, a in dataset.arrays.items() if n not in known and not n.startswith(layout.CAPTURE) and a[0].size == 1 and a.dtype.kind in kinds]
-    return {name: (f"/column/{_plain(name)}", kinds[dataset.arrays[name].dtype.kind]) for name in names}
+    out: dict[str, tuple[str, str]] = {}
+    for name in names:
+        topic = f"/column/{_plain(name)}"
+        while topic in (other for other, _ in out.values()):  # two names that differ in what a topic may not hold
+            topic += "_"
+        out[name] = topic, kinds[dataset.arrays[name].dtype.kind]
+    return out
 
 
 def row_times(dataset: Dataset, frames: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -137,7 +137,7 @@ def _connections(reader: Any, mapping: BagMapping, bag: Path) -> dict[str, Any]:
 
 
 def _value(reader: Any, mapped: MappedField | None, kind: str, data: Any, where: str) -> np.ndarray:
-    """Return the value of a message: (H, W, 3) uint8 of an image, else (n,) float64."""
+    """Return the value of a message: (H, W, 3) uint8 of an image, else (n,) float64 or int64."""
     message = reader.deserialize(data, kind)
     try:
         if kind in (IMAGE, COMPRESSED):

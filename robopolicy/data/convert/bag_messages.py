@@ -75,7 +75,7 @@ def is_known(kind: str) -> bool:
 
 
 def vector(message: Any, kind: str, value: str = "position", names: Sequence[str] | None = None) -> np.ndarray:
-    """Return the numbers (n,) float64 of a message that is no image.
+    """Return the numbers (n,) of a message that is no image: float64, but int64 of an Int64, which floats would round from 2^53 on.
 
     Args:
         message: Deserialised.
@@ -87,7 +87,7 @@ def vector(message: Any, kind: str, value: str = "position", names: Sequence[str
         InputError: if it has not what is asked for.
     """
     found = joint_values(message, value, names) if kind == JOINT_STATE else VECTORS[kind](message)
-    return np.asarray(found, np.float64).ravel()
+    return np.asarray(found, np.int64 if kind == INT64 else np.float64).ravel()
 
 
 def joint_values(message: Any, value: str, names: Sequence[str] | None) -> np.ndarray:
