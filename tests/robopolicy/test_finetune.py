@@ -70,6 +70,12 @@ def test_another_size_is_refused(source, tmp_path):
         train(recipe(tmp_path / "run", bigger, init=str(source)), progress=False)
 
 
+def test_weights_that_mean_something_else_are_refused(source, tmp_path):
+    for key, given, said in (("two_valued_scale", 0.1, "0.1"), ("actions", "delta", "'delta'")):
+        with pytest.raises(InputError, match=rf"init .*: its {key} is (None|'absolute'), the recipe's {said}; set policy\.{key}"):
+            train(recipe(tmp_path / "run", {**MLP, key: given}, init=str(source)), progress=False)
+
+
 def test_data_that_does_not_fit_is_refused(source, tmp_path):
     collect("metaworld/push", tmp_path / "data", episodes=1, workers=1, progress=False, only_success=False, max_episode_steps=20)
     with pytest.raises(SpecMismatch) as caught:
