@@ -63,6 +63,9 @@ class ChunkConfig(Config):
             raise ValueError(f"horizon {self.horizon}: expected at least n_obs_steps - 1 + n_action_steps = {shortest}")
         if self.backbone == "unet" and self.horizon % self.unet.divisor:
             raise ValueError(f"horizon {self.horizon}: a U-Net with {len(self.unet.channels)} levels needs a multiple of {self.unet.divisor}")
+        if self.backbone == "unet" and self.horizon == self.unet.divisor and self.unet.groups in self.unet.channels[-2:]:
+            # the coarsest level has one step: a group of one number, less its mean, is 0 whatever it was
+            raise ValueError(f"unet.groups {self.unet.groups}: each would be one number at the coarsest of the levels; expected fewer, or a longer horizon")
         return self
 
 

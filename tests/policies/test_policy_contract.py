@@ -255,6 +255,7 @@ def test_an_execution_is_taken():
     [
         ({"horizon": 8, "n_action_steps": 8}, "horizon 8: expected at least n_obs_steps - 1 + n_action_steps = 9"),
         ({"horizon": 15, "backbone": "unet"}, "horizon 15: a U-Net with 2 levels needs a multiple of 2"),
+        ({"n_obs_steps": 1, "horizon": 2, "n_action_steps": 1, "backbone": "unet", "unet": {"channels": [8, 16]}}, "unet.groups 8: each would be one number"),
         ({"n_obs_steps": 0}, "n_obs_steps"),
         ({"backbone": "unett"}, "'mlp', 'unet' or 'transformer'"),
         ({"widht": 3}, "widht"),
