@@ -161,7 +161,8 @@ class FieldJog:
                 turning = self._axis[part] >= 3
                 step = self._tick if field.kind == "delta" else 1.0
                 own = np.where(turning, self.config.angular, self.config.linear) * step
-                out[part] = np.where(bounded, self.config.field * np.minimum(np.abs(low), np.abs(high)), own)
+                least, most = np.minimum(np.abs(low), np.abs(high)), np.maximum(np.abs(low), np.abs(high))
+                out[part] = np.where(bounded, self.config.field * np.where(least > 0, least, most), own)  # 0: it goes one way alone, clipped there
             elif field.kind == "position":
                 share = 0.3 * self.config.field  # of the range in a second
                 out[part] = np.where(bounded, share * (high - low), self.config.linear) * self._tick

@@ -287,6 +287,16 @@ def test_a_base_is_driven_forwards_and_about_the_vertical():
     np.testing.assert_allclose(jog.step(Input(twist=np.array([1, 0.3, 0, 0, 0, -0.5]), clutch=True), here), [1, -1])
 
 
+def test_what_goes_one_way_alone_is_driven_that_way():
+    fields = {"base": Field((2,), unit="m/s", low=(0, -2), high=(1, 0), kind="velocity", names=("linear.x", "linear.z"))}
+    jog = make_jog(*plain(fields), STRAIGHT)
+    here = Observation({}, {})
+    jog.start(here, None)
+    np.testing.assert_allclose(jog.step(Input(twist=np.array([0.5, 0, -0.5, 0, 0, 0]), clutch=True), here), [0.5, -1])
+    np.testing.assert_allclose(jog.step(Input(twist=np.array([-0.5, 0, 0.5, 0, 0, 0]), clutch=True), here), [0, 0])
+    assert jog.limited
+
+
 def test_positions_begin_where_they_are_measured_and_are_refused_where_nobody_knows():
     target = Field((2,), unit="px", low=(0, 0), high=(512, 512), kind="position", names=("x", "y"))
     spec, info = plain({"target": target}, {"observation.state": Field((2,), unit="px", names=("agent.x", "agent.y"))})
