@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from policies.base import Execution, Plan, State
 from policies.spec import InputError, Spec, suggest
@@ -217,7 +218,7 @@ def replay(
             raise InputError("data replay: teleop: nobody takes over from a recording, which would not know where it stands; leave it out")
         if config.robot.get("type") == "twin" and "address" not in config.robot:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robopolicy-", ignore_cleanup_errors=True)))
-            twin = stack.enter_context(Background(twin_arguments(dataset, episode, real_time), folder, "twin"))
+            twin = stack.enter_context(Background(twin_arguments(dataset, episode, real_time, folder), folder, "twin"))
             config = load_run_config([*given, f"robot.address={twin.address()}"])
         policy = Replay(spec, frames["action"], frames)
         played = config.model_copy(update={"episodes": 1})
@@ -237,8 +238,10 @@ def chosen_fields(dataset: Dataset, fields: Sequence[str] | None) -> list[str]:
     return list(fields or known)
 
 
-def twin_arguments(dataset: Dataset, episode: int, real_time: bool) -> list[str]:
+def twin_arguments(dataset: Dataset, episode: int, real_time: bool, folder: Path) -> list[str]:
     """Return the command of the twin that an episode was recorded with: its task, its options and the episode's seed.
+
+    What the worlds of a collection differed by goes into a file in ``folder``: from the same seed the same is drawn.
 
     Raises:
         InputError: if the data set does not say in which world it was recorded, or with which seed.
@@ -253,4 +256,8 @@ def twin_arguments(dataset: Dataset, episode: int, real_time: bool) -> list[str]
     out = ["twin", task, "--episodes", "1", "--seed0", str(seed), *([] if real_time else ["--lockstep"])]
     for key, option in (("max_episode_steps", "--max-steps"), ("engine", "--engine")):
         out += [option, str(collected[key])] if collected.get(key) is not None else []
+    if collected.get("randomize"):
+        section = folder / "randomize.yaml"
+        section.write_text(yaml.safe_dump({"randomize": collected["randomize"]}), encoding="utf-8")
+        out += ["--randomize", str(section)]
     return out

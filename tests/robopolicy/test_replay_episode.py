@@ -69,6 +69,14 @@ def test_on_the_twin_from_the_same_seed_it_is_the_same_episode(task, tmp_path):
     assert "then success, now success" in out.output
 
 
+def test_an_episode_of_a_world_that_was_drawn_is_played_in_that_world(tmp_path):
+    drawn = {"model": {"mass:*": {"scale": [0.5, 2.0]}, "damping:*": {"scale": [0.3, 3.0]}}}
+    collect("arm/reach", tmp_path / "set", 2, seed0=3, workers=1, progress=False, randomize=drawn)
+    for episode in (0, 1):
+        report = replay(tmp_path / "set", episode, ["robot=twin", "preflight=false"])
+        assert report.success and report.tracking["observation.state"].max < 1e-5
+
+
 def test_what_is_on_record_is_not_recorded_again(tmp_path):
     collect("two-route", tmp_path / "set", 1, seed0=5, workers=1, progress=False)
     with pytest.raises(InputError, match="record"):
@@ -92,7 +100,7 @@ def test_what_cannot_be_replayed_is_said_before_anything_moves(tmp_path):
     told["provenance"] = {}
     own.write_text(json.dumps(told))
     with pytest.raises(InputError, match="does not say the world"):
-        twin_arguments(Dataset.open(tmp_path / "set"), 0, False)
+        twin_arguments(Dataset.open(tmp_path / "set"), 0, False, tmp_path)
     told["provenance"] = {"recorded": {"robot": "twin of two-route"}}
     own.write_text(json.dumps(told))
-    assert twin_arguments(Dataset.open(tmp_path / "set"), 0, False) == ["twin", "two-route", "--episodes", "1", "--seed0", "0", "--lockstep"]
+    assert twin_arguments(Dataset.open(tmp_path / "set"), 0, False, tmp_path) == ["twin", "two-route", "--episodes", "1", "--seed0", "0", "--lockstep"]
