@@ -158,6 +158,9 @@ def edit_command(
         pairs = [item.partition("=") for item in more or []]
         if wrong := [item for item, (_, sign, _) in zip(more or [], pairs, strict=True) if not sign]:
             raise InputError(f"data edit split: {wrong[0]!r} is not NAME=EPISODES, e.g. train=0-79 or train=0.8")
+        names = [name for name, _, _ in pairs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"data edit split: part {twice[0]!r} is given twice, expected a name for each")
         for result in edit.split(path, {name: text for name, _, text in pairs}, _given(out), progress=True):
             _told(result, "split off")
         return

@@ -42,7 +42,7 @@ def parse_episodes(text: str, total: int) -> list[int]:
     out: list[int] = []
     for part in text.replace(" ", "").split(","):
         first, sign, last = part.partition("-")
-        if not first.isdigit() or (sign and not last.isdigit()):
+        if not first.isdecimal() or (sign and not last.isdecimal()):  # a superscript is a digit, but no number
             raise InputError(f"episodes {text!r}: {part!r} is neither a number nor a range such as 5-8")
         low, high = int(first), int(last) if sign else int(first)
         if low > high or high >= total:

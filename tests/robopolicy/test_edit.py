@@ -234,6 +234,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not within 0-2" in refused(root, "delete", "--episodes", "9")
     assert "give the episodes as --episodes" in refused(root, "delete", "0,2")
     assert "--out and other sets" in refused(root, "merge")
+    assert "part 'a' is given twice" in refused(root, "split", "a=0", "a=1", "--out", str(tmp_path / "more"))
+    assert "'²' is neither a number nor a range" in refused(root, "delete", "--episodes", "²")
     assert "is not NAME=EPISODES" in refused(root, "split", "train", "--out", str(tmp_path / "more"))
     more = ("--out", str(tmp_path / "more"))
     assert "delete: --task is for relabel" in refused(root, "delete", "--episodes", "1", "--task", "lift", *more)
