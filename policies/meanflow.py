@@ -36,6 +36,7 @@ from policies.normalize import Normalizer
 from policies.spec import Spec
 
 _CLOCK = 10.0  # of networks, per unit of time: a tenth of the flow policy's. Faster sines have derivatives that drown the rest
+_FLOW_STEPS = 10  # least steps of a walk along the velocity of the moment, those of the flow policy
 _FLOOR = 0.03  # root mean square error below which samples count as squared errors: c = 1e-3 of the paper
 
 
@@ -97,10 +98,11 @@ class MeanFlowPolicy(GenerativePolicy):
     ) -> tuple[torch.Tensor, int]:
         """See base class; returns (B, Tp, De): each step is one mean velocity.
 
-        A walk that is steered, or whose start brings a solver, follows the velocity of the moment instead.
+        A walk that is steered, or whose start brings a solver, follows the velocity of the moment instead, from pure noise in as many
+        steps as a flow needs: one alone would end at the mean of all routes.
         """
         if steer is not None or (start is not None and start.solver is not None):
-            return super().walk(condition, noise, start=start, steer=steer, steps=steps)
+            return super().walk(condition, noise, start=start, steer=steer, steps=steps or max(self.steps, _FLOW_STEPS))
         z = noise.normal(self.config.horizon, self.transform.dim).to(condition.dtype)
         levels = self.path.step_list(steps or self.steps) if start is None else tuple(start.levels)
         x = z if start is None else self.path.mix(start.plan, z, levels[0])

@@ -115,7 +115,7 @@ def test_a_walk_that_is_not_steered_takes_the_mean_and_a_steered_one_the_moment(
         x = x + policy.mean_velocity(x, t, r, condition) / 3
         moment = moment + policy.mean_velocity(moment, t, t, condition) / 3
     assert torch.allclose(policy.walk(condition, Noise(keys))[0], x, atol=1e-5)
-    assert torch.allclose(policy.walk(condition, Noise(keys), steer=lambda model: model)[0], moment, atol=1e-4)
+    assert torch.allclose(policy.walk(condition, Noise(keys), steer=lambda model: model, steps=3)[0], moment, atol=1e-4)
     assert policy.act(observation(batch), {}, Noise(keys))[0].info["network_calls"].tolist() == [3.0] * 3
 
 
@@ -136,6 +136,15 @@ def test_both_modes_of_the_coin_are_drawn_in_one_call():
         answers = coin_answers(policy)
         assert (answers.abs() - 1).abs().mean() < 0.2, steps
         assert 0.35 < (answers > 0).float().mean() < 0.65, steps
+
+
+def test_a_steered_walk_of_one_jump_takes_as_many_steps_as_a_flow():
+    batch, keys = random_batch(STATE, 5), row_keys(0, np.arange(5))
+    policy = build("meanflow", STATE, batch, steps=1).eval()
+    condition = policy.condition(batch, Noise(keys))
+    chunk, calls = policy.walk(condition, Noise(keys), steer=lambda model: model)
+    assert calls == 10 and policy.walk(condition, Noise(keys))[1] == 1
+    assert torch.equal(chunk, policy.walk(condition, Noise(keys), steer=lambda model: model, steps=10)[0])
 
 
 def gaussian_batch(step, rows=256):
