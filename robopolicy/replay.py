@@ -217,6 +217,9 @@ def replay(
         if config.teleop is not None:
             raise InputError("data replay: teleop: nobody takes over from a recording, which would not know where it stands; leave it out")
         if config.robot.get("type") == "twin" and "address" not in config.robot:
+            if (late := int(np.ravel(frames["step"])[0]) if "step" in frames else 0) > 0:
+                begins = f"episode {episode} begins at control step {late}, expected 0: what the world was brought there by"
+                raise InputError(f"data replay: {path}: {begins} is not recorded (collect --recovery --cut)")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robopolicy-", ignore_cleanup_errors=True)))
             twin = stack.enter_context(Background(twin_arguments(dataset, episode, real_time, folder), folder, "twin"))
             config = load_run_config([*given, f"robot.address={twin.address()}"])

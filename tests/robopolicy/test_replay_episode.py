@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec, Spec
 from real.robot import Observation
 from robopolicy.cli import app
-from robopolicy.data.collect import collect
+from robopolicy.data.collect import Disturbing, collect
 from robopolicy.data.dataset import Dataset
 from robopolicy.replay import Replay, replay, twin_arguments
 
@@ -75,6 +75,13 @@ def test_an_episode_of_a_world_that_was_drawn_is_played_in_that_world(tmp_path):
     for episode in (0, 1):
         report = replay(tmp_path / "set", episode, ["robot=twin", "preflight=false"])
         assert report.success and report.tracking["observation.state"].max < 1e-5
+
+
+def test_an_episode_whose_beginning_was_cut_off_is_not_played_from_another_place(tmp_path):
+    way = Disturbing(chance=1.0, steps=4, within=10)
+    collect("two-route", tmp_path / "set", 1, workers=1, progress=False, recovery=way)
+    with pytest.raises(InputError, match=r"episode 0 begins at control step \d+, expected 0"):
+        replay(tmp_path / "set", 0, ["robot=twin", "preflight=false"])
 
 
 def test_what_is_on_record_is_not_recorded_again(tmp_path):
