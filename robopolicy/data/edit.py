@@ -16,6 +16,7 @@ from typing import Any
 
 from policies.spec import InputError
 from robopolicy.data import layout
+from robopolicy.data.atomic import exchange
 from robopolicy.data.lock import FolderLock
 from robopolicy.data.rewrite import Pick, Source, write_set
 
@@ -164,6 +165,8 @@ def _finish(source: Source, picks: Sequence[Pick], note: dict[str, Any] | None, 
         return EditResult(Path(out), len(picks), None, again)
     lock = FolderLock(source.root)
     try:
+        if (now := len(Source.open(source.root).table.rows)) != len(source.table.rows):
+            raise InputError(f"{source.root}: was recorded into meanwhile, {now} episodes instead of {len(source.table.rows)}; give the command again")
         again, kept = _replace(source.root, picks, provenance, backup, progress)
     finally:
         lock.release()
@@ -176,11 +179,11 @@ def _replace(root: Path, picks: Sequence[Pick], provenance: Mapping[str, Any], b
     if fresh.exists():
         shutil.rmtree(fresh)
     again = write_set(fresh, picks, provenance, progress)
-    root.replace(old)
-    fresh.replace(root)
+    exchange(fresh, root)
     if backup:
+        fresh.replace(old)
         return again, old
-    shutil.rmtree(old)
+    shutil.rmtree(fresh)
     return again, None
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from policies.spec import ActionSpec, InputError, Spec, SpecMismatch
 from robopolicy.data import layout, rewrite, video
+from robopolicy.data.atomic import exchange
 from robopolicy.data.check import check
 from robopolicy.data.collect import collect
 from robopolicy.data.convert.conversion import convert
@@ -63,6 +64,37 @@ def test_delete_in_place_keeps_a_backup(tmp_path: Path, images: bool) -> None:
     assert delete(tmp_path / "set", [0], backup=False).backup is None
     assert_episodes(Dataset.open(tmp_path / "set"), source, [4, 5], images)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["set", "set.backup", "set.backup-2"]
+
+
+def test_an_episode_that_is_recorded_between_reading_and_editing_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = record(tmp_path / "set", 2)
+    read = rewrite.Source.open
+
+    def late(root: str | Path) -> rewrite.Source:
+        found = read(root)
+        monkeypatch.setattr(rewrite.Source, "open", read)
+        record(path, 3)
+        return found
+
+    monkeypatch.setattr(rewrite.Source, "open", late)
+    with pytest.raises(InputError, match="was recorded into meanwhile, 3 episodes instead of 2; give the command again"):
+        delete(path, [0])
+    assert Dataset.open(path).num_episodes == 3 and [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_edited_set_takes_its_name_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder in (a, b):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    if not at_once:
+        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
+    renamed = []
+    monkeypatch.setattr(Path, "replace", lambda old, new, replace=Path.replace: renamed.append(old) or replace(old, new))
+    exchange(a, b)
+    assert (a / "name").read_text() == "b" and (b / "name").read_text() == "a"
+    assert len(renamed) == (0 if at_once else 3)
 
 
 def test_statistics_follow(tmp_path: Path) -> None:
