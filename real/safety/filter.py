@@ -25,6 +25,7 @@ from real.safety.targets import TargetStream
 _UNCHANGED = 1e-6  # rad or m: a command this close to its target is no intervention
 _ROUND_OFF = 1e-8  # rad or m, in where a stop ends
 _FAR = 1e6  # rad or m: beyond any target that means something; keeps the arithmetic within its range
+_SWING = 1e-5  # share of the velocity limit: more than round-off can bring normal motion beyond it
 _WAY_OUT_M = 5e-4  # by how much a robot inside a barrier may come nearer on its way out
 
 
@@ -151,7 +152,7 @@ class SafetyFilter:
         if not (0 <= scale <= 1):  # nor is a NaN
             causes.append("scale")
         gentle = not causes and (goal is None or scale == 0)  # asked to stop, not forced to
-        if np.count_nonzero(np.abs(now.acceleration) > self.limits.acceleration * (1 + 1e-9)):
+        if self._in_stop(now):
             causes.append("stopping")  # an emergency stop is left once normal motion can go on from it
         after = None
         if not causes:
@@ -162,6 +163,13 @@ class SafetyFilter:
         self._commit(after)
         self.interventions.update(causes)
         return Filtered(after.state.position.copy(), after.state.copy(), tuple(causes), braking, asked)
+
+    def _in_stop(self, now: Reference) -> bool:
+        """Whether the acceleration (n,) is an emergency stop's: above its limit, or normal jerk would end it only beyond the velocity limit."""
+        a, limits = now.acceleration, self.limits
+        size = np.abs(a)
+        swing = np.copysign(1.0, a) * now.velocity + size * size / (2 * limits.jerk)  # along a, once that has been ramped to zero
+        return bool(np.count_nonzero((size > limits.acceleration * (1 + 1e-9)) | ((size > 0) & (swing > limits.velocity * (1 + _SWING)))))
 
     def _follow(self, reference: Reference, causes: list[str]) -> None:
         """Take over the drive's motion if it is another than ours."""

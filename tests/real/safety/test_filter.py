@@ -217,6 +217,18 @@ def test_what_the_drive_has_played_instead_is_taken_over() -> None:
     assert "reference" in safety.step(START + 2, after.position, reference=Reference.at_rest(np.full(7, np.nan))).causes
 
 
+@pytest.mark.parametrize("blind", [2, 5, 8, 11])
+def test_an_emergency_stop_is_not_left_for_motion_that_would_swing_beyond_the_velocity_limit(blind: int) -> None:
+    motion = MotionLimits(("a",), -2, 2, 1, 20, 50, stop_acceleration=20, stop_jerk=400)  # type: ignore[arg-type]
+    safety = made(motion=motion, at=np.zeros(1))
+    for tick in range(500):
+        before = safety.reference
+        result = safety.step(np.array([1.8]), np.array([np.nan]) if 60 <= tick < 60 + blind else before.position)
+        assert abs(result.reference.velocity[0]) <= 1 + 1e-6, (tick, result.causes)
+        assert check_command(before, result.reference, motion, TICK_S) == "", (tick, result.causes)
+    assert abs(safety.reference.position[0] - 1.8) < 1e-3
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("near", [False, True])
 def test_the_independent_check_agrees_with_every_command(policy: str, near: bool) -> None:
