@@ -182,12 +182,15 @@ class JointMotion:
         return self.reference.position
 
     def _stays_inside(self, plan: Brake) -> bool:
-        """Whether a stop keeps the range of the joints and, at samples of its way, every barrier."""
+        """Whether a stop keeps the range and the velocity of the joints and, at samples of its way, every barrier."""
         assert self.reference is not None
         position, limits = self.reference.position, self.limits
         if (position + plan.low < limits.low).any() or (position + plan.high > limits.high).any():
             return False
-        if (np.abs(self.reference.acceleration) > limits.acceleration * (1 + 1e-9)).any():  # in an emergency stop already
+        v, a = self.reference.velocity, self.reference.acceleration
+        left = np.abs(v + a * np.abs(a) / (2 * limits.jerk))  # once the acceleration has been ramped to zero
+        swings = left > np.maximum(np.abs(v), limits.velocity) * (1 + 1e-6)
+        if swings.any() or (np.abs(a) > limits.acceleration * (1 + 1e-9)).any():  # in an emergency stop already
             return False
         if self._barriers is None:
             return True

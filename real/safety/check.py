@@ -87,11 +87,12 @@ def _motion(start: State, end: State, limits: MotionLimits, joint: int, tick_s: 
     if not jerk <= largest + room:
         return f"jerk {jerk:g} above {largest:g}"
     limit = float(limits.stop_acceleration[joint] if stopping else limits.acceleration[joint])
-    if abs(end[2]) > max(limit, abs(a)) * (1 + 1e-6) + room * tick_s:
+    # Only a stop may go on with an acceleration that is above the limit: what an emergency stop leaves is nobody else's to use.
+    if abs(end[2]) > (max(limit, abs(a)) if stopping else limit) * (1 + 1e-6) + room * tick_s:
         return f"acceleration {abs(end[2]):g} above {limit:g}"
-    # What is too fast already, or bound to be, may not become faster; else the velocity ahead must keep the limit, too: only
-    # that rules out a source that speeds up at every limit in turn.
-    fastest = max(float(limits.velocity[joint]), _ahead(v, a, largest))
+    # What is too fast already (in a stop: or bound to be) may not become faster; else the velocity ahead must keep the limit,
+    # too: only that rules out a source that speeds up at every limit in turn, or by what an emergency stop leaves.
+    fastest = max(float(limits.velocity[joint]), _ahead(v, a, largest) if stopping else abs(v))
     speed = max(_ahead(end[1], end[2], largest), abs(end[0] - q) / tick_s)
     if not speed <= fastest * (1 + 1e-9) + room * tick_s**2:
         return f"velocity {speed:g} above {float(limits.velocity[joint]):g}"

@@ -221,6 +221,24 @@ def test_a_robot_that_does_not_say_what_silence_does_is_refused(latch, on_silenc
         Drive(Joints(dataclasses.replace(Joints().info, on_silence=on_silence)), latch=latch)
 
 
+def test_where_a_gentle_brake_would_swing_beyond_the_velocity_the_fast_one_is_taken(latch):
+    motion = limits(low=-9.0, high=9.0, velocity=1.0, acceleration=20.0, jerk=50.0, stop_acceleration=20.0)
+    drive = Drive(Joints(RobotInfo("joints", 100.0, "holds", 0.25, substeps=5, motion=motion)), DriveOptions(), latch)
+    drive.tick(0.0)
+    for reference in moves(np.zeros(3), np.full(3, 4.0), motion=motion):
+        assert drive.offer(reference.position, reference, drive.reading.tick + 1) == ""
+        drive.tick(0.0)
+        if (reference.velocity > 0.85).all():
+            break
+    for _ in range(5):  # a source that stops in an emergency, and falls silent in the middle of it
+        reference = Brake.of(drive.reading.reference, motion).reference(0.01)
+        assert drive.offer(reference.position, reference, drive.reading.tick + 1) == ""
+        drive.tick(0.0)
+    while not drive.motion.at_rest:
+        drive.tick(0.0)
+        assert (np.abs(drive.reading.reference.velocity) <= 1 + 1e-6).all()
+
+
 def test_where_a_gentle_brake_would_leave_the_range_the_fast_one_is_taken(latch):
     drive, robot = begin(latch)
     for reference in moves(np.zeros(3), np.full(3, 2.5)):

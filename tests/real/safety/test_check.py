@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.motion import Reference
+from policies.motion import MotionLimits, Reference
 from real.safety.brake import Brake
 from real.safety.check import _at, _extremes, _stop, check_command
 from tests.real.safety.motions import START, TICK_S, barriers, limits
@@ -87,6 +87,17 @@ def test_the_emergency_stop_is_accepted_from_anywhere() -> None:
             assert check_command(before, now, motion, TICK_S) == ""
         doubled = Reference(2 * stop.reference(TICK_S).position - q, *(now.velocity, now.acceleration))
         assert check_command(state, doubled, motion, TICK_S) != ""
+
+
+def test_what_an_emergency_stop_leaves_is_for_that_stop_alone() -> None:
+    motion = limits()
+    state = Brake.of(moving(2, 0.8), motion).reference(6 * TICK_S)
+    assert abs(state.acceleration[2]) > motion.acceleration[2] and abs(state.velocity[2]) < motion.velocity[2]
+    assert check_command(state, after(state, np.zeros(7)), motion, TICK_S).startswith("acceleration")
+    motion = MotionLimits(("a",), -2, 2, 1, 20, 50, stop_acceleration=20, stop_jerk=400)  # type: ignore[arg-type]
+    state = Brake.of(Reference(np.zeros(1), np.array([0.9]), np.zeros(1)), motion).reference(0.05)
+    assert check_command(state, after(state, np.array([45.0])), motion, TICK_S).startswith("velocity")  # it would swing to -2.8
+    assert check_command(state, Brake.of(state, motion).reference(TICK_S), motion, TICK_S) == ""
 
 
 @given(st.floats(-3, 3), st.floats(-1, 1), st.floats(0.2, 40), st.floats(1, 1500))
