@@ -69,11 +69,7 @@ class ObservationWindow:
             return "stale observation"
         if not lockstep and any(ages[name] < -AHEAD_S for name in fields):
             return "future observation"
-        try:
-            self.spec.validate(reading.fields)
-        except SpecMismatch:
-            return "bad observation"
-        if not all(np.isfinite(reading.fields[name]).all() for name in self.spec.state_names):
+        if not all(self._sound(seen) for seen in (reading.fields, *self._past())):  # the policy sees all of them
             return "bad observation"
         if reading.reference is not None:
             for name in self._watched:
@@ -83,10 +79,21 @@ class ObservationWindow:
 
     def stack(self, goal: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """Return field -> (1, To, *shape), the oldest repeated where the episode is younger; ``goal`` replaces or adds fields (*shape)."""
-        newest = len(self._readings) - 1
-        window = [self._readings[max(newest - self.substeps * back, 0)] for back in range(self.n_obs_steps - 1, -1, -1)]
-        goal = goal or {}
+        window, goal = [*self._past(), self._readings[-1]], goal or {}
         return {name: np.stack([goal[name] if name in goal else past[name] for past in window])[None] for name in self._names}
+
+    def _past(self) -> list[Mapping[str, np.ndarray]]:
+        """Return the readings of the window before the newest, oldest first."""
+        newest = len(self._readings) - 1
+        return [self._readings[max(newest - self.substeps * back, 0)] for back in range(self.n_obs_steps - 1, 0, -1)] if newest >= 0 else []
+
+    def _sound(self, fields: Mapping[str, np.ndarray]) -> bool:
+        """Whether a reading, name -> (*shape), is as the spec says, and finite."""
+        try:
+            self.spec.validate(fields)
+        except SpecMismatch:
+            return False
+        return all(np.isfinite(fields[name]).all() for name in self.spec.state_names)
 
 
 def _has_joints(spec: ObservationSpec, motion: MotionLimits) -> bool:

@@ -70,6 +70,19 @@ def test_what_is_not_finite_is_bad(value):
     assert seen.fault(bad, 10.0) == "bad observation"
 
 
+@pytest.mark.parametrize("bad", [np.full(3, np.nan, np.float32), np.zeros(4, np.float32), None])
+def test_a_bad_reading_is_believed_as_little_once_it_is_the_past_of_the_window(bad):
+    seen, spoilt, good = window(), reading(), reading()
+    spoilt.fields = {name: field for name, field in {**spoilt.fields, "observation.state": bad}.items() if field is not None}
+    for one in (good, spoilt, *[good] * 4):  # the bad one is between two policy steps, which alone are looked at
+        seen.push(one)
+    assert seen.fault(good, 10.0) == ""
+    seen.push(good)
+    assert seen.fault(good, 10.0) == "bad observation"
+    seen.push(good)
+    assert seen.fault(good, 10.0) == "" and np.isfinite(seen.stack()["observation.state"]).all()
+
+
 def test_wrong_shape_type_or_a_lacking_field_is_bad():
     for change in (
         lambda f: f.pop("observation.goal"),
