@@ -270,7 +270,7 @@ class Runtime:
         if self._approach is not None:
             return self._approaching(reading)
         self.plans.collect(0.0)
-        if self.plans.certainty <= 0:
+        if self.plans.certainty <= 0 and not self._taken:
             self.level.drop()
         self.plans.slow(self._speed())
         was_still = self.state != "active"
@@ -329,7 +329,9 @@ class Runtime:
         return float(np.abs(np.clip(action, motion.low, motion.high) - reading.reference.position).max())
 
     def _speed(self) -> float:
-        return self.options.approach_speed * self.speed if self._approach is not None else self.speed * self.plans.certainty
+        if self._approach is not None:
+            return self.options.approach_speed * self.speed
+        return self.speed * (1.0 if self._taken else self.plans.certainty)  # what the policy doubts does not hold who took over for that
 
     def _send(self, command: Command | None, reading: Observation) -> None:
         """Let the command go to the drive, count what became of it, and tell the watcher."""

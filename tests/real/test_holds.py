@@ -40,6 +40,34 @@ def test_doubt_in_the_middle_of_a_plan_stops_the_robot_and_the_next_sure_plan_mo
     assert max(worst(robot.commands, limits()).values()) <= 1 + 1e-6
 
 
+class Person:
+    """Somebody who takes over for as long as ``wants`` says where to go."""
+
+    wants = None
+
+    def act(self, reading, policy_action):
+        return self.wants
+
+    def ended(self, reading):
+        pass
+
+
+def test_who_takes_over_from_a_policy_in_doubt_moves_the_robot(tmp_path):
+    policy, person = Sweep(goal=(1.9, -1.9, 1.9), speed=0.2), Person()
+    runtime, robot = real_time(tmp_path, policy, RuntimeOptions(slow_on={"energy": (0.5, 2.0)}), teleoperator=person)
+    go(runtime, 30)
+    policy.doubt = 3.0
+    go(runtime, 150)
+    assert runtime.cause == "policy unsure"
+    person.wants = np.full(3, 0.4, np.float32)
+    go(runtime, 150)
+    assert np.allclose(robot.position, 0.4, atol=1e-3), runtime.cause
+    person.wants, taken = None, len(robot.commands)
+    go(runtime, 60)  # given back, the doubt counts again
+    assert runtime.state == "hold" and runtime.cause == "policy unsure" and len(robot.commands) - taken < 20
+    assert max(worst(robot.commands, limits()).values()) <= 1 + 1e-6
+
+
 def test_at_speed_zero_the_robot_holds_and_then_goes_on_with_a_new_plan(tmp_path):
     operator = Wishes(speed=(60, 0.0))
     runtime, robot = closed(tmp_path, Sweep(goal=(1.9, -1.9, 1.9), speed=0.4), operator=operator)
