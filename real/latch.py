@@ -82,6 +82,7 @@ class Latch:
             self._seen = self._record = None
             return None
         except OSError as error:
+            self._seen = self._record = None
             return LatchRecord(f"the latch {self.path} cannot be looked at: {error.strerror}", "", "the drive")
         mark = found.st_ino, found.st_mtime_ns, found.st_size
         if mark != self._seen:
@@ -95,7 +96,7 @@ class Latch:
             OSError: if it cannot be written; the caller stops all the same.
         """
         before = self.read()
-        if before is not None:
+        if before is not None and self._seen is not None:  # it has been seen; where nobody can look, nothing may be kept
             return before
         record = LatchRecord(_line(cause), datetime.now(timezone.utc).isoformat(timespec="milliseconds"), _line(who))
         part = self.path.with_name(f".{FILE_NAME}.{os.getpid()}")

@@ -1,5 +1,6 @@
 """The latched stop: what is written stays until an operator removes it, and what cannot be read is a stop."""
 
+import errno
 import json
 import os
 import subprocess
@@ -69,6 +70,21 @@ def test_a_folder_in_its_place_is_a_stop(tmp_path):
     latch = Latch(tmp_path)
     latch.path.mkdir()
     assert "cannot be read" in latch.read().cause
+
+
+def test_a_stop_asked_for_while_the_latch_cannot_be_looked_at_is_kept_or_said_not_to_be(tmp_path, monkeypatch):
+    latch, stat = Latch(tmp_path), Path.stat
+
+    def failing(path, **options):
+        if path == latch.path:
+            raise OSError(errno.EIO, "Input/output error")
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", failing)
+    assert "cannot be looked at" in latch.read().cause
+    assert latch.set("smoke", "anna").cause == "smoke"
+    monkeypatch.undo()
+    assert latch.read().cause == "smoke" and Latch(tmp_path).read().cause == "smoke"
 
 
 def test_a_state_folder_that_takes_nothing_is_refused_before_anything_moves(tmp_path):
