@@ -53,6 +53,7 @@ class _Session:
     sequence: int = 0
     memory: Mapped | None = None  # that its images may lie in
     failed: bool = False  # whether the policy failed at its last request
+    resumed: int = 0  # the session that it goes on from
 
 
 class PolicyServer:
@@ -183,8 +184,8 @@ class PolicyServer:
             text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
             self._log(f"message not handled: {text}")
             reply = _error(message, "wire", text)
-        if reply is not None:
-            self._send(identity, reply)
+        if reply is not None and not self._send(identity, reply) and reply.kind == "ready":
+            self._end(reply.session)  # nobody knows of it
 
     def _open(self, identity: bytes, message: Message) -> Message:
         """Open a session for a greeting; a client that greets again gives up its session before.
@@ -197,13 +198,16 @@ class PolicyServer:
         before = self._sessions.get(resume)  # it stays until it is idle: this greeting's answer may be lost, too
         if before is not None:
             before.memory = None
+            if before.resumed in self._sessions:  # who names this one has got it, and needs none before
+                self._end(before.resumed)
+                before.resumed = 0
         for old in [s for s, row in self._sessions.items() if row.identity == identity]:
             self._end(old)
         if len(self._sessions) >= self._max_sessions:
             raise Refusal("full", f"{self._max_sessions} sessions are open, the most this server keeps")
         session = secrets.randbits(63) or 1
         kept = dict(before.kept) if before is not None and before.streams == streams else {}
-        self._sessions[session] = _Session(identity, streams, time.monotonic(), kept)
+        self._sessions[session] = _Session(identity, streams, time.monotonic(), kept, resumed=resume)
         self.stats.sessions_opened += 1
         self.stats.sessions_open = len(self._sessions)
         meta = {
@@ -338,9 +342,11 @@ class PolicyServer:
             self._stats_at = now + self._stats_s
             self._log(self.stats.line())
 
-    def _send(self, identity: bytes, message: Message) -> None:
-        """Send, or drop the reply when the client has gone or does not read (its queue holds 2)."""
-        self.stats.replies_unsent += not send(self._socket, message, identity)
+    def _send(self, identity: bytes, message: Message) -> bool:
+        """Send, or drop the reply when the client has gone or does not read (its queue holds 2); returns whether it is on its way."""
+        sent = send(self._socket, message, identity)
+        self.stats.replies_unsent += not sent
+        return sent
 
 
 def _error(message: Message, code: str, text: str) -> Message:

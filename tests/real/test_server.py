@@ -160,6 +160,23 @@ def test_idle_sessions_are_closed(serve, connect):
     assert client.act(observation(client), client.initial_state(1), np.array([1])) and client.sessions == 2
 
 
+def test_a_policy_that_is_slow_for_a_while_does_not_fill_the_server_with_given_up_sessions(serve, connect):
+    policy = ReachPolicy(delay_s=0.1)
+    server = serve(policy, max_sessions=4)
+    client = connect(server.address, timeout_s=0.04)
+    for _ in range(8):  # each is late, and the client asks for another session
+        with pytest.raises(RequestFailed) as caught:
+            client.act(observation(client), client.initial_state(1), np.array([1]))
+        assert caught.value.cause in ("late", "gone")
+        until = time.monotonic() + 4
+        while not client.connected and time.monotonic() < until:
+            client.poll(0.05)
+        assert client.connected, "the server is full"
+    assert client.sessions == 9 and server.stats.sessions_open <= 2
+    policy.delay_s, client.timeout_s = 0.0, 5.0
+    assert client.act(observation(client), client.initial_state(1), np.array([1]))
+
+
 @given(st.lists(st.one_of(st.binary(max_size=60), st.just(encode(Message("act", 3, 3))[0])), min_size=1, max_size=5))
 @settings(max_examples=100, deadline=None)
 def test_hostile_frames_cost_the_sender_an_error(frames):
