@@ -182,8 +182,8 @@ class Ring:
         except OSError as error:  # without its end the segment is still read record by record
             if error.errno != errno.EFBIG:
                 self._refuses(error)
-        if writer.messages:
-            self._old.append((writer.path, writer.path.stat().st_size, (writer.end_ns - writer.start_ns) * 1e-9))
+        if writer.messages and writer.path.exists():  # somebody may have tidied up meanwhile
+            self._old.append((writer.path, writer.size, (writer.end_ns - writer.start_ns) * 1e-9))
         else:
             writer.path.unlink(missing_ok=True)
 

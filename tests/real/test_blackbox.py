@@ -164,6 +164,19 @@ def test_the_ring_keeps_the_last_minutes_within_its_bytes(tmp_path):
     assert all(McapReader(p).path and describe(p).unfinished == 0 for p in segments(tmp_path))
 
 
+def test_segments_that_somebody_removes_end_nothing(tmp_path):
+    ring = Ring(tmp_path, RingLimits())
+    for n in range(4):
+        ring.add(TICK, 10**18 + n, [json_bytes({"n": n})])
+        ring.flush()
+        if n < 2:
+            for path in segments(tmp_path):
+                path.unlink()
+        ring.end_segment()
+    ring.close()
+    assert ticks_of(tmp_path) == [2, 3]
+
+
 def test_a_recorder_that_restarts_often_does_not_push_out_what_was_recorded(tmp_path):
     limits = RingLimits(minutes=1.0, segment_s=5.0)
     now = [0.0]
