@@ -248,6 +248,8 @@ class _Remote:
         reply = self._ask("reset", {}, _REPLY_S)
         if reply.kind == "error":
             raise RobotGone(f"drive {self.address}: {reply.meta.get('text', 'reset refused')}")
+        self.skipped += len(self._readings)
+        self._readings.clear()  # they came before the answer, and are of the episode before
 
     def report(self) -> dict[str, Any]:
         try:
