@@ -16,7 +16,7 @@ def is_loopback(address: str) -> bool:
     if host == "localhost" or host == "::1":
         return True
     octets = host.split(".")
-    return transport == "tcp" and len(octets) == 4 and octets[0] == "127" and all(o.isdigit() and int(o) < 256 for o in octets)
+    return transport == "tcp" and len(octets) == 4 and octets[0] == "127" and all(_is_number(o, 255) for o in octets)
 
 
 def require_loopback(address: str, secured: bool = False) -> None:
@@ -25,8 +25,18 @@ def require_loopback(address: str, secured: bool = False) -> None:
         loopback, apart = "tcp://127.0.0.1:PORT or ipc://PATH", "an ssh tunnel, or for a policy server keys (robopolicy keys --help)"
         raise InputError(f"address {address!r}: only loopback is served and trusted ({loopback}); between machines use {apart}")
     port = address.rpartition(":")[2]
-    if address.startswith("tcp://") and port.isdigit() and int(port) > 65535:  # ZeroMQ takes what is left modulo 65536: another port
+    if address.startswith("tcp://") and port != "*" and not _is_number(port, 65535):  # ZeroMQ takes any number modulo 65536: another port
         raise InputError(f"address {address!r}: expected a port up to 65535, found {port}")
+
+
+def _is_number(text: str, most: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= len(str(most)) and int(text) <= most
+
+
+def _take_ipv6(socket: zmq.Socket, address: str) -> None:
+    """Let ``socket`` speak IPv6 where its address is one: ZeroMQ finds no such host otherwise, or never connects."""
+    if address.startswith("tcp://") and address.count(":") > 2:
+        socket.setsockopt(zmq.IPV6, 1)
 
 
 def checked_bind(socket: zmq.Socket, address: str, secured: bool = False) -> str:
@@ -38,6 +48,7 @@ def checked_bind(socket: zmq.Socket, address: str, secured: bool = False) -> str
     require_loopback(address, secured)
     if address.endswith(":0"):
         address = address[:-1] + "*"
+    _take_ipv6(socket, address)
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
@@ -48,6 +59,7 @@ def checked_bind(socket: zmq.Socket, address: str, secured: bool = False) -> str
 def checked_connect(socket: zmq.Socket, address: str, secured: bool = False) -> None:
     """Connect (in the background). Raises InputError for another address unless ``secured``: nobody there has shown who they are."""
     require_loopback(address, secured)
+    _take_ipv6(socket, address)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:

@@ -186,6 +186,9 @@ def test_without_keys_only_loopback_is_bound_and_connected(folders, connect):
 def test_a_port_that_is_none_is_refused_instead_of_another_one(connect):
     with pytest.raises(InputError, match="expected a port up to 65535, found 99999"):
         PolicyServer(ReachPolicy(), "tcp://127.0.0.1:99999")
+    for port in ("-5", "²", "+80", "9" * 5000, ""):  # ZeroMQ binds -5 as 65531
+        with pytest.raises(InputError, match="expected a port up to 65535, found"):
+            PolicyServer(ReachPolicy(), f"tcp://127.0.0.1:{port}")
     with pytest.raises(InputError, match="expected a port up to 65535, found 65536"):
         connect("tcp://127.0.0.1:65536", connect_s=0.2)
 

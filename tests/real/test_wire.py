@@ -1,5 +1,6 @@
 """The wire: what is encoded comes back; whatever else arrives is a WireError of one line and costs no memory."""
 
+import socket
 import tracemalloc
 
 import msgpack
@@ -12,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from policies.spec import ActionSpec, Field, InputError, ObservationSpec
 from real import wire
-from real.wire import DTYPES, PROTOCOL, Limits, Message, Placed, WireError, checked_bind, configure, decode, encode, is_loopback, receive
+from real.wire import DTYPES, PROTOCOL, Limits, Message, Placed, WireError, checked_bind, checked_connect, configure, decode, encode, is_loopback, receive
 
 LIMITS = Limits(frames=8, frame_bytes=1 << 16)
 NAMES = st.text(max_size=20)
@@ -247,9 +248,40 @@ def test_loopback(address):
     assert is_loopback(address)
 
 
+def test_the_ipv6_loopback_is_spoken_to_where_there_is_one():
+    context = zmq.Context()
+    try:
+        served, asking = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+        try:
+            with socket.socket(socket.AF_INET6) as other:
+                other.bind(("::1", 0))
+        except OSError:
+            with pytest.raises(InputError, match="cannot be bound"):
+                checked_bind(served, "tcp://[::1]:0")
+            return
+        address = checked_bind(served, "tcp://[::1]:0")
+        assert is_loopback(address)
+        checked_connect(asking, address)
+        asking.send(b"hello")
+        assert served.poll(5000)
+    finally:
+        context.destroy(linger=0)
+
+
 @pytest.mark.parametrize(
     "address",
-    ["tcp://*:5555", "tcp://0.0.0.0:5", "tcp://192.168.1.2:5", "tcp://[::]:5", "tcp://eth0:5", "tcp://127.0.0.1.evil.org:5", "udp://127.0.0.1:5", "x", ""],
+    [
+        "tcp://127.0.0.²:5",
+        "tcp://*:5555",
+        "tcp://0.0.0.0:5",
+        "tcp://192.168.1.2:5",
+        "tcp://[::]:5",
+        "tcp://eth0:5",
+        "tcp://127.0.0.1.evil.org:5",
+        "udp://127.0.0.1:5",
+        "x",
+        "",
+    ],
 )
 def test_everything_else_is_refused(address):
     context = zmq.Context()
