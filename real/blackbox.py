@@ -23,6 +23,7 @@ from real.blackbox_ring import Ring, RingLimits
 from real.child import environment, module_command
 from real.telemetry import Record, Subscription, Telemetry
 
+_LATEST_NS = 2**63 - 1  # that a stamp can be
 _DRAIN_S = 1.0  # what is still on its way at the end is taken for so long
 
 
@@ -54,7 +55,7 @@ class Recorder:
         self._encoder = Encoder(jpeg)
         self.ring = Ring(folder, limits, say)
         self._info: Record | None = None
-        self._told = (0, 0)  # losses that are on record
+        self._told = (0, 0, 0)  # losses that are on record
         try:
             self.subscription = Subscription(address, image_rate_hz=image_rate_hz)
         except BaseException:
@@ -85,12 +86,12 @@ class Recorder:
         elif self._info is not None and self.ring.segment_begins:
             self._write(self._info)
         self._write(record)
-        losses = (self.subscription.lost, self.ring.lost)
+        losses = (self.subscription.lost, self.ring.lost, self.subscription.malformed + self.malformed)
         if losses != self._told and not self.ring.full:
             self._told = losses
-            at = record.stamp_ns + self._encoder.offset_ns
-            values = {"lost_on_the_way": losses[0], "lost_on_disk": losses[1], "malformed": self.subscription.malformed + self.malformed}
-            self.ring.add(self._encoder.json_channel("/recorder", values), max(at, 0), [json_bytes(values)])
+            at = min(max(record.stamp_ns + self._encoder.offset_ns, 0), _LATEST_NS)  # a run may claim any offset
+            values = dict(zip(("lost_on_the_way", "lost_on_disk", "malformed"), losses, strict=True))
+            self.ring.add(self._encoder.json_channel("/recorder", values), at, [json_bytes(values)])
 
     def _write(self, record: Record) -> None:
         try:
@@ -183,7 +184,8 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         recorder.close()
     ring, heard = recorder.ring, recorder.subscription
-    _say(f"black box: {ring.written} messages written, {heard.lost} lost on the way, {ring.lost} refused by the disk, {heard.malformed} malformed")
+    malformed = heard.malformed + recorder.malformed
+    _say(f"black box: {ring.written} messages written, {heard.lost} lost on the way, {ring.lost} refused by the disk, {malformed} malformed")
     return 0
 
 

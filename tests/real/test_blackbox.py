@@ -364,6 +364,8 @@ def test_what_cannot_be_encoded_is_counted(tmp_path, keep):
         recorder.take(record)
     assert recorder.malformed >= 4
     recorder.close()
+    told = [json.loads(bytes(m.data)) for s in segments(tmp_path / "box") for m in McapReader(s) if m.channel.topic == "/recorder"]
+    assert told[-1] == {"lost_on_the_way": 0, "lost_on_disk": 0, "malformed": recorder.malformed}
 
 
 def test_a_recorder_that_ends_before_its_run_is_told_of_once(tmp_path, keep):
