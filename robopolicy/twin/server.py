@@ -139,8 +139,9 @@ class TwinServer:
         elif message.kind == "clear":
             self._stopped = False
         elif message.kind == "reset":
-            world.ended = world.delivered = True
-            world.write(None, now)
+            if world.ended or world.command is not None:  # else the next has begun by itself, and nothing has moved in it
+                world.ended = world.delivered = True
+                world.write(None, now)
         elif message.kind != "read":
             raise Refusal("kind", f"kind {message.kind!r}: a robot answers hello, read, write, hold, stop, clear, reset, report and bye")
         observation, age = world.reading(time.monotonic())

@@ -250,6 +250,20 @@ def test_reset_begins_the_next_episode(twin):
     assert [(r["seed"], r["success"]) for r in robot.report()] == [(3, False)]
 
 
+@pytest.mark.parametrize("lockstep", [True, False])
+def test_reset_after_an_end_skips_no_episode(twin, lockstep):
+    """In real time the next episode begins as soon as the end was read, and a hold asks for it too: a reset then is late, not another."""
+    server, robot = twin(lockstep=lockstep, seed0=3, speed=1.0 if lockstep else 4.0)
+    for _ in range(1000):
+        robot.write(np.zeros(2))
+        if robot.read().ended:
+            break
+    robot.hold()
+    robot.reset()
+    robot.reset()
+    assert robot.read().episode == 4 and len(server.world.records) == 2
+
+
 def test_one_commander_at_a_time_and_a_new_session_starts_over(twin):
     server, robot = twin(lockstep=True, seed0=20)
     robot.write(np.zeros(2))
