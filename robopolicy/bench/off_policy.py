@@ -22,7 +22,7 @@ from robopolicy.bench.entered import entries
 from robopolicy.bench.harness import Result, Row
 from robopolicy.bench.returns import said
 from robopolicy.bench.trial_runs import digest
-from robopolicy.evaluation.statistics import wilson
+from robopolicy.evaluation.study import success
 from robopolicy.reporting.leaderboard import PEER as PEER_LABEL
 
 FOLDER = Path("runs/benchmarks/off_policy")
@@ -171,7 +171,7 @@ def _sparse(cells: dict[str, list[Cell]], found: Cells, size: Size, result: Resu
         if not some:
             continue
         good, all_ = sum(row["successes"] for row in some), sum(row["episodes"] for row in some)
-        rate[name], (low, high) = good / all_, wilson(good, all_)
+        rate[name], low, high = success(some)
         result.notes.append(f"{SPARSE}: {name} after {size.sparse_steps:,} steps: {good} of {all_} states, {low:.0%} to {high:.0%}; {len(some)} seeds")
     if "RLPD" in rate and not math.isnan(rate["RLPD"]):
         peer = rate.get("SAC from nothing")

@@ -15,7 +15,7 @@ from typing import Any
 
 from robopolicy.bench.cells import Cell, Cells, run_cells
 from robopolicy.bench.harness import Result, Row
-from robopolicy.evaluation.statistics import wilson
+from robopolicy.evaluation.study import success
 from robopolicy.reporting.published import of_task
 
 FOLDER = Path("runs/benchmarks/ogbench")
@@ -139,12 +139,11 @@ def _overrides(bed: Bed, way: Way, data: Mapping[str, Any], steps: int, seed: in
 def rows(plan: Sequence[tuple[Bed, Way | None, Cell]], found: Cells) -> Iterator[Row]:
     """Yield success for every environment and way, all training seeds together, beside the published figure."""
     for (bed, way), group in _groups(plan, found).items():
-        won, count = sum(r["successes"] for r in group), sum(r["episodes"] for r in group)
-        low, high = wilson(won, count)
+        rate, low, high = success(group)
         label = "expert" if way is None else way.label
         seeds = "" if way is None else f", {len(group)} {'seed' if len(group) == 1 else 'seeds'}"
         peer = (PEER, bed.published) if way is not None and way.goals and bed.published is not None else (None, None)
-        yield Row(f"{bed.name}: {label}{seeds} [{low:.3f}, {high:.3f}]", won / count, "success", *peer, wall_s=sum(r["seconds"] for r in group))
+        yield Row(f"{bed.name}: {label}{seeds} [{low:.3f}, {high:.3f}]", rate, "success", *peer, wall_s=sum(r["seconds"] for r in group))
 
 
 def _groups(plan: Sequence[tuple[Bed, Way | None, Cell]], found: Cells) -> dict[tuple[Bed, Way | None], list[dict[str, Any]]]:

@@ -54,13 +54,14 @@ def measure(recipe: str, overrides: Sequence[str], label: str, out: str, episode
 
 
 def _row(found: Evaluation, began: float) -> dict[str, Any]:
-    """Return successes and episodes in all and by goal, JSON-ready."""
+    """Return successes and episodes in all and by goal, and the outcome on every state, JSON-ready."""
     goals: dict[str, list[int]] = {}
     for episode in found.episodes:
         count = goals.setdefault(f"{episode.info['goal']:.0f}", [0, 0])
         count[0] += episode.success
         count[1] += 1
-    return {"successes": found.successes, "episodes": len(found.episodes), "goals": goals, "seconds": time.perf_counter() - began}
+    outcomes = [int(episode.success) for episode in found.episodes]
+    return {"successes": found.successes, "episodes": len(outcomes), "outcomes": outcomes, "goals": goals, "seconds": time.perf_counter() - began}
 
 
 def _silent(text: str) -> None:

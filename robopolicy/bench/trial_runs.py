@@ -128,7 +128,8 @@ def success(recipe: str, overrides: Sequence[str], seed: int, steps: int, episod
     trained = train(wanted, progress=False, note=print)
     last = _rows(Path(folder))[-1]
     result = evaluate(trained.checkpoint, wanted.task, episodes=episodes, seed0=REPORT, block=min(50, episodes), env=wanted.env.options(), progress=False)
-    return {"successes": sum(e.success for e in result.episodes), "episodes": episodes, "wall_s": last["wall_s"], "cpu_s": last["cpu_s"]}
+    outcomes = [int(e.success) for e in result.episodes]
+    return {"successes": sum(outcomes), "episodes": episodes, "outcomes": outcomes, "wall_s": last["wall_s"], "cpu_s": last["cpu_s"]}
 
 
 def digest(recipe: str, overrides: Sequence[str]) -> str:
