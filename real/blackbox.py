@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from policies.spec import InputError
 from real.blackbox_format import Encoder, json_bytes
@@ -90,7 +91,7 @@ class Recorder:
         if losses != self._told and not self.ring.full:
             self._told = losses
             at = min(max(record.stamp_ns + self._encoder.offset_ns, 0), _LATEST_NS)  # a run may claim any offset
-            values = dict(zip(("lost_on_the_way", "lost_on_disk", "malformed"), losses, strict=True))
+            values: dict[str, Any] = {"lost_on_the_way": losses[0], "lost_on_disk": losses[1], "malformed": losses[2]}
             self.ring.add(self._encoder.json_channel("/recorder", values), at, [json_bytes(values)])
 
     def _write(self, record: Record) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ os.environ["MPLCONFIGDIR"] = str(ROOT / ".pytest_cache" / "matplotlib")  # its l
 os.environ.setdefault("WARP_CACHE_PATH", str(ROOT / ".pytest_cache" / "warp"))  # its kernels take half a minute to compile
 for _name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "ROBOPOLICY_STATE"):
     os.environ.pop(_name, None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a script: commands would inherit being deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 _home = tempfile.TemporaryDirectory(prefix="robopolicy-tests-")
 os.environ["HOME"] = _home.name
 

@@ -151,7 +151,8 @@ def _record(env: BatchEnv, engine: Any, actions: np.ndarray, steps: int) -> list
         for k in range(steps):
             env.step(actions[k % len(actions)])
     finally:
-        vars(engine).pop("step"), vars(engine).pop("follow", None)
+        vars(engine).pop("step")
+        vars(engine).pop("follow", None)
     return calls
 
 

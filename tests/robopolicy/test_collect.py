@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -187,5 +188,9 @@ def test_ctrl_c_is_one_word_whatever_the_workers_are_doing(sign: str, tmp_path: 
             time.sleep(0.01)
         time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(60) == 130
+        try:
+            assert process.wait(60) == 130
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert (tmp_path / "said").read_text() == "interrupted\n"
