@@ -42,7 +42,7 @@ def test_trainings_of_other_lengths_have_folders_of_their_own(tmp_path: Path) ->
 def test_rules_side_by_side_once(tmp_path: Path) -> None:
     found = on_policy.run(True, steps=4096, seeds=1, only="ratios", folder=tmp_path)
     rows = {row.name: row for row in found.rows}
-    assert len(rows) == 9
+    assert len(rows) == 12
     for rule in ("PPO", "SPO", "MDPO"):
         mean, most = (rows[f"{rule}: {what} |ratio - 1| in the last epoch"].value for what in ("mean", "most"))
         assert 0 < mean < most
