@@ -56,6 +56,7 @@ class Recorder:
         self._encoder = Encoder(jpeg)
         self.ring = Ring(folder, limits, say)
         self._info: Record | None = None
+        self._at = 0  # log time of the newest record
         self._told = (0, 0, 0)  # losses that are on record
         try:
             self.subscription = Subscription(address, image_rate_hz=image_rate_hz)
@@ -74,6 +75,7 @@ class Recorder:
             elif orphaned() and time.monotonic() - heard > _DRAIN_S:
                 break
             self.ring.due()
+            self._tell_losses()  # also when the disk has room again and nobody speaks any more
         until = time.monotonic() + _DRAIN_S
         while time.monotonic() < until and (record := self.subscription.poll(0.1)) is not None:
             self.take(record)  # the end of a run is what one wants to see
@@ -87,12 +89,16 @@ class Recorder:
         elif self._info is not None and self.ring.segment_begins:
             self._write(self._info)
         self._write(record)
+        self._at = min(max(record.stamp_ns + self._encoder.offset_ns, 0), _LATEST_NS)  # a run may claim any offset
+        self._tell_losses()
+
+    def _tell_losses(self) -> None:
+        """Put on record what was lost since that was last done, unless the disk refuses."""
         losses = (self.subscription.lost, self.ring.lost, self.subscription.malformed + self.malformed)
-        if losses != self._told and not self.ring.full:
+        if losses != self._told and self._at and not self.ring.full:
             self._told = losses
-            at = min(max(record.stamp_ns + self._encoder.offset_ns, 0), _LATEST_NS)  # a run may claim any offset
             values: dict[str, Any] = {"lost_on_the_way": losses[0], "lost_on_disk": losses[1], "malformed": losses[2]}
-            self.ring.add(self._encoder.json_channel("/recorder", values), at, [json_bytes(values)])
+            self.ring.add(self._encoder.json_channel("/recorder", values), self._at, [json_bytes(values)])
 
     def _write(self, record: Record) -> None:
         try:
@@ -105,6 +111,8 @@ class Recorder:
 
     def close(self) -> None:
         """Write what is left and end."""
+        self.ring.flush()
+        self._tell_losses()
         self.subscription.close()
         self.ring.close()
 

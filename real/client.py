@@ -24,6 +24,7 @@ import zmq
 from policies.base import Execution, Plan, State
 from policies.spec import InputError, Spec, SpecMismatch
 from real.batching import ROWS, pack
+from real.context import LinkContext
 from real.keys import ClientKeys, handshake_failure
 from real.policy import Observations, Ranges, RequestFailed, ranges_from_json
 from real.wire import Limits, Message, WireError, checked_connect, configure, decode, is_loopback, receive, send
@@ -83,7 +84,7 @@ class PolicyClient:
         self._memory: Segment | None = None  # offered to the server of this session
         self._share = shared_memory and is_loopback(address)
         self._clock = clock
-        self._context = zmq.Context()
+        self._context = LinkContext()
         self._socket: zmq.Socket | None = None
         self._monitor: zmq.Socket | None = None
         self._poller = zmq.Poller()

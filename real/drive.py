@@ -206,15 +206,16 @@ class Drive:
         """Renew the deadman's signal."""
         self._alive_at = self._clock()
 
-    def reset(self) -> None:
-        """Begin the next episode (twins only). Raises InputError for a robot that has none."""
-        reset = getattr(self._driver, "reset", None)
+    def reset(self, episode: int | None = None) -> None:
+        """Give up ``episode`` (None: the present one), unless it is over, and begin the next (twins only). Raises InputError where there is none."""
+        reset, last = getattr(self._driver, "reset", None), self.reading.observation
         if reset is None:
             raise InputError(f"robot {self.info.name!r} has no episodes to reset")
         self._offer = None
         try:
-            reset()
-            self._read(self.reading.tick, anew=True)
+            if episode is None or last is None or episode == last.episode:
+                reset()
+                self._read(self.reading.tick, anew=True)
         except RobotGone as error:
             self.lose(f"robot gone: {error}")
 

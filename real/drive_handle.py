@@ -20,6 +20,7 @@ import zmq
 
 from policies.motion import Reference
 from policies.spec import InputError, Spec
+from real.context import LinkContext
 from real.drive import Drive
 from real.drive_wire import info_from_dict, observation_of
 from real.latch import stop_all
@@ -58,6 +59,7 @@ class DriveHandle:
         self._link: _Link = _Local(drive, clock, sleep) if isinstance(drive, Drive) else _Remote(drive, connect_s)
         self.spec, self.info, self.latch = self._link.spec, self._link.info, self._link.latch
         self._newest = -1
+        self._episode: int | None = None
 
     def read(self, timeout_s: float = 1.0) -> Observation:
         """Return the reading of a tick that has not been returned before; of several that wait, the newest (the end of an episode is kept).
@@ -66,7 +68,7 @@ class DriveHandle:
             RobotGone: one line: no reading within ``timeout_s``, the robot is gone, or another source has taken over.
         """
         reading = self._link.read(timeout_s)
-        self._newest = reading.tick
+        self._newest, self._episode = reading.tick, reading.episode
         return reading
 
     def write(self, command: np.ndarray, reference: Reference | None = None) -> None:
@@ -95,8 +97,8 @@ class DriveHandle:
         self._link.tell("alive")
 
     def reset(self) -> None:
-        """Begin the next episode (twins). Raises RobotGone."""
-        self._link.reset()
+        """Give up the episode that was read last and begin the next, unless that has begun by itself (twins). Raises RobotGone."""
+        self._link.reset(self._episode)
 
     def report(self) -> dict[str, Any]:
         """Return what the drive has counted (``real.drive.DriveCounts``), ``skipped`` readings of this handle, and ``robot``.
@@ -133,7 +135,7 @@ class _Link(Protocol):
 
     def stop(self, cause: str) -> None: ...
 
-    def reset(self) -> None: ...
+    def reset(self, episode: int | None) -> None: ...
 
     def report(self) -> dict[str, Any]: ...
 
@@ -154,7 +156,7 @@ class _Remote:
         self._newest = -1  # tick of the last reading taken
         self._readings: deque[Observation] = deque()  # the newest that has not been returned, and ends of episodes before it
         self._fault = ""  # why there will be no more readings
-        self._context = zmq.Context()
+        self._context = LinkContext()
         self._socket = self._context.socket(zmq.DEALER)
         try:
             configure(self._socket, Limits(frame_bytes=1 << 26))
@@ -244,8 +246,8 @@ class _Remote:
             _, unlatched = stop_all([self.latch.parent], cause, who)
             raise RobotGone(f"{failed}; {unlatched[0] if unlatched else _LATCHED}")
 
-    def reset(self) -> None:
-        reply = self._ask("reset", {}, _REPLY_S)
+    def reset(self, episode: int | None) -> None:
+        reply = self._ask("reset", {} if episode is None else {"episode": episode}, _REPLY_S)
         if reply.kind == "error":
             raise RobotGone(f"drive {self.address}: {reply.meta.get('text', 'reset refused')}")
         self.skipped += len(self._readings)
@@ -338,8 +340,8 @@ class _Local:
         self._drive.stop(cause, "the runtime")
         self._come_to_rest()
 
-    def reset(self) -> None:
-        self._drive.reset()
+    def reset(self, episode: int | None) -> None:
+        self._drive.reset(episode)
 
     def report(self) -> dict[str, Any]:
         return self._drive.report()

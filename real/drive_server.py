@@ -220,7 +220,7 @@ class DriveServer:
             drive.hold()
         elif kind == "reset":
             try:
-                drive.reset()
+                drive.reset(message.value("episode", int) if "episode" in message.meta else None)
             except InputError as error:
                 raise Refused("reset", str(error)) from error
             return Message("done")

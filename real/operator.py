@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import zmq
 
 from policies.spec import InputError
+from real.context import LinkContext
 from real.router import bound_router
 from real.wire import Limits, Message, WireError, checked_connect, configure, decode, receive, send
 
@@ -191,7 +192,7 @@ class OperatorClient:
 
     def __init__(self, address: str, token: str = "", *, timeout_s: float = 2.0) -> None:
         self.address, self.token, self._timeout_s, self._sequence = address, token, timeout_s, 0
-        self._context = zmq.Context()
+        self._context = LinkContext()
         self._socket = self._context.socket(zmq.DEALER)
         configure(self._socket, _LIMITS)
         try:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import zmq
 
 from real.addresses import checked_bind
+from real.context import LinkContext
 from real.keys import ServerKeys
 from real.wire import Limits, configure
 
 
 def bound_router(
     bind: str, limits: Limits, keys: ServerKeys | None = None, options: Mapping[zmq.SocketOption, int] | None = None
-) -> tuple[zmq.Context[zmq.Socket[bytes]], zmq.Socket[bytes], str]:
+) -> tuple[LinkContext, zmq.Socket[bytes], str]:
     """Return a context, its ROUTER socket and the address that it is bound to; where that fails, all is closed, ``keys`` too.
 
     Args:
@@ -25,7 +26,7 @@ def bound_router(
     Raises:
         InputError: if the address is not loopback without keys, or cannot be bound.
     """
-    context = zmq.Context()
+    context = LinkContext()
     try:
         socket = context.socket(zmq.ROUTER)
         configure(socket, limits)

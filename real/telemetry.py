@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import zmq
 
+from real.context import LinkContext
 from real.router import bound_router
 from real.telemetry_wire import COUNTS, Record, decode, encode, opened
 from real.wire import Limits, WireError, checked_connect, receive
@@ -255,7 +256,7 @@ class Subscription:
         self.malformed = self.lost = self.run = 0
         self._limits, self._sequence, self._joined_ns = limits, 0, 0
         self._rate = 1e9 if image_rate_hz is None else float(image_rate_hz)
-        self._context = zmq.Context()
+        self._context = LinkContext()
         self._socket = self._context.socket(zmq.DEALER)
         # The publisher keeps the long queue: here nothing piles up while the disk or the browser is slow.
         for option, value in ((zmq.RCVHWM, 32), (zmq.SNDHWM, 2), (zmq.LINGER, 100), (zmq.IMMEDIATE, 1), (zmq.RECONNECT_IVL, 50), (zmq.RECONNECT_IVL_MAX, 500)):

@@ -15,6 +15,7 @@ import zmq
 from policies.config import Config
 from policies.motion import MotionLimits
 from policies.spec import InputError, Spec
+from real.context import LinkContext
 from real.robot import Observation, RobotGone, RobotInfo
 from real.wire import Limits, Message, WireError, checked_connect, configure, decode, receive, send
 
@@ -43,8 +44,9 @@ class TwinRobot:
         self._limits = Limits()
         self._session = self._sequence = 0
         self._held: Observation | None = None
+        self._seen: int | None = None  # the episode that was read last: what a reset is meant for
         self._episode: int | None = None  # of the newest reading: what the next command is meant for
-        self._context = zmq.Context()
+        self._context = LinkContext()
         self._socket = self._context.socket(zmq.DEALER)
         try:
             self._connect()
@@ -81,7 +83,9 @@ class TwinRobot:
     def read(self) -> Observation:
         """Return the newest reading. Raises RobotGone when the twin does not answer."""
         held, self._held = self._held, None
-        return held if held is not None else self._observe("read")
+        reading = held if held is not None else self._observe("read")
+        self._seen = reading.episode
+        return reading
 
     def write(self, command: np.ndarray) -> None:
         """Send one command (Da,); in lock-step the world steps. Raises RobotGone.
@@ -103,8 +107,8 @@ class TwinRobot:
         self._command("clear", {})
 
     def reset(self) -> None:
-        """Give up the present episode and begin the next. Raises RobotGone."""
-        self._command("reset", {})
+        """Give up the episode that was read last and begin the next, unless that has begun by itself. Raises RobotGone."""
+        self._command("reset", {}, self._seen)
 
     def report(self) -> list[dict[str, Any]]:
         """Return the twin's own record of the finished episodes: index, seed, success, length, score, repeated, silent."""
@@ -121,9 +125,10 @@ class TwinRobot:
             self._session = 0
         self._context.destroy(linger=100)
 
-    def _command(self, kind: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def _command(self, kind: str, arrays: Mapping[str, np.ndarray], episode: int | None = None) -> None:
         """In lock-step wait for the world's step; in real time only send, a refusal comes with the next reading."""
-        meta = {} if self._episode is None else {"episode": self._episode}
+        meant = self._episode if episode is None else episode
+        meta = {} if meant is None else {"episode": meant}
         if self.info.lockstep:
             self._held = self._observe(kind, arrays, meta)
         else:

@@ -24,6 +24,7 @@ import zmq
 from policies.config import Config
 from policies.spec import InputError, Spec
 from real.child import announced, environment, module_command
+from real.context import LinkContext
 from real.robot import RobotInfo
 from real.teleop.source import EVENTS, Input, Status
 
@@ -92,7 +93,7 @@ class PageSource:
         self._clock_ns = clock_ns
         self._input, self._proven_ns, self._seen, self._events = Input(), 0, 0, ()
         self._folder = tempfile.TemporaryDirectory(prefix="robopolicy-page-", ignore_cleanup_errors=True)
-        self._context = zmq.Context()
+        self._context = LinkContext()
         self._link = self._context.socket(zmq.PAIR)
         for option, value in ((zmq.SNDHWM, 64), (zmq.RCVHWM, 256), (zmq.LINGER, 0), (zmq.MAXMSGSIZE, 1 << 16)):
             self._link.setsockopt(option, value)

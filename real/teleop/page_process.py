@@ -25,6 +25,7 @@ import zmq
 
 from policies.spec import InputError
 from real.addresses import is_loopback
+from real.context import LinkContext
 from real.page_operator import Requests
 from real.teleop.page_http import Gate
 from real.teleop.page_input import Controls
@@ -49,7 +50,7 @@ class Page:
         self._latch = ""
         self._asking: dict[str, asyncio.Future[str]] = {}
         self._workers = ThreadPoolExecutor(4, "page request")  # a stop waits for no hold
-        self._context = zmq.Context()
+        self._context = LinkContext()
         self._link = self._context.socket(zmq.PAIR)
         for option, value in ((zmq.SNDHWM, 64), (zmq.RCVHWM, 256), (zmq.LINGER, 0), (zmq.MAXMSGSIZE, 1 << 20)):
             self._link.setsockopt(option, value)

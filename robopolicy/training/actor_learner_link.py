@@ -12,6 +12,7 @@ from pathlib import Path
 import zmq
 
 from policies.spec import InputError
+from real.context import LinkContext
 from real.keys import ClientKeys, handshake_failure
 from real.wire import Message, WireError, checked_connect, configure, decode, receive, require_loopback, send
 from robopolicy.training.actor_learner_spool import Spool
@@ -67,7 +68,7 @@ class Link:
         require_loopback(address, self._keys is not None)
         self._limits, self._process = layout.limits(), uuid.uuid4().hex
         self.heard, self._weights, self._have = Heard(), None, 0
-        self._context, self._socket = zmq.Context(), None
+        self._context, self._socket = LinkContext(), None
         self._session = self._taken = self._cursor = 0
         self._last = time.monotonic()
         self._silent, self._beat_at, self._moved_at, self._greet_at = False, 0.0, 0.0, 0.0

@@ -139,7 +139,7 @@ class TwinServer:
         elif message.kind == "clear":
             self._stopped = False
         elif message.kind == "reset":
-            if world.ended or world.command is not None:  # else the next has begun by itself, and nothing has moved in it
+            if message.meta.get("episode", world.record.seed) == world.record.seed:  # else the next has begun by itself
                 world.ended = world.delivered = True
                 world.write(None, now)
         elif message.kind != "read":

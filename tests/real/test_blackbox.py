@@ -368,6 +368,15 @@ def test_what_cannot_be_encoded_is_counted(tmp_path, keep):
     assert told[-1] == {"lost_on_the_way": 0, "lost_on_disk": 0, "malformed": recorder.malformed}
 
 
+def test_what_the_disk_refused_last_is_on_record_though_nobody_speaks_any_more(tmp_path, keep):
+    telemetry = keep(Telemetry())
+    recorder = Recorder(telemetry.address, tmp_path / "box", say=lambda line: None)
+    recorder.take(Record("tick", 1, 1, 10**9, 10, {"n": 0}))
+    recorder.ring.lost += 7  # what a disk that was full until now has refused
+    recorder.close()
+    assert describe(tmp_path / "box").lost_before == 7
+
+
 def test_a_recorder_that_ends_before_its_run_is_told_of_once(tmp_path, keep):
     telemetry, said = keep(Telemetry()), []
     process = start(telemetry.address, tmp_path / "box")

@@ -158,7 +158,7 @@ def test_no_server_is_one_line(connect):
     with pytest.raises(InputError, match=r"no answer within 0.2 s; start one with: robopolicy serve") as caught:
         connect("tcp://127.0.0.1:9", connect_s=0.2)
     assert "\n" not in str(caught.value)
-    for address, text in (("nonsense", "only loopback"), ("tcp://192.168.1.2:5555", "only loopback"), ("tcp://127.0.0.1:port", "is not one")):
+    for address, text in (("nonsense", "only loopback"), ("tcp://192.168.1.2:5555", "only loopback"), ("tcp://127.0.0.1:port", "expected a port up to 65535")):
         with pytest.raises(InputError, match=text):
             connect(address)
 

@@ -201,6 +201,9 @@ def test_reset_and_report_cross(tmp_path, latch, background):
     handle.reset()
     reading = handle.read(5.0)
     assert reading.episode == first.episode + 1, "no reading of the episode before"
+    handle.reset()
+    handle.reset()  # late: what it gives up is over
+    assert handle.read(5.0).episode == first.episode + 2
     assert np.allclose(reading.reference.position, 0.01, atol=1e-6), "motion begins where the new episode does"
     report = handle.report()
     assert report["robot"] and report["work_ms"]["count"] > 0 and report["leases"] == 1
