@@ -61,6 +61,7 @@ class PolicyClient:
         ranges: where its training data lay, as the server says; None: it does not know.
         sessions: sessions opened so far.
         late_replies: replies that came too late, out of order or from another session; none was returned.
+        malformed_replies: messages that were none.
         shared, sent: requests whose images crossed in shared memory, and all others.
 
     Raises:
@@ -79,7 +80,7 @@ class PolicyClient:
         keys: str | Path | None = None, shared_memory: bool = True,
     ) -> None:  # fmt: skip
         self.address, self.streams, self.timeout_s = address, streams, timeout_s
-        self.sessions = self.late_replies = self.shared = self.sent = 0
+        self.sessions = self.late_replies = self.malformed_replies = self.shared = self.sent = 0
         self._keys = None if keys is None else ClientKeys(keys)
         self._memory: Segment | None = None  # offered to the server of this session
         self._share = shared_memory and is_loopback(address)
@@ -277,6 +278,7 @@ class PolicyClient:
                 else:
                     self.late_replies += 1
             except WireError as error:
+                self.malformed_replies += 1
                 if self._pending is not None:
                     self._lose()
                     raise RequestFailed("error", f"{self.address} sent a malformed message: {error}") from error

@@ -180,7 +180,8 @@ class Runtime:
         policy, chunks, summary = self.plans.policy, self.plans.chunks, self.summary
         policy.abandon()
         self.states.enter("idle")
-        summary.late_replies, summary.sessions = getattr(policy, "late_replies", 0), getattr(policy, "sessions", 0)
+        for count in ("late_replies", "malformed_replies", "sessions"):
+            setattr(summary, count, getattr(policy, count, 0))
         summary.late_chunks, summary.dropped_actions = chunks.late_chunks, chunks.dropped_actions
         if not summary.ended.startswith("robot gone"):
             try:

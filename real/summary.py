@@ -55,6 +55,7 @@ class Summary:
         late_chunks: Plans that came only after the one before had run out.
         dropped_actions: Actions of plans that the plan before had already covered.
         late_replies: Replies that came too late, out of order or from another session; none was executed.
+        malformed_replies: Messages of the policy server that were none.
         sessions: Sessions opened with the policy server.
         actions: Commands sent from a plan.
         holds: Cause -> ticks in which the robot was held.
@@ -84,6 +85,7 @@ class Summary:
     late_chunks: int = 0
     dropped_actions: int = 0
     late_replies: int = 0
+    malformed_replies: int = 0
     sessions: int = 0
     actions: int = 0
     holds: Counter[str] = field(default_factory=Counter)

@@ -75,6 +75,7 @@ def train(recipe: Recipe, progress: bool = True, resume: Literal["auto", "never"
     with fixed_arithmetic(recipe.training.threads or os.cpu_count() or 1), contextlib.closing(folder):
         accelerator = _accelerator(recipe, note)
         note = note if accelerator.is_main_process else _silent
+        folder.require_place()
         if resume == "auto":
             folder.check(recipe)
             found = newest_state(folder, _silent)

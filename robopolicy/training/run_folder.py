@@ -44,6 +44,13 @@ class RunFolder:
         self._lock: int | None = None
         self._begun = False  # whether this object wrote recipe.yaml
 
+    def require_place(self) -> None:
+        """Refuse a place where the folder cannot be made, before anything is collected for it. Raises InputError."""
+        place = next((p for p in self.path.absolute().parents if p.exists()), Path("/"))
+        place = self.path if self.path.is_dir() else place
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(f"output {self.path}: cannot be written: {place} is {'read-only for you' if place.is_dir() else 'no folder'}")
+
     def check(self, recipe: Experiment) -> None:
         """Refuse a folder that holds something else, or a run with another recipe. Raises InputError."""
         if self.recipe_file.is_file():

@@ -213,6 +213,7 @@ def opened(
         closing.callback(folder.close)
         closing.enter_context(fixed_arithmetic())
         found = None
+        folder.require_place()
         if resume == "auto":
             recipe = with_saved_threads(recipe, folder)
             folder.check(recipe)

@@ -110,13 +110,19 @@ def test_the_client_judges_lateness_by_its_own_clock(fake, connect):
     assert caught.value.cause == "late" and client.late_replies == 1
 
 
-def test_malformed_replies_fail_the_request(fake, connect):
+def test_malformed_replies_fail_the_request_and_are_counted_without_one(fake, connect):
     client, identity, _ = connected(fake, connect)
+    until = time.monotonic() + 5
+    fake.socket.send_multipart([identity, b"\xc1 what is this"])
+    while not client.malformed_replies and time.monotonic() < until:
+        assert client.poll(0.05) is None
+    assert client.malformed_replies == 1 and client.connected
     client.request(observation(client), client.initial_state(1), np.array([1]), budget_s=5)
     fake.take()
     fake.socket.send_multipart([identity, b"\xc1 what is this"])
     with pytest.raises(RequestFailed, match="malformed"):
         client.poll(5)
+    assert client.malformed_replies == 2
 
 
 def test_a_plan_whose_numbers_do_not_fit_fails_its_request(fake, connect):

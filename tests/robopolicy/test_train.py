@@ -286,9 +286,12 @@ def test_products_in_bfloat16_on_a_processor(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    """Before anything is collected for it."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        train(recipe(tmp_path / "file" / "run"), progress=False)
+    wanted = recipe(tmp_path / "file" / "run", data={"path": str(tmp_path / "set"), "collect": 3})
+    with pytest.raises(InputError, match=r"cannot be written: .*file is no folder"):
+        train(wanted, progress=False)
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_kept_checkpoint_is_the_newest_by_number(tmp_path):
