@@ -95,7 +95,7 @@ class Recorder:
     def _tell_losses(self) -> None:
         """Put on record what was lost since that was last done, unless the disk refuses."""
         losses = (self.subscription.lost, self.ring.lost, self.subscription.malformed + self.malformed)
-        if losses != self._told and self._at and not self.ring.full:
+        if losses != self._told and self._at and not self.ring.refused:
             self._told = losses
             values: dict[str, Any] = {"lost_on_the_way": losses[0], "lost_on_disk": losses[1], "malformed": losses[2]}
             self.ring.add(self._encoder.json_channel("/recorder", values), self._at, [json_bytes(values)])

@@ -24,7 +24,7 @@ from real.mcap import Channel, McapWriter, time_span
 
 _NAME = re.compile(r"segment-(\d{6,})\.mcap")
 _CHUNK_BYTES = 4 << 20
-_SETTLED = 10  # chunks without a refusal, before it is said that the disk takes again
+_SETTLED, _ROOM = 10, 2 * _CHUNK_BYTES  # chunks without a refusal, and free bytes, before it is said that the disk takes again
 _RETRY_S = 1.0  # between two attempts on a disk that refused
 
 _Waiting = tuple[Channel, int, list[Any], int]  # what McapWriter.add takes
@@ -73,7 +73,8 @@ class Ring:
     Attributes:
         lost: Messages that the disk refused.
         written: Messages on the disk, of this ring's own writing.
-        full: Why the disk refuses at present; empty: it does not.
+        full: Why the disk refuses; empty: it does not. A ring that lives on what its oldest segments give up is on a full disk still.
+        refused: Whether the disk refused what was to be written last.
 
     Raises:
         InputError: when the folder cannot be used, or another recorder uses it.
@@ -82,7 +83,7 @@ class Ring:
     def __init__(self, folder: Path, limits: RingLimits, say: Callable[[str], None] = print, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder, self.limits, self._say, self._clock = folder, limits, say, clock
         self.lost = self.written = 0
-        self.full = ""
+        self.full, self.refused = "", False
         self._lock = _locked(folder)
         self._writer: McapWriter | None = None
         self._waiting: list[_Waiting] = []
@@ -116,11 +117,13 @@ class Ring:
         """Write what waits as one chunk, end the segment when it is long enough, and delete what is over the limits."""
         self._flushed_at = self._clock()
         messages, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        if messages and self._write(messages):
-            self.written += len(messages)
-            self._fits_again()
-        else:
-            self.lost += len(messages)
+        if messages:
+            self.refused = not self._write(messages)
+            if self.refused:
+                self.lost += len(messages)
+            else:
+                self.written += len(messages)
+                self._fits_again()
         if self._writer is not None and (self._clock() - self._opened_at >= self.limits.segment_s or self._writer.size >= self._segment_bytes):
             self._finish_segment()
         self._prune()
@@ -194,7 +197,8 @@ class Ring:
             self._say(f"black box: {self.folder}: {self.full}; what does not fit is dropped and counted")
 
     def _fits_again(self) -> None:
-        if self.full and self._clock() - self._refused_at >= _SETTLED * self.limits.flush_s:
+        settled = self._clock() - self._refused_at >= _SETTLED * self.limits.flush_s
+        if self.full and settled and _free_bytes(self.folder) >= _ROOM:
             self._say(f"black box: {self.folder}: recording again, {self.lost - self._lost_before} messages did not fit")
             self.full = ""
 
@@ -213,6 +217,14 @@ class Ring:
             if size + sum(entry[1] for entry in self._old) <= self.limits.max_bytes and newer < 60 * self.limits.minutes:
                 return
             self._drop_oldest()
+
+
+def _free_bytes(folder: Path) -> int:
+    try:
+        found = os.statvfs(folder)
+    except OSError:  # somebody has deleted it
+        return 0
+    return found.f_bavail * found.f_frsize
 
 
 def _seconds(path: Path) -> float:

@@ -141,16 +141,14 @@ class Task:
     Attributes:
         item: What is worked off.
         worker: Which worker has it.
-        life: Of that worker, when it got it.
-        tries: How often it was given out.
         place: Where Ray keeps the result.
+        deaths: Workers that died over it.
     """
 
     item: Any
     worker: int
-    life: int
-    tries: int
     place: Any
+    deaths: int = 0
 
 
 class Cluster:
@@ -209,14 +207,13 @@ class Pool:
         self._ray, self._begin, self.size = ray, begin, max(1, size)
         self._class = ray.remote(num_cpus=1, max_restarts=0)(_Worker)
         self._workers = [self._class.remote(begin) for _ in range(self.size)]
-        self._lives = [0] * self.size
-        self._given = [0] * self.size  # items that are on their way, per worker
+        self._queues: list[list[Task]] = [[] for _ in range(self.size)]  # what every worker has been given and is not fetched, in its order
 
     def submit(self, item: Any) -> Task:
         """Give ``item`` to the worker that has the fewest."""
-        worker = min(range(self.size), key=self._given.__getitem__)
-        self._given[worker] += 1
-        return Task(item, worker, self._lives[worker], 1, self._workers[worker].work.remote(item))
+        worker = min(range(self.size), key=lambda index: len(self._queues[index]))
+        self._queues[worker].append(Task(item, worker, self._workers[worker].work.remote(item)))
+        return self._queues[worker][-1]
 
     def ready(self, running: dict[int, Task]) -> list[int]:
         """Wait until one of ``running`` is done (or its worker is dead), and return which ones are."""
@@ -236,11 +233,12 @@ class Pool:
                 kind, value = self._ray.get(task.place)
                 break
             except (self._ray.exceptions.RayActorError, self._ray.exceptions.WorkerCrashedError) as error:
-                if task.tries == _TRIES:
-                    self._given[task.worker] -= 1
+                if task.deaths < _TRIES:
+                    self._replace(task.worker)
+                if task.deaths == _TRIES:
+                    self._queues[task.worker].remove(task)
                     raise WorkerDied(f"a worker on the Ray cluster died twice (out of memory?) over {_short(task.item)}") from error
-                self._replace(task)
-        self._given[task.worker] -= 1
+        self._queues[task.worker].remove(task)
         if kind == "input":
             raise InputError(value)
         if kind == "failed":
@@ -252,13 +250,21 @@ class Pool:
         for worker in self._workers:
             self._ray.kill(worker)
 
-    def _replace(self, task: Task) -> None:
-        """Give the item of a dead worker to the one that takes its place."""
-        if self._lives[task.worker] == task.life:
-            self._workers[task.worker] = self._class.remote(self._begin)
-            self._lives[task.worker] += 1
-        task.life, task.tries = self._lives[task.worker], task.tries + 1
-        task.place = self._workers[task.worker].work.remote(task.item)
+    def _replace(self, worker: int) -> None:
+        """Begin another worker in place of one that has died, and give it what that left; only what that was at counts as tried."""
+        left = [task for task in self._queues[worker] if task.deaths < _TRIES and not self._is_done(task)]
+        left[0].deaths += 1
+        self._workers[worker] = self._class.remote(self._begin)
+        for task in left:
+            if task.deaths < _TRIES:
+                task.place = self._workers[worker].work.remote(task.item)
+
+    def _is_done(self, task: Task) -> bool:
+        try:
+            self._ray.get(task.place, timeout=0)
+        except (self._ray.exceptions.RayError, TimeoutError):
+            return False
+        return True
 
 
 class _Worker:

@@ -111,6 +111,15 @@ def test_an_item_that_kills_its_workers_can_cost_the_others_nothing(cluster: Clu
     assert sorted(found) == [0, 1] and all("ValueError: broken" in value for value in found.values())
 
 
+def test_what_waits_behind_an_item_that_kills_its_worker_is_not_blamed(cluster: Cluster, tmp_path: Path) -> None:
+    with cluster.pool(functools.partial(mortal, str(tmp_path), 9), 1) as pool:
+        tasks = [pool.submit(item) for item in (0, 1, 2, 3)]
+        assert [pool.result(task) for task in (tasks[3], tasks[2], tasks[0])] == [3, 2, 0]
+        with pytest.raises(WorkerDied, match="died twice .* over 1"):
+            pool.result(tasks[1])
+        assert pool.result(pool.submit(5)) == 5
+
+
 def test_what_a_worker_says_arrives_in_one_line(cluster: Cluster) -> None:
     with pytest.raises(InputError, match=r"^bad input$"):
         list(cluster.each(functools.partial(failing, "input"), [0]))
