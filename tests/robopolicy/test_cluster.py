@@ -115,7 +115,7 @@ def test_what_waits_behind_an_item_that_kills_its_worker_is_not_blamed(cluster: 
     with cluster.pool(functools.partial(mortal, str(tmp_path), 9), 1) as pool:
         tasks = [pool.submit(item) for item in (0, 1, 2, 3)]
         assert [pool.result(task) for task in (tasks[3], tasks[2], tasks[0])] == [3, 2, 0]
-        with pytest.raises(WorkerDied, match="died twice .* over 1"):
+        with pytest.raises(WorkerDied, match=r"died twice .* over 1"):
             pool.result(tasks[1])
         assert pool.result(pool.submit(5)) == 5
 
