@@ -137,10 +137,12 @@ def test_anyone_may_hold_the_robot_and_only_its_source_lets_it_go(shared):
             reading = handle.read()
         assert (reading.drive_state, reading.cause) == ("holding", "held: by the page")
         handle.resume()
-        for _ in range(50):
+        until = time.monotonic() + 30
+        while reading.drive_state != "active":  # on a busy machine a command may come too late for its tick
+            assert time.monotonic() < until, reading.cause
             handle.write(at.position, at)
             reading = handle.read()
-        assert reading.drive_state == "active" and handle.report()["robot"] == []
+        assert handle.report()["robot"] == []
 
 
 def test_hostile_bytes_cost_the_sender_an_error_and_nothing_else(shared):
