@@ -73,10 +73,12 @@ demo: setup ## collect, train, evaluate, serve, drive, report
 	@$(BIN)/robopolicy demo $(ARGS)
 
 # Tests are spread over the cores; those that ask whether several processes keep their time run alone after them.
+# One that hangs for ten minutes ends its process, which says where; soaks may take longer.
+HANGS = -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 test: setup ## the tests that take seconds
 ifeq ($(strip $(ARGS)),)
-	@status=0; $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore tests/faults || status=1; \
-	$(BIN)/python -m pytest tests/faults || status=1; exit $$status
+	@status=0; $(BIN)/python -m pytest $(HANGS) -n $(WORKERS) --dist worksteal --ignore tests/faults || status=1; \
+	$(BIN)/python -m pytest $(HANGS) tests/faults || status=1; exit $$status
 else
 	@$(BIN)/python -m pytest $(ARGS)
 endif

@@ -90,7 +90,6 @@ class Recorder:
             self._write(self._info)
         self._write(record)
         self._at = min(max(record.stamp_ns + self._encoder.offset_ns, 0), _LATEST_NS)  # a run may claim any offset
-        self._tell_losses()
 
     def _tell_losses(self) -> None:
         """Put on record what was lost since that was last done, unless the disk refuses."""
