@@ -13,6 +13,7 @@ import fcntl
 import os
 import re
 import resource
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -221,10 +222,9 @@ class Ring:
 
 def _free_bytes(folder: Path) -> int:
     try:
-        found = os.statvfs(folder)
+        return shutil.disk_usage(folder).free
     except OSError:  # somebody has deleted it
         return 0
-    return found.f_bavail * found.f_frsize
 
 
 def _seconds(path: Path) -> float:
