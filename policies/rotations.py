@@ -136,6 +136,18 @@ def convert(rotation: torch.Tensor, source: str, target: str) -> torch.Tensor:
     return from_matrix(to_matrix(rotation, source), target)
 
 
+def mean(rotations: torch.Tensor, weight: torch.Tensor, kind: str) -> torch.Tensor:
+    """Return the weighted means (..., SIZES[kind]) of ``rotations`` (..., N, SIZES[kind]) with ``weight`` (..., N), not negative.
+
+    The largest eigenvector of sum_i w_i q_i q_i^T (Markley et al. 2007, "Averaging Quaternions"): q and -q are one rotation, and
+    turns of pi and -pi about an axis are, which a mean of the numbers takes for opposites. Raises InputError as :func:`to_matrix`.
+    """
+    quaternion = matrix_to_quaternion(to_matrix(rotations, kind))
+    outer = quaternion[..., :, None] * quaternion[..., None, :]
+    q = torch.linalg.eigh((weight[..., None, None] * outer).sum(-3)).eigenvectors[..., -1]
+    return from_matrix(quaternion_to_matrix(q), kind)
+
+
 def _require(kind: str) -> None:
     if kind not in SIZES:
         raise InputError(f"rotation representation {kind!r} is unknown{suggest(kind, SIZES)}")

@@ -6,6 +6,8 @@ agree; where they belong to different modes the mean belongs to none, which a me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pydantic
 import torch
 
@@ -15,6 +17,8 @@ from policies.config import Config
 from policies.learnt import Batch
 from policies.noise import Noise
 from policies.realtime.method import ExecutionMethod
+from policies.rotations import SIZES
+from policies.rotations import mean as rotation_mean
 from policies.spec import InputError
 
 
@@ -30,7 +34,8 @@ class Ensemble(ExecutionMethod):
 
     The state is a ring of the last plans, ``plans`` (B, R, Tp', Da) in robot units, each from the step on that it was made
     at (Tp' = Tp - To + 1 steps), and ``ages`` (B, R) int64, the control steps since; -1 where there is none. R = Tp' plans
-    are all that can reach a step when there is one at every step. Means are taken in robot units, element by element.
+    are all that can reach a step when there is one at every step. Means are taken in robot units, element by element but for
+    rotations, whose mean is a rotation (:func:`policies.rotations.mean`).
     ``plan.info["plans"]`` is how many plans the first action is the mean of.
 
     Args:
@@ -48,6 +53,8 @@ class Ensemble(ExecutionMethod):
         super().__init__(config, policy)
         self.reach = policy.horizon - policy.n_obs_steps + 1  # Tp'
         self.n_action_steps = config.n_action_steps
+        action = policy.spec.action
+        self.rotations = [(action.slices[name], field.kind) for name, field in action.fields.items() if field.kind in SIZES]
         if config.n_action_steps > self.reach:
             raise InputError(f"method ensemble: n_action_steps {config.n_action_steps}: expected at most {self.reach}, what a plan has from the present on")
 
@@ -64,7 +71,7 @@ class Ensemble(ExecutionMethod):
         chunk, calls = self.policy.generate(self.policy.condition(obs, noise), noise)
         newest = self.policy.decode(chunk, obs)[:, self.n_obs_steps - 1 :]
         state = remembered(state, newest, self.elapsed(execution, len(newest)))
-        actions, counts = averaged(state, self.n_action_steps, self.config.m)
+        actions, counts = averaged(state, self.n_action_steps, self.config.m, self.rotations)
         return Plan(actions, {"network_calls": chunk.new_full((len(chunk),), calls), "plans": counts[:, 0].to(chunk.dtype)}), state
 
 
@@ -79,8 +86,11 @@ def remembered(state: State, newest: torch.Tensor, elapsed: torch.Tensor) -> Sta
     return {"plans": plans, "ages": torch.where(taken, 0, ages)}
 
 
-def averaged(state: State, count: int, m: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weighted means (B, count, Da) for the next ``count`` steps and of how many plans each is (B, count) int64."""
+def averaged(state: State, count: int, m: float, rotations: Sequence[tuple[slice, str]] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weighted means (B, count, Da) for the next ``count`` steps and of how many plans each is (B, count) int64.
+
+    ``rotations``: where in an action a rotation lies, and its representation.
+    """
     plans, ages = state["plans"], state["ages"]
     steps = ages[..., None] + torch.arange(count, device=ages.device)  # row of each plan for each coming step (B, R, count)
     reaches = (ages[..., None] >= 0) & (steps < plans.shape[2])
@@ -89,4 +99,6 @@ def averaged(state: State, count: int, m: float) -> tuple[torch.Tensor, torch.Te
     index = steps.clamp(0, plans.shape[2] - 1)[..., None].expand(*steps.shape, plans.shape[3])
     said = plans.gather(2, index)
     mean = (weight[..., None] * said).sum(1) / weight.sum(1)[..., None]
+    for where, kind in rotations:
+        mean[..., where] = rotation_mean(said[..., where].transpose(1, 2), weight.transpose(1, 2), kind)
     return mean, reaches.sum(1)

@@ -114,3 +114,17 @@ def test_unknown_kinds_and_sizes_are_named():
         rotations.to_matrix(torch.zeros(6), "rotation6d")
     with pytest.raises(InputError, match="has 4 numbers, found 3"):
         rotations.to_matrix(torch.zeros(3), "rotation_quaternion")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_mean_is_that_of_scipy_and_sees_that_turns_of_pi_and_minus_pi_are_one(kind):
+    random = np.random.default_rng(1)
+    truth = Rotation.from_rotvec(random.normal(size=(40, 1, 3)) + 0.4 * random.normal(size=(40, 5, 3)))
+    weight = random.uniform(size=(40, 5)) + 0.01
+    found = rotations.mean(torch.from_numpy(from_scipy(truth, kind)), torch.from_numpy(weight), kind)
+    expected = Rotation.concatenate([truth[i].mean(weight[i]) for i in range(40)])
+    assert angle_between(rotations.to_matrix(found, kind), expected.as_matrix()) < 1e-7
+
+    around = Rotation.from_rotvec([[3.1, 0.0, 0.0], [-3.1, 0.0, 0.0]])  # 0.083 rad apart: the mean of the numbers would be no turn at all
+    found = rotations.mean(torch.from_numpy(from_scipy(around, kind)), torch.ones(2, dtype=torch.float64), kind)
+    assert Rotation.from_matrix(rotations.to_matrix(found, kind).numpy()).magnitude() == pytest.approx(np.pi, abs=1e-9)

@@ -14,7 +14,7 @@ from policies.base import Execution
 from policies.noise import Noise, row_keys
 from policies.realtime.ensemble import Ensemble, EnsembleConfig, averaged, remembered
 from policies.realtime.rti import Rti, RtiConfig
-from policies.spec import InputError
+from policies.spec import ActionSpec, Field, InputError, Spec
 from tests.oracles.mixture import two_modes
 from tests.oracles.policy import oracle_policy
 from tests.policies.toy import STATE, build, observation, random_batch
@@ -34,6 +34,25 @@ def test_weights_by_hand() -> None:
     assert mean.flatten().tolist() == pytest.approx([now, following, 9.0], rel=1e-6) and counts.tolist() == [[3, 2, 1]]
     state = remembered(state, torch.tensor([[[5.0], [6.0], [4.0]]]), torch.tensor([1]))
     assert averaged(state, 1, 0.5)[0].item() == pytest.approx((w[0] * 3 + w[1] * 8 + w[2] * 5) / sum(w), rel=1e-6)  # the first plan is forgotten
+
+
+def test_the_mean_of_rotations_is_a_rotation_of_every_arm() -> None:
+    fields = {
+        "a": Field((3,), kind="rotation_axis_angle"),
+        "x": Field((1,), kind="position"),
+        "b": Field((4,), kind="rotation_quaternion"),
+    }
+    spec = Spec(STATE.observation, ActionSpec(fields))
+    batch = {**random_batch(STATE, 2), "action": torch.randn(2, 16, 8)}
+    ensemble = Ensemble(EnsembleConfig(m=0.0), build("regression", spec, batch))
+    half = math.sqrt(0.5)
+    state = ensemble.initial_state(1)
+    for turn in (3.1, -3.1):  # 0.083 rad apart, and a quarter turn with both signs
+        plan = torch.tensor([turn, 0, 0, turn, *(math.copysign(half, turn) * torch.tensor([1.0, 0, 0, 1]))]).expand(1, ensemble.reach, 8)
+        state = remembered(state, plan, torch.tensor([1]))
+    mean = averaged(state, 1, 0.0, ensemble.rotations)[0].flatten()
+    assert mean[:3].norm().item() == pytest.approx(math.pi, abs=1e-3) and mean[3].item() == pytest.approx(0.0, abs=1e-6)
+    assert mean[4:].tolist() == pytest.approx([half, 0, 0, half], abs=1e-6)
 
 
 class Reference:
