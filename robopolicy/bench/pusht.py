@@ -67,11 +67,9 @@ def run(quick: bool, seeds: int | None = None, only: str | None = None, folder: 
 
 def measure(folder: Path, size: Size, only: str | None = None, policies: Sequence[str] = POLICIES, progress: bool = True) -> Result:
     """Return success, coverage and score of every policy and execution, over checkpoints, states and training seeds."""
-    demonstrations = Cell("demonstrations", f"{_HERE}:collected", {"folder": str(folder), "episodes": size.demonstrations}, seconds=150)
+    demonstrations = demonstrations_cell(folder, size)
     runs = [(policy, seed) for seed in range(size.seeds) for policy in policies]
-    trained = {
-        each: _cell("training", "trained", folder, size, *each, {"overrides": list(size.overrides), "demonstrations": size.demonstrations}) for each in runs
-    }
+    trained = {each: training_cell(folder, size, *each) for each in runs}
     generative = [each for each in runs if each[0] != "regression"]
     chosen = {each: _cell("RTI level", "level", folder, size, *each, {"levels": list(size.levels), "states": size.selection}, 400) for each in generative}
     before = [demonstrations, *trained.values(), *chosen.values()]
@@ -81,13 +79,12 @@ def measure(folder: Path, size: Size, only: str | None = None, policies: Sequenc
     evaluated: dict[tuple[str, str], list[Cell]] = {}
     for policy, seed in runs:
         for method in _methods(policy, levels.get(policy, [])) if first.get(trained[policy, seed]) else []:
-            settings = {"method": method, "states": size.states, "checkpoints": size.checkpoints, "selection": size.selection, "tried": len(size.levels)}
-            evaluated.setdefault((policy, method.partition(":")[0]), []).append(_cell("evaluation", "evaluated", folder, size, policy, seed, settings, 300))
+            evaluated.setdefault((policy, method.partition(":")[0]), []).append(evaluation_cell(folder, size, policy, seed, method))
     every = [cell for group in evaluated.values() for cell in group]
     second = run_cells(every, folder, progress, only, [*(cell.name for cell in before), *names]) if every else Cells({}, [])
     result = Result(missing=[*first.failed, *second.failed])
     for (policy, method), group in evaluated.items():
-        _rows(result, policy if method == "none" else f"{policy} + RTI, {STEPS} calls", [row for cell in group if (row := second.get(cell))], size)
+        add_rows(result, policy if method == "none" else f"{policy} + RTI, {STEPS} calls", [row for cell in group if (row := second.get(cell))], size)
     seconds = {f"{policy} seed {seed}": round(found["seconds"]) for (policy, seed), cell in trained.items() if (found := first.get(cell))}
     result.notes += [
         f"level of RTI, one for all training seeds, chosen on {size.selection} selection states: {levels}",
@@ -109,13 +106,29 @@ def _methods(policy: str, levels: Sequence[int]) -> list[str]:
     return ["none", *(f"rti:level={level},steps={STEPS}" for level in levels if policy != "regression")]
 
 
+def demonstrations_cell(folder: Path, size: Size) -> Cell:
+    """Return what collects the planner's demonstrations, once for all policies."""
+    return Cell("demonstrations", f"{_HERE}:collected", {"folder": str(folder), "episodes": size.demonstrations}, seconds=150)
+
+
+def training_cell(folder: Path, size: Size, policy: str, seed: int) -> Cell:
+    """Return what trains one policy."""
+    return _cell("training", "trained", folder, size, policy, seed, {"overrides": list(size.overrides), "demonstrations": size.demonstrations})
+
+
+def evaluation_cell(folder: Path, size: Size, policy: str, seed: int, method: str) -> Cell:
+    """Return what evaluates its last checkpoints, executed by ``method``."""
+    settings = {"method": method, "states": size.states, "checkpoints": size.checkpoints, "selection": size.selection, "tried": len(size.levels)}
+    return _cell("evaluation", "evaluated", folder, size, policy, seed, settings, 300)
+
+
 def _cell(what: str, function: str, folder: Path, size: Size, policy: str, seed: int, more: dict[str, Any], seconds: float = 1300) -> Cell:
     settings = {"folder": str(folder), "policy": policy, "seed": seed, "limit": size.limit, **more}
     how = f" {more['method']}" if "method" in more else ""
     return Cell(f"{policy} seed {seed} {what}{how}", f"{_HERE}:{function}", settings, seconds=seconds)
 
 
-def _rows(result: Result, name: str, rows: Sequence[dict[str, Any]], size: Size) -> None:
+def add_rows(result: Result, name: str, rows: Sequence[dict[str, Any]], size: Size) -> None:
     """Add one execution of one policy: mean over its training seeds, checkpoints and states, and a note with the intervals."""
     if not rows:
         return

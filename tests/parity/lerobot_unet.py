@@ -3,7 +3,9 @@
 Usage::
 
     python tests/parity/lerobot_unet.py parity                      outputs of both for the same weights and inputs
+    python tests/parity/lerobot_unet.py peer                        the policy as a peer of ours: plans as by its own ``select_action``
     python tests/parity/lerobot_unet.py bench [--quick] [--json F]  the U-Net's part of ``robopolicy bench latency``
+    python tests/parity/lerobot_unet.py pusht [...]                 ``robopolicy bench lerobot [...]``
 
 The environment is that of ``lerobot_reader.py`` with what LeRobot's policies import besides. Exit code 3: the packages
 could not be installed.
@@ -14,9 +16,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -62,25 +64,6 @@ def make_environment() -> Path:
     return python
 
 
-def import_lerobot() -> None:
-    """Import LeRobot's diffusion policy; operators of torchvision that do not load here are declared without a body."""
-    import torch
-
-    for _ in range(50):
-        try:
-            import lerobot.policies.diffusion.modeling_diffusion  # noqa: F401
-
-            return
-        except RuntimeError as error:
-            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
-            if missing is None:
-                raise
-            torch.library.define(f"torchvision::{missing[1]}", "(Tensor x) -> Tensor")
-            for name in [n for n in sys.modules if n.partition(".")[0] in ("torchvision", "lerobot")]:
-                del sys.modules[name]
-    raise RuntimeError("torchvision cannot be imported")
-
-
 def parity() -> None:
     """Print the largest difference of the two networks' outputs, for ours as trained and accelerated."""
     import torch
@@ -109,6 +92,48 @@ def parity() -> None:
         sys.exit("the networks differ")
 
 
+def peer() -> None:
+    """Print how far plans of the policy as a peer are from what LeRobot's own loop executes, in robot units; train and judge it in small."""
+    import numpy as np
+    import torch
+    from lerobot.policies.diffusion.processor_diffusion import make_diffusion_pre_post_processors
+
+    from policies.noise import Noise
+    from policies.spec import ActionSpec, Field, ObservationSpec, Spec
+    from robopolicy.bench import lerobot, pusht
+    from robopolicy.bench.lerobot import FEATURES, STATE, LeRobotDiffusion
+    from robopolicy.evaluation import ledger
+
+    random = np.random.default_rng(0)
+    spec = Spec(ObservationSpec({STATE: Field((2,)), FEATURES: Field((16,))}), ActionSpec({"action": Field((2,))}))
+    stats = {name: {"min": random.uniform(-3, -1, size), "max": random.uniform(1, 5, size)} for name, size in ((STATE, 2), (FEATURES, 16), ("action", 2))}
+    torch.manual_seed(0)
+    policy = LeRobotDiffusion(spec, stats, (16, 32), "epsilon")
+    policy.module.eval()
+    tensors = {name: {what: torch.as_tensor(v, dtype=torch.float32) for what, v in values.items()} for name, values in stats.items()}
+    before, after = make_diffusion_pre_post_processors(policy.config, tensors)
+    seen = [{STATE: random.normal(size=2).astype(np.float32), FEATURES: random.normal(size=16).astype(np.float32)} for _ in range(2 * policy.n_action_steps)]
+    worst, plan = 0.0, None
+    for step, now in enumerate(seen):
+        if step % policy.n_action_steps == 0:
+            window = {name: np.stack([seen[max(step - 1, 0)][name], now[name]])[None] for name in now}
+            plan = policy.act(window, {}, Noise(np.array([step])))[0].actions[0]
+            torch.manual_seed(step)
+        executed = after(policy.module.select_action(before({name: torch.from_numpy(value) for name, value in now.items()})))
+        worst = max(worst, float((plan[step % policy.n_action_steps] - executed[0]).abs().max()))
+    print(f"largest difference {worst:.3g}")
+    if not worst < 1e-5:
+        sys.exit("the plans differ")
+    with tempfile.TemporaryDirectory() as folder:
+        pusht.collected(folder, 2, workers=1)
+        found = lerobot.peer(folder, 0, "sample", updates=3, batch_size=4, down_dims=[16, 32], every=1, checkpoints=2, states=2, limit=9, demonstrations=2)
+        rows = list(ledger.read(Path(folder, "evaluations", ledger.FILE)))
+    if np.shape(found["coverage"]) != (2, 2) or found["calls"] != 2 * 2 * 2 * 100:  # two plans of a hundred calls, of two checkpoints on two states
+        sys.exit(f"not what was asked for: {found}")
+    if {row["label"] for row in rows} != {"peer: LeRobot's diffusion (sample)"} or [row["training"]["step"] for row in rows] != [2, 3]:
+        sys.exit(f"not the ledger's rows that were expected: {rows}")
+
+
 def bench(quick: bool, json_file: Path | None) -> None:
     """Run what the benchmark of latency says of the U-Net, beside LeRobot's, and print its table."""
     from rich.console import Console
@@ -131,11 +156,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("parity")
+    commands.add_parser("peer")
     commands.add_parser("setup")
     timing = commands.add_parser("bench")
     timing.add_argument("--quick", action="store_true")
     timing.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    commands.add_parser("pusht", add_help=False)
+    arguments, more = parser.parse_known_args()
+    if more and arguments.command != "pusht":
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     if "ROBOPOLICY_IN_LEROBOT" not in os.environ:
         try:
             python = make_environment()
@@ -148,9 +177,13 @@ def main() -> int:
     if arguments.command == "setup":
         return 0
     sys.path.insert(0, str(ROOT))
+    if arguments.command == "pusht":
+        return subprocess.run([sys.executable, "-m", "robopolicy", "bench", "lerobot", *more], env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
+    from robopolicy.bench.lerobot import import_lerobot
+
     import_lerobot()
-    if arguments.command == "parity":
-        parity()
+    if arguments.command in ("parity", "peer"):
+        {"parity": parity, "peer": peer}[arguments.command]()
     else:
         bench(arguments.quick, arguments.json)
     return 0

@@ -1,4 +1,4 @@
-"""Our U-Net and LeRobot's with the same weights: the same numbers, as trained and accelerated."""
+"""Our U-Net and LeRobot's with the same weights: the same numbers, as trained and accelerated; its policy as a peer on PushT."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.parity import lerobot_unet
 from tests.require import require
 
 
-def test_the_networks_are_the_same():
+@pytest.mark.parametrize(("command", "said"), [("parity", "difference as trained"), ("peer", "largest difference")])
+def test_the_networks_are_the_same_and_so_are_the_plans_of_the_peer(command: str, said: str):
     if not lerobot_unet.is_made():
         require("network")
-    done = subprocess.run([sys.executable, Path(lerobot_unet.__file__), "parity"], capture_output=True, text=True, timeout=900)
+    done = subprocess.run([sys.executable, Path(lerobot_unet.__file__), command], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout
-    assert "difference as trained" in done.stdout
+    assert said in done.stdout

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from policies.spec import InputError
-from robopolicy.bench import cells, pusht
+from robopolicy.bench import cells, lerobot, pusht
 from robopolicy.bench.harness import Result
 from robopolicy.evaluation import ledger
 from robopolicy.recipe import load_recipe
@@ -22,7 +22,7 @@ def test_means_and_intervals_are_those_made_by_hand() -> None:
         {"coverage": [[0.2, 0.4], [0.4, 0.6]], "success": [[0, 0], [0, 1]], "calls": 20.0, "steps": 40},
     ]
     result = Result()
-    pusht._rows(result, "flow", rows, pusht.Size(seeds=2, states=2, checkpoints=2))
+    pusht.add_rows(result, "flow", rows, pusht.Size(seeds=2, states=2, checkpoints=2))
     success, coverage, score, calls = (row.value for row in result.rows)
     assert success == pytest.approx(3 / 8) and calls == 1.0
     assert coverage == pytest.approx((0.975 + 0.5 + 0.3 + 0.5) / 4)
@@ -80,6 +80,26 @@ def test_seeds_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
     for quick, seeds, expected in ((True, 2, 2), (True, None, 1), (False, 2, 2), (False, None, 3)):
         size: Any = pusht.run(quick, seeds=seeds)
         assert size.seeds == expected and size.states == (4 if quick else 50)
+
+
+def test_lerobot_is_measured_beside_ours_where_it_is_installed_and_named_where_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def measured(cell: cells.Cell, folder: Path) -> tuple[dict[str, object], str]:
+        ran.append(cell.name)
+        better = float("LeRobot" not in cell.name)
+        return {"seconds": 2.0, "success": [[better]], "coverage": [[better]], "calls": 100.0, "steps": 8}, ""
+
+    monkeypatch.setattr(cells, "_measure", measured)
+    monkeypatch.setattr(lerobot, "is_installed", lambda: False)
+    alone = lerobot.measure(tmp_path, lerobot.QUICK, progress=False)
+    assert ran == ["demonstrations", "diffusion seed 0 training", "diffusion seed 0 evaluation none"]
+    assert "LeRobot: not installed; python tests/parity/lerobot_unet.py pusht makes" in alone.missing[0] and len(alone.rows) == 4
+    monkeypatch.setattr(lerobot, "is_installed", lambda: True)
+    both = lerobot.measure(tmp_path, lerobot.QUICK, progress=False)
+    assert ran[3:] == ["LeRobot, epsilon, seed 0"] and both.missing == []
+    assert [row.value for row in both.rows if row.name.endswith("success")] == [1.0, 0.0]
+    assert "'LeRobot, epsilon, seed 0': 2" in both.notes[-1]
 
 
 SEED_0 = (("flow", "none"), ("regression", "none"))
