@@ -233,15 +233,15 @@ def _evaluate(contest: Contest, entrant: Entrant, label: str, purpose: Purpose, 
 
 
 def labels(entrants: Sequence[Entrant]) -> list[str]:
-    """Name entrants by policy type, and by run, step or folder where that is not enough to tell them apart."""
+    """Name entrants by policy type, and by run, step or folder where others of this type stand beside them; the expert is one wherever it is called."""
     types = [e.made.label if e.made is not None else _type_of(e.name, e.method) + (f" {e.weights}" if e.weights else "") for e in entrants]
     folders = [Path(e.name if isinstance(e.name, str) else e.name.checkpoints[0]) for e in entrants]
     runs = [folder.resolve().parent.parent.name for folder in folders]
     steps = [folder.name for folder in folders]
     out = []
     for i, kind in enumerate(types):
-        twins = [j for j, other in enumerate(types) if other == kind and j != i]
-        if not twins or entrants[i].made is not None:
+        twins = [j for j, other in enumerate(types) if other == kind and folders[j].resolve() != folders[i].resolve()]
+        if not twins or entrants[i].made is not None or entrants[i].name == EXPERT:
             out.append(kind)
         elif all(runs[j] != runs[i] for j in twins):
             out.append(f"{kind} ({runs[i]})")

@@ -178,6 +178,18 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys: pytest.Capture
         assert expected in error and error.count("\n") == 1, error
 
 
+def test_what_is_compared_with_itself_has_one_name_wherever_it_is_called(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The expert had the name of the folder in which the command was called, in the ledger too."""
+    monkeypatch.chdir(tmp_path)
+    twice = said(tmp_path, "expert", "expert", "--task", "two-route", "--task", "cartpole", "-n", 2, "--out", "e")
+    assert (twice["first"], twice["second"]) == ("expert", "expert")
+    found = said(tmp_path, run, run / "checkpoints" / "step_000060", "-n", 2, "--out", "e")
+    assert (found["first"], found["second"], found["p_value"]) == ("flow", "flow", 1.0)
+    record = next((tmp_path / "e").glob("expert-two-route-*"))
+    assert main(["eval", "expert", "--task", "two-route", "-n", "2", "--compare", str(record), "--out", "e", "--quiet"]) == 0
+    assert {r["label"] for r in ledger.read(tmp_path / "e" / ledger.FILE)} == {"expert", "flow"}
+
+
 def test_a_task_that_is_named_twice_counts_once(tmp_path: Path) -> None:
     found = said(tmp_path, "expert", "expert", "--task", "two-route", "--task", "two_route", "-n", 2, "--out", tmp_path / "e")
     assert (found["n"], found["tasks"]) == (2, 1)
