@@ -17,6 +17,7 @@ from robopolicy.evaluation.paired import Difference
 from robopolicy.evaluation.records import DECIDING
 from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.statistics import compare, holm
+from robopolicy.evaluation.subject import EXPERT
 
 LEVEL = 0.05
 
@@ -196,7 +197,16 @@ def gather(first: str, second: str, settings: Settings) -> tuple[list[Outcomes],
         if made[at] is None and other is not None:
             made[at] = [_beside(name, o, settings) for o in other]
     assert made[0] is not None and made[1] is not None
-    return made[0], made[1]
+    return _told_apart(made[0], first, second, made[1]), _told_apart(made[1], second, first, made[0])
+
+
+def _told_apart(side: list[Outcomes], name: str, other_name: str, other: Sequence[Outcomes]) -> list[Outcomes]:
+    """Return ``side`` with the name that a person gave in its label, where another policy across has the same label: of two flows, which is better?"""
+    label, hashes = side[0].label, [{o.checkpoint_hash for o in one} for one in (side, other)]
+    same = name == other_name or label == EXPERT if hashes[0] | hashes[1] == {None} else bool(hashes[0] & hashes[1])
+    if same or label != other[0].label:
+        return side
+    return [dataclasses.replace(o, label=f"{label} ({name})") for o in side]
 
 
 def _resolved(tasks: Sequence[str]) -> list[str]:
@@ -211,7 +221,6 @@ def _resolved(tasks: Sequence[str]) -> list[str]:
 def _trained_for(*names: str) -> list[str]:
     """Return the tasks of the set that the first checkpoint of ``names`` was trained for; none for one of a single task."""
     from robopolicy.conditioning import require_task_set
-    from robopolicy.evaluation.subject import EXPERT
     from robopolicy.evaluation.suite import set_of
 
     wanted = next((set_of(name) for name in names if name != EXPERT), None)

@@ -190,6 +190,21 @@ def test_what_is_compared_with_itself_has_one_name_wherever_it_is_called(run: Pa
     assert {r["label"] for r in ledger.read(tmp_path / "e" / ledger.FILE)} == {"expert", "flow"}
 
 
+def test_two_policies_of_one_label_are_told_apart(tmp_path: Path) -> None:
+    """Two training seeds, each evaluated for itself: "flow is better" said nothing."""
+    for seed, rate in ((1, 50), (2, 90)):
+        made("flow", "flow", rate, 10, 1.0).save(tmp_path / f"seed{seed}")
+        made("peer: theirs", "peer", rate, 10, 1.0).save(tmp_path / f"peer{seed}")
+        made("expert", "expert", rate, 0, 1.0).save(tmp_path / f"expert{seed}")
+    a, b = tmp_path / "seed1", tmp_path / "seed2"
+    found = said(tmp_path, a, b)
+    assert (found["first"], found["second"]) == (f"flow ({a})", f"flow ({b})") and found["sentence"].endswith(f"flow ({b}) is better.")
+    assert said(tmp_path, a, a)["first"] == "flow" and said(tmp_path, tmp_path / "expert1", tmp_path / "expert2")["second"] == "expert"
+    for file in (tmp_path / "peer1" / "evaluation.json", tmp_path / "peer2" / "evaluation.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "checkpoint_hash": None, "checkpoint": None}))
+    assert said(tmp_path, tmp_path / "peer1", tmp_path / "peer2")["first"] == f"peer: theirs ({tmp_path / 'peer1'})"
+
+
 def test_a_task_that_is_named_twice_counts_once(tmp_path: Path) -> None:
     found = said(tmp_path, "expert", "expert", "--task", "two-route", "--task", "two_route", "-n", 2, "--out", tmp_path / "e")
     assert (found["n"], found["tasks"]) == (2, 1)
