@@ -178,7 +178,7 @@ def gather(first: str, second: str, settings: Settings) -> tuple[list[Outcomes],
         settings: For what is evaluated.
 
     Raises:
-        InputError: if a side cannot be read, or the two cannot be paired.
+        InputError: if a side cannot be read, the two cannot be paired, or other states are asked for than a side was evaluated on.
     """
     purpose = settings.purpose.name.lower()
     tasks = _resolved(settings.tasks)
@@ -188,6 +188,8 @@ def gather(first: str, second: str, settings: Settings) -> tuple[list[Outcomes],
         for name, side in zip((first, second), made, strict=True):
             if side is not None and not side:
                 raise InputError(f"{name}: no {purpose} evaluation on {', '.join(sorted(tasks))}")
+    for name, side in zip((first, second), made, strict=True):
+        _require_as_asked(name, side or (), settings.given)
     if made[0] is None and made[1] is None:
         tasks = tasks or _trained_for(first, second)
         pairs = [_evaluated([first, second], task, settings) for task in tasks or (None,)]
@@ -207,6 +209,16 @@ def _told_apart(side: list[Outcomes], name: str, other_name: str, other: Sequenc
     if same or label != other[0].label:
         return side
     return [dataclasses.replace(o, label=f"{label} ({name})") for o in side]
+
+
+def _require_as_asked(name: str, side: Sequence[Outcomes], given: Mapping[str, int]) -> None:
+    """Refuse a number of states, or a first one, that is not that of what was evaluated already. Raises InputError."""
+    for o in side:
+        for key, found in (("episodes", len(o.seeds)), ("seed", int(o.seeds[0]) - int(Purpose[o.purpose.upper()]))):
+            if given.get(key, found) != found:
+                raise InputError(
+                    f"--{key} {given[key]}: {name} was evaluated on {o.task} with {key} {found}, and the other side is held against that: leave it out"
+                )
 
 
 def _resolved(tasks: Sequence[str]) -> list[str]:

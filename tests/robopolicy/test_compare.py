@@ -205,6 +205,20 @@ def test_two_policies_of_one_label_are_told_apart(tmp_path: Path) -> None:
     assert said(tmp_path, tmp_path / "peer1", tmp_path / "peer2")["first"] == f"peer: theirs ({tmp_path / 'peer1'})"
 
 
+@pytest.mark.parametrize(("option", "value"), [("--episodes", 40), ("--seed", 5)])
+def test_states_that_a_side_was_not_evaluated_on_are_refused(option: str, value: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They were asked for in vain: what had been evaluated was compared, without a word."""
+    made("flow", "flow", 50, 10, 1.0).save(tmp_path / "a")
+    made("regression", "regression", 90, 10, 1.0).save(tmp_path / "b")
+    sides = [tmp_path / "a", tmp_path / "b"]
+    assert said(tmp_path, *sides, "--episodes", 100, "--seed", 0)["n"] == 100
+    for words in (sides, [sides[0], "expert"], ["expert", sides[0]]):
+        assert main(["compare", *map(str, words), option, str(value), "--out", str(tmp_path / "e"), "--quiet"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {option} {value}: {tmp_path / 'a'} was evaluated on") and error.count("\n") == 1, error
+    assert not (tmp_path / "e").exists()
+
+
 def test_a_task_that_is_named_twice_counts_once(tmp_path: Path) -> None:
     found = said(tmp_path, "expert", "expert", "--task", "two-route", "--task", "two_route", "-n", 2, "--out", tmp_path / "e")
     assert (found["n"], found["tasks"]) == (2, 1)
