@@ -44,7 +44,7 @@ HELP = (
 
 TAG = "Evaluate all tasks of a set: a tag (robopolicy list tasks), or names with commas between."
 METHOD = "How CHECKPOINT is executed, e.g. rti:steps=3,level=15; none: as it was trained."
-COMPARE = "Checkpoint, run, expert or earlier evaluation to pair with; repeatable."
+COMPARE = "Checkpoint, run, expert or earlier evaluation to pair with, in CHECKPOINT's world; repeatable."
 COMPOSE = "Act as several checkpoints at once, in place of CHECKPOINT; weights sum to 1."
 RANDOMIZE = "Recipe or file whose randomize section the worlds differ by."
 ENGINE = "What steps the worlds: mujoco, warp, bullet; and ray, alone or behind a comma: episodes run on a Ray cluster."

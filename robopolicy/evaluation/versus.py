@@ -14,7 +14,7 @@ from robopolicy.conditioning import require_task_set
 from robopolicy.config import validate
 from robopolicy.evaluation import composition
 from robopolicy.evaluation.composition import Composition, Trial
-from robopolicy.evaluation.records import FILE, Evaluation, compare_evaluations, world_of
+from robopolicy.evaluation.records import DECIDING, FILE, Evaluation, compare_evaluations, world_of
 from robopolicy.evaluation.rollout import evaluate, require_fit
 from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.subject import EXPERT, Defaults, read_defaults
@@ -79,6 +79,9 @@ def prepare(
 ) -> Contest:
     """Find checkpoints, task and settings, and refuse now what would be refused after an hour.
 
+    All are run in the world of the first checkpoint (time limit, engine, reward, what is randomised), each seeing what it was trained to
+    see: in worlds of their own they could not be paired.
+
     Args:
         names: Checkpoints, runs, compositions or ``expert``; all but the first may be an earlier evaluation.
         task: As a person gives it; None: that of the first checkpoint.
@@ -87,8 +90,8 @@ def prepare(
         out: None: ``evaluations`` inside the run of the first checkpoint, or here.
         method: How the first is executed, see ``robopolicy.execution``; None: as its checkpoint says.
         weights: Number format of the first, see ``policies.inference``; None: as trained.
-        randomize: What differs from episode to episode in the worlds of all, see ``sim.randomize``; None: as each checkpoint's recipe says.
-        engine: What steps the worlds of all; None: as each checkpoint's recipe says.
+        randomize: What differs from episode to episode in the worlds of all, see ``sim.randomize``; None: as the first checkpoint's recipe says.
+        engine: What steps the worlds of all; None: as the first checkpoint's recipe says.
         perturb: What is wrong in the worlds of all, see ``robopolicy.evaluation.perturb``.
 
     Raises:
@@ -99,7 +102,7 @@ def prepare(
     earlier = {name: Evaluation.load(Path(name)) for name in names[1:] if isinstance(name, str) and _is_evaluation(name)}
     found = {name: EXPERT if name == EXPERT else _find(name) for name in names if name not in earlier}
     defaults = {name: Defaults(None, {}, EvaluationConfig()) if folder == EXPERT else read_defaults(folder) for name, folder in found.items()}
-    first = defaults[names[0]]
+    first = next((defaults[name] for name, folder in found.items() if folder != EXPERT), defaults[names[0]])  # the expert has no recipe
     wanted = task or next((d.task for d in defaults.values() if d.task), None)
     if wanted is None:
         raise InputError(f"{names[0]}: does not say which task it is for; give --task")
@@ -109,13 +112,14 @@ def prepare(
     if method is not None or weights is not None:
         _require(found[names[0]], method, weights)
     wrong = _perturbed(perturb, [folder for folder in found.values() if isinstance(folder, str) and folder != EXPERT])
+    given_worlds = {**({} if randomize is None else {"randomize": dict(randomize) or None}), **({"engine": engine} if engine else {}), **wrong}
+    world = {**{k: v for k, v in first.env.items() if k in DECIDING}, "max_episode_steps": limit, **given_worlds}
     entrants = []
     for number, each in enumerate(names):
         if isinstance(each, str) and each in earlier:
             entrants.append(Entrant(each, {}, earlier[each]))
             continue
-        given_worlds = {**({} if randomize is None else {"randomize": dict(randomize) or None}), **({"engine": engine} if engine else {}), **wrong}
-        env = {**defaults[each].env, "max_episode_steps": limit, **given_worlds}
+        env = {**{k: v for k, v in defaults[each].env.items() if k not in DECIDING}, **world}
         require_fit(found[each], name, env)
         own = (method, weights) if number == 0 else (None, None)
         entrants.append(Entrant(found[each], env, None, *own))

@@ -18,6 +18,7 @@ from robopolicy.evaluation.outcomes import Outcomes
 from robopolicy.evaluation.seeds import Purpose
 from robopolicy.evaluation.statistics import mcnemar, paired_difference
 from robopolicy.evaluation.versus import prepare
+from robopolicy.recipe import recipe_from_dict
 from robopolicy.training.imitation import train
 from tests.robopolicy import small_runs
 from tests.robopolicy.test_eval_command import die
@@ -148,6 +149,23 @@ def test_an_evaluation_of_another_world_is_refused_before_the_first_episode(run:
     assert len(prepare(names, None, {}, Purpose.REPORT, out).entrants) == 2
     with pytest.raises(InputError, match="is of two-route: another world"):
         prepare(names, None, {}, Purpose.REPORT, out, perturb=["latency:100"])
+
+
+def test_others_are_run_in_the_world_of_the_first_checkpoint(tmp_path: Path) -> None:
+    """A policy of randomised worlds could be paired neither with the expert nor with one of plain worlds, which was said when all had been run."""
+    varied = {"randomize": {"model": {"mass:*": {"scale": [0.9, 1.1]}}}, "max_episode_steps": 40}
+    for name, env in (("varied", varied), ("plain", {})):
+        training = {"steps": 2, "batch_size": 8, "optimizer": {"warmup_steps": 1}}
+        data = {"collect": 2, "path": str(tmp_path / f"{name}-data")}
+        values = {"task": "cartpole", "output": str(tmp_path / name), "data": data, "policy": {"type": "flow", **small_runs.MLP}, "training": training}
+        train(recipe_from_dict({**values, "env": env, "evaluation": {"episodes": 4, "block": 2}}, "test"), progress=False)
+    for names in ([tmp_path / "varied", "expert", tmp_path / "plain"], ["expert", tmp_path / "varied", tmp_path / "plain"]):
+        contest = prepare([str(name) for name in names], None, {}, Purpose.REPORT, tmp_path / "e")
+        worlds = {json.dumps([e.env.get("randomize"), e.env["max_episode_steps"]]) for e in contest.entrants}
+        assert len(worlds) == 1 and "mass" in worlds.pop() and contest.config.episodes == 4
+    assert said(tmp_path, "expert", tmp_path / "varied", "--out", tmp_path / "e")["n"] == 4
+    words = ["eval", tmp_path / "varied", "--compare", "expert", "--compare", tmp_path / "plain", "--out", tmp_path / "f", "--quiet"]
+    assert main([str(word) for word in words]) == 0
 
 
 def test_one_label_of_several_checkpoints_is_refused(tmp_path: Path) -> None:
