@@ -27,9 +27,27 @@ def run_cell(cell: Cell, out: Path) -> dict[str, Any]:
         from robopolicy.training.trial import train
     any_recipe: Any = recipe
     trained = train(any_recipe, progress=False, note=_silent)
-    row = {"task": recipe.task, "steps": trained.steps, "seconds": round(trained.seconds, 3), "run": str(trained.run), "checkpoint": str(trained.checkpoint)}
+    row = {
+        "task": recipe.task,
+        "steps": trained.steps,
+        "seconds": round(trained_seconds(trained.run), 3),
+        "run": str(trained.run),
+        "checkpoint": str(trained.checkpoint),
+    }
     row |= _learnt(trained.run)
     return {**row, **(_evaluated(cell, recipe, trained.checkpoint) if cell.evaluate else {})}
+
+
+def trained_seconds(run: Path) -> float:
+    """Return the seconds that training ``run`` took, all calls together: those of each that came to its end, of one that was stopped what its log spans."""
+    from robopolicy.training.log import read_log
+
+    calls: list[list[dict[str, Any]]] = []
+    for row in read_log(run):
+        if row["event"] in ("begin", "resume") or not calls:
+            calls.append([])
+        calls[-1].append(row)
+    return float(sum(call[-1]["seconds"] if call[-1]["event"] == "end" else max(0.0, call[-1]["time"] - call[0]["time"]) for call in calls))
 
 
 def _learnt(run: Path) -> dict[str, Any]:

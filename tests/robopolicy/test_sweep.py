@@ -17,6 +17,7 @@ from policies.spec import InputError
 from robopolicy.data.dataset import Dataset
 from robopolicy.evaluation.study import read_results
 from robopolicy.sweep import Sweep, cells_of, check, collect_first, parse_axes, run_sweep
+from robopolicy.sweep_cell import run_cell, trained_seconds
 from robopolicy.sweep_report import groups_of, markdown, mean_of, write
 from tests.robopolicy.forked import command
 from tests.robopolicy.small_runs import demonstrations
@@ -119,6 +120,17 @@ def test_a_sweep_that_was_killed_goes_on_and_finished_cells_are_not_run_again(tm
     assert found.rows[0]["loss"] != found.rows[1]["loss"] and len(found.rows[0]["curve"]) == 5
     page = write(found, out).read_text()
     assert "<svg" in page and 'class="band"' in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_the_seconds_of_a_cell_are_those_of_all_its_calls(tmp_path: Path) -> None:
+    """A cell that was stopped and went on, or was evaluated anew, told the seconds of the last call alone."""
+    rows = [("begin", 0, 100.0), ("train", 5, 103.0), ("checkpoint", 5, 104.0), ("resume", 5, 900.0), ("train", 9, 902.5), ("end", 9, 903.0)]
+    lines = [{"event": event, "step": step, "time": at, **({"seconds": 3.5} if event == "end" else {})} for event, step, at in rows]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert trained_seconds(tmp_path) == 4.0 + 3.5
+    (cell,) = cells_of("quickstart", data())
+    first = run_cell(cell, tmp_path)
+    assert first["seconds"] > 0 and run_cell(cell, tmp_path)["seconds"] == first["seconds"]
 
 
 def test_a_cell_that_fails_is_named_and_the_exit_code_is_one(tmp_path: Path) -> None:
