@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.spec import InputError
-from robopolicy.config import parse_yaml
+from robopolicy.config import parse_yaml, read_yaml
 from robopolicy.evaluation.study import append_result, read_results
-from robopolicy.recipe import load_recipe
+from robopolicy.recipe import flatten, load_recipe, recipe_from_dict
 
 if TYPE_CHECKING:
     from robopolicy.cluster import Cluster
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 RESULTS = "results.jsonl"
 _RANGE = re.compile(r"(-?[0-9.eE+-]*[0-9.])\.\.(-?[0-9.][0-9.eE+-]*)")
 _MOST_CELLS = 10_000
+#: Keys of a recipe that a run settles when it begins, or that say where it lies.
+_SETTLED = ("output", "training.threads", "policy.teacher")
 _TRIES = 100  # draws for one combination of a random sweep, at most
 _LOOK_S = 0.1
 
@@ -218,7 +220,7 @@ def run_sweep(cells: Sequence[Cell], out: Path, workers: int = 1, progress: bool
         cluster: Run them there instead; the folder must be one that its machines share.
 
     Raises:
-        InputError: if a recipe is wrong or the folder cannot be made; nothing was run then.
+        InputError: if a recipe is wrong, the folder cannot be made or holds results of what the recipe was before; nothing was run then.
         KeyboardInterrupt: after Ctrl-C; cells that ran have saved themselves.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -230,6 +232,9 @@ def run_sweep(cells: Sequence[Cell], out: Path, workers: int = 1, progress: bool
     except OSError as error:
         raise InputError(f"{out}: a sweep cannot be begun here: {error.strerror or error}") from error
     known = {row["key"]: row for row in read_results(out)}
+    for cell, recipe in zip(cells, recipes, strict=True):
+        if cell.key in known:
+            _require_unchanged(cell, recipe, out)
     waiting = [cell for cell in cells if cell.key not in known]
     collect_first([r for cell, r in zip(cells, recipes, strict=True) if cell.key not in known], progress)
     failed: list[tuple[Cell, str]] = []
@@ -246,6 +251,20 @@ def run_sweep(cells: Sequence[Cell], out: Path, workers: int = 1, progress: bool
             if progress:
                 bar.console.print(f"{cell.name}: {told(known[cell.key])}", markup=False, highlight=False, soft_wrap=True)
     return Sweep([known[cell.key] for cell in cells if cell.key in known], failed)
+
+
+def _require_unchanged(cell: Cell, recipe: Any, out: Path) -> None:
+    """Refuse to show a result for a recipe that its run did not have, as after a change of the recipe's file. Raises InputError: the first key that differs."""
+    file = Path(recipe.filled(recipe.output)) / "recipe.yaml"
+    if not file.is_file():
+        return
+    old, new = flatten(recipe_from_dict(read_yaml(file), str(file)).to_dict()), flatten(recipe.to_dict())
+    for key in {**old, **new}:
+        was, now = old.get(key, "absent"), new.get(key, "absent")
+        if key not in _SETTLED and was != now:
+            raise InputError(
+                f"{out}: holds the result of {cell.name} with {key} {was!r}, not {now!r}: {cell.recipe} has changed; take another folder with --out"
+            )
 
 
 def collect_first(recipes: Sequence[Any], progress: bool) -> None:

@@ -133,6 +133,18 @@ def test_the_seconds_of_a_cell_are_those_of_all_its_calls(tmp_path: Path) -> Non
     assert first["seconds"] > 0 and run_cell(cell, tmp_path)["seconds"] == first["seconds"]
 
 
+def test_results_of_what_a_recipe_was_before_are_not_shown_for_it(tmp_path: Path) -> None:
+    """After a change of its file the same command showed the old results again, as if they were of the new recipe."""
+    recipe, out = tmp_path / "mine.yaml", tmp_path / "out"
+    recipe.write_text("task: two-route\npolicy: {type: flow}\ntraining: {batch_size: 8}\n", encoding="utf-8")
+    cells = cells_of(str(recipe), ["seed=0,1", *data()])
+    assert not run_sweep(cells[:1], out, progress=False).failed and len(run_sweep(cells[:1], out, progress=False).rows) == 1
+    recipe.write_text("task: two-route\npolicy: {type: flow}\ntraining: {batch_size: 16}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"holds the result of seed_0.* with training.batch_size 8, not 16: .*mine.yaml has changed; take another folder"):
+        run_sweep(cells, out, progress=False)
+    assert len(read_results(out)) == 1
+
+
 def test_a_cell_that_fails_is_named_and_the_exit_code_is_one(tmp_path: Path) -> None:
     items = ["data.episodes=4,999", *(item for item in data() if not item.startswith("data.episodes"))]
     done = command(["sweep", "quickstart", *items, "--out", str(tmp_path / "out"), "-q", "--evaluate", "2"], tmp_path)
