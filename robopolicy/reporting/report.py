@@ -170,7 +170,8 @@ def _newest(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
     kept: dict[tuple[Any, ...], Evaluation] = {}
     for e in sorted(evaluations, key=lambda e: e.time):
         world = (e.task, e.suite_version, e.max_episode_steps, json.dumps(e.env, sort_keys=True))
-        kept[(*world, e.policy, e.execution, e.weights, e.label, e.checkpoint_hash, e.purpose, e.seed0, len(e.episodes), e.noise_seed)] = e
+        who = e.checkpoint_hash or (e.policy if e.policy == "expert" else f"label {e.label}")  # a label may tell who else was evaluated beside it
+        kept[(*world, e.policy, e.execution, e.weights, who, e.purpose, e.seed0, len(e.episodes), e.noise_seed)] = e
     return sorted(kept.values(), key=lambda e: (e.task, e.policy == "expert", e.purpose, -e.success_rate, e.label))
 
 

@@ -151,6 +151,17 @@ def test_the_page_says_what_was_measured(folder: Path) -> None:
         assert word in text
 
 
+def test_what_was_measured_twice_counts_once_whatever_it_was_called(tmp_path: Path) -> None:
+    """A checkpoint is "flow" alone and "flow (run)" beside another: it stood twice in the tables, and was paired with itself in Holm's correction."""
+    for place, (label, policy, rate) in enumerate([("flow", "flow", 88), ("flow (run)", "flow", 88), ("peer: a", "peer", 70), ("peer: b", "peer", 70)]):
+        evaluation = made(label, policy, rate, 10, 1.0)
+        evaluation.time = f"2026-01-02T03:04:0{place}+00:00"
+        evaluation.checkpoint_hash = None if policy == "peer" else evaluation.checkpoint_hash
+        evaluation.save(tmp_path / str(place))
+    found = report.gather(tmp_path)
+    assert sorted(e.label for e in found.evaluations) == ["flow (run)", "peer: a", "peer: b"] and found.older == 1
+
+
 def test_the_paired_table_is_that_of_the_tests(folder: Path) -> None:
     _, text = read(report.write_report(folder))
     flow, regression = (Evaluation.load(folder / "evaluations" / name) for name in ("flow", "regression"))
