@@ -106,7 +106,10 @@ def _measured(contest: object, chosen: Sequence[object], explicit: bool, device:
 
 def _pairs(option: str, items: Sequence[str] | None) -> list[tuple[str, str]]:
     out = [(name.strip(), value.strip()) for name, _, value in (item.partition("=") for item in items or ())]
-    for item, (_, value) in zip(items or (), out, strict=True):
+    names = [name for name, _ in out]
+    for item, (name, value) in zip(items or (), out, strict=True):
+        if names.count(name) > 1:
+            raise InputError(f"{option} {item!r}: {name} is given twice; expected it once" + (", e.g. latency=20,40" if option == "--sizes" else ""))
         if not value:
             raise InputError(f"{option} {item!r}: expected KIND=..., e.g. {option} " + ("latency=20,40" if option == "--sizes" else "mass=puck"))
     return out

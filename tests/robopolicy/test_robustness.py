@@ -188,6 +188,8 @@ def test_without_kinds_all_that_the_task_can_have_are_measured(run: Path, tmp_pa
         (["--kinds", "camera"], "nothing is seen"),
         (["--kinds", "noise"], "reads the true state"),
         (["--kinds", "mass", "expert"], "is given twice"),
+        (["--kinds", "mass", "--sizes", "mass=2", "--sizes", "mass=4"], "--sizes 'mass=2': mass is given twice; expected it once"),
+        (["--kinds", "mass", "--element", "mass=pole", "--element", "mass=cart"], "--element 'mass=pole': mass is given twice"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
