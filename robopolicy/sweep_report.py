@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 
 from robopolicy.data.atomic import write_bytes
+from robopolicy.evaluation.statistics import mean_interval
 from robopolicy.reporting import curves, plots
 from robopolicy.reporting.plots import Axis, Line
 from robopolicy.sweep import Sweep
 
-#: 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom (tables); beyond, that of the normal distribution.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
-_NORMAL = 1.960
 _LESS_IS_BETTER = ("loss",)
 _SHOWN = ("success", "evaluated_return", "return", "loss")
 
@@ -40,11 +38,8 @@ class Mean:
 
 def mean_of(numbers: Sequence[float]) -> Mean:
     """Return mean and interval of ``numbers``, at least one."""
-    n, value = len(numbers), float(np.mean(numbers))
-    if n == 1:
-        return Mean(1, value, None, None)
-    half = (_T[n - 2] if n - 2 < len(_T) else _NORMAL) * float(np.std(numbers, ddof=1)) / math.sqrt(n)
-    return Mean(n, value, value - half, value + half)
+    value, half = (float(number) for number in mean_interval(numbers))
+    return Mean(1, value, None, None) if len(numbers) == 1 else Mean(len(numbers), value, value - half, value + half)
 
 
 def groups_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -176,6 +176,8 @@ def test_means_have_intervals_and_the_best_comes_first() -> None:
     mean = mean_of([1.0, 2.0, 3.0])
     assert mean.value == 2.0 and mean.low is not None and math.isclose(2.0 - mean.low, 4.303 / math.sqrt(3), rel_tol=1e-4)  # t of 2 degrees
     assert mean_of([4.0]).low is None
+    many = mean_of([float(i % 2) for i in range(22)])  # 21 degrees of freedom, 2.0796: not yet a normal distribution
+    assert many.high is not None and math.isclose(many.high - 0.5, 2.0796 * math.sqrt(0.25 * 22 / 21) / math.sqrt(22), rel_tol=1e-4)
     rows = [row("a=1", 0, success=0.2), row("a=1", 1, success=0.4), row("a=2", 0, success=0.9)]
     assert list(groups_of(rows)) == ["a=2", "a=1"]
     losses = [row("b=1", 0, loss=0.2), row("b=2", 0, loss=0.1)]
