@@ -53,7 +53,8 @@ def register(app: typer.Typer) -> None:
         with _cluster(engine, address, workers) as cluster:
             found = run_sweep(cells, out, workers, progress=not quiet, cluster=cluster)
         page = write(found, out)
-        console = Console()
+        console = Console(markup=False)  # values may be lists in brackets
+        console = console if console.is_terminal else Console(width=200, markup=False)  # nothing is cut off in a file
         heads, lines = table(found.rows)
         shown = Table()
         for head in heads:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from policies.spec import InputError
+from robopolicy.cli import main
 from robopolicy.data.dataset import Dataset
 from robopolicy.evaluation.study import read_results
 from robopolicy.sweep import Sweep, cells_of, check, collect_first, parse_axes, run_sweep
@@ -131,6 +132,14 @@ def test_the_seconds_of_a_cell_are_those_of_all_its_calls(tmp_path: Path) -> Non
     (cell,) = cells_of("quickstart", data())
     first = run_cell(cell, tmp_path)
     assert first["seconds"] > 0 and run_cell(cell, tmp_path)["seconds"] == first["seconds"]
+
+
+def test_a_list_of_words_is_shown_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The printed table took [observation.state] for markup, and said nothing."""
+    group = "policy.observations=[observation.state] training.optimizer.lr=0.0001 training.batch_size=128 data.episodes=100"
+    monkeypatch.setattr("robopolicy.sweep.run_sweep", lambda *_, **__: Sweep([row(group, 0, success=0.5)], []))
+    assert main(["sweep", "quickstart", "seed=0,1", "--out", str(tmp_path), "--quiet"]) == 0
+    assert f"│ {group} │" in capsys.readouterr().out
 
 
 def test_results_of_what_a_recipe_was_before_are_not_shown_for_it(tmp_path: Path) -> None:
