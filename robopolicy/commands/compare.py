@@ -86,6 +86,7 @@ def _print(result: Comparison) -> None:
     from rich.table import Table
 
     console = Console(markup=False)  # names may hold brackets
+    console = console if console.is_terminal else Console(width=200, markup=False)  # nothing of a name is cut off in a file
     if len(result.tasks) > 1:
         table = Table(title=f"{result.first} against {result.second}, {result.quantity}", title_justify="left")
         for name in ("task", "states", result.first, result.second, "difference", "95% interval", "p", "p (Holm)"):

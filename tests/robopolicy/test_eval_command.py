@@ -177,3 +177,15 @@ def test_a_name_with_brackets_is_shown_as_it_is(label: str, tmp_path: Path, caps
     ):
         assert main(words) == 0 and shown in capsys.readouterr().out
     evaluate("expert", "two-route", episodes=2, block=2, label=label, progress=True)
+
+
+def test_names_are_whole_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a file or a pipe tables were cut to 80 columns: of a long task its beginning was left."""
+    monkeypatch.setenv("COLUMNS", "80")
+    label = "a policy with a name that says how it was trained, with which data and for how long"
+    made = evaluate("expert", "two-route", episodes=2, block=2, out=tmp_path, label=label, progress=False)
+    out = ["--out", str(tmp_path / "e"), "--quiet"]
+    assert main(["eval", "expert", "--task", "two-route", "-n", "2", "--compare", str(made.folder), *out]) == 0
+    assert f"│ {label} │" in capsys.readouterr().out
+    assert main(["compare", "expert", "expert", "--task", "two-route", "--task", "classic/cartpole", "-n", "2", *out]) == 0
+    assert "│ classic/cartpole │" in capsys.readouterr().out
