@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,13 +108,14 @@ def evaluate(
         made: The blocks, where they were run already (``robopolicy.evaluation.suite``), and the seconds that took; None: run them.
 
     Raises:
-        InputError: if checkpoint and world do not fit, an argument or a plan cannot be used, or it would report on seeds it was chosen on.
+        InputError: if checkpoint and world do not fit, an argument, a plan or ``out`` cannot be used, or it would report on seeds it was chosen on.
         robopolicy.evaluation.workers.WorkerCrash: if a worker process failed or died.
     """
     if block < 1 or workers < 1 or threads < 1:
         raise InputError(f"block, workers and threads: expected at least 1 each, found {block}, {workers}, {threads}")
     if videos and out is None:
         raise InputError("videos need a folder to be written to: give out")
+    require_place(out)
     if isinstance(policy, (str, Path)) and policy != EXPERT:
         policy = find_checkpoint(policy)
     purpose = seeds.purpose_of(seed0)
@@ -272,6 +274,17 @@ def _write(evaluation: Evaluation, out: Path, make_env: Callable[[int], BatchEnv
     evaluation.save(folder)
     evaluation.folder = folder
     ledger.enter(out / ledger.FILE, ledger.row(evaluation, f"{folder.name}/evaluation.json"))
+
+
+def require_place(out: Path | None) -> None:
+    """Refuse, before anything runs, a folder for records that cannot be made or written to; None is none. Raises InputError."""
+    if out is None:
+        return
+    nearest = next((folder for folder in (out, *out.absolute().parents) if folder.exists()), Path("/"))
+    if not nearest.is_dir():
+        raise InputError(f"{out}: no folder for records: {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{out}: no folder for records: {nearest} is not writable")
 
 
 def _fresh_folder(out: Path, evaluation: Evaluation) -> Path:

@@ -26,7 +26,7 @@ from robopolicy.evaluation.blocks import BlockResult, Report, run_block, split
 from robopolicy.evaluation.composition import Composition
 from robopolicy.evaluation.earlier import earlier
 from robopolicy.evaluation.records import Evaluation
-from robopolicy.evaluation.rollout import episode_bar, evaluate, make_world, recorded, require_fit
+from robopolicy.evaluation.rollout import episode_bar, evaluate, make_world, recorded, require_fit, require_place
 from robopolicy.evaluation.statistics import mean_rate
 from robopolicy.evaluation.subject import EXPERT, Defaults, Subject, read_defaults, take
 from robopolicy.evaluation.workers import Job, RunBlock, run, run_on
@@ -173,6 +173,7 @@ def evaluate_suite(
         "weights": weights,
         "set_name": set_name or name,
     }
+    require_place(out)
     with take(policy, device, workers if cluster is None else 2, method, weights) as subject:
         ledger.require_separate(seeds.purpose_of(seed0).name.lower(), seed0, episodes, subject.chosen)
         found: dict[str, Evaluation] = {}

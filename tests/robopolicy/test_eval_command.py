@@ -130,6 +130,18 @@ def test_mistakes_are_one_line(runs: Path, tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "e").exists()
 
 
+@pytest.mark.parametrize("tasks", [["--task", "two-route"], ["--tag", "two-route,cartpole"]])
+def test_a_place_that_cannot_be_a_folder_is_said_before_the_first_episode(
+    tasks: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was said when all episodes had been run, and they were lost."""
+    for module in ("rollout", "suite"):
+        monkeypatch.setattr(f"robopolicy.evaluation.{module}.run", lambda *_: pytest.fail("episodes were run"))
+    (tmp_path / "file").touch()
+    line = said(capsys, "eval", "expert", *tasks, "-n", 2, "--out", tmp_path / "file" / "records", "--quiet")
+    assert line == f"error: {tmp_path / 'file' / 'records'}: no folder for records: {tmp_path / 'file'} is a file\n"
+
+
 def _any_evaluation(runs: Path, tmp_path: Path) -> Path:
     return Path(result(tmp_path, "eval", runs / "flow", "-n", 1, "--out", tmp_path / "other")["evaluations"][0]["folder"])
 
