@@ -87,7 +87,11 @@ def train(recipe: Recipe, progress: bool = True, resume: Literal["auto", "never"
                 f"training.optimizer.warmup_steps={config.optimizer.warmup_steps} is not over after training.steps={config.steps}: "
                 "the learning rate stays below training.optimizer.lr"
             )
-        session = begin(recipe, accelerator, folder, resume == "never", progress, note)
+        try:
+            session = begin(recipe, accelerator, folder, resume == "never", progress, note)
+        except InputError:  # a mistake in the recipe
+            folder.forget()
+            raise
         first = session.step
         with contextlib.ExitStack() as closing:
             for part in (session.log, session.bar):

@@ -24,7 +24,7 @@ from robopolicy.training.imitation import train
 from robopolicy.training.log import TrainingLog, read_log
 from robopolicy.training.run_folder import RunFolder, find_checkpoint
 from robopolicy.training.session import TrainingDiverged
-from tests.robopolicy.small_runs import demonstrations, outcome, recipe
+from tests.robopolicy.small_runs import MLP, demonstrations, outcome, recipe
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +229,19 @@ def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(tmp_path, monkeyp
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_a_mistake_leaves_no_run_behind_that_the_corrected_command_would_trip_over(tmp_path):
+    def wanted(horizon):
+        return recipe(tmp_path / "run", {**MLP, "horizon": horizon}, steps=12)
+
+    with pytest.raises(InputError, match="every episode is too short for a window"):
+        train(wanted(200), progress=False)
+    assert not (tmp_path / "run").exists()
+    assert train(wanted(16), progress=False).steps == 12
+    with pytest.raises(InputError, match="holds a run with another recipe"):
+        train(wanted(200), progress=False)
+    assert (tmp_path / "run/last").is_file()  # a run that was there already stays
 
 
 def test_data_of_another_task_is_refused(tmp_path):
