@@ -41,6 +41,7 @@ class MixtureSampler(Batches):
         for sampler, count, weight in zip(samplers, self._counts, weights, strict=True):
             if count < 1:
                 raise InputError(f"data set {sampler.dataset.path}: weight {weight:g} leaves nothing of its {sampler.num_windows} windows")
+            sampler.drawn_in_stretches(int(count))
         self._first = np.concatenate([[0], np.cumsum(self._counts)])
         self.num_windows = int(self._first[-1])
         self._shuffle = Shuffle(self.seed, _ORDER, self.num_windows)

@@ -14,20 +14,25 @@ class Shuffle:
         seed: Of the order.
         salt: Keeps its keys apart from those of the noise and of other orders.
         count: Things in an epoch.
+
+    Attributes:
+        kept: Orders that are remembered, those asked for last: as many as epochs are drawn from at a time, else they are made for every batch.
     """
 
     def __init__(self, seed: int, salt: int, count: int) -> None:
         """Begin; an epoch's order is made when it is asked for."""
-        self._seed, self.count = seed ^ salt, count
+        self._seed, self.count, self.kept = seed ^ salt, count, 2
         self._orders: dict[int, np.ndarray] = {}
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the order (count,) int64 of an epoch; the last two that were asked for are kept."""
-        if epoch not in self._orders:
-            for old in [e for e in self._orders if e < epoch - 1 or e > epoch]:
-                del self._orders[old]
-            self._orders[epoch] = self._made(epoch)
-        return self._orders[epoch]
+        """Return the order (count,) int64 of an epoch."""
+        order = self._orders.pop(epoch, None)
+        if order is None:
+            while len(self._orders) >= self.kept:
+                del self._orders[next(iter(self._orders))]
+            order = self._made(epoch)
+        self._orders[epoch] = order  # behind those that were asked for before
+        return order
 
     def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what stands at ``positions`` (B,) of the endless order, and in which epoch, (B,) int64 each."""

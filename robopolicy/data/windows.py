@@ -92,6 +92,10 @@ class WindowSampler(Batches):
         """Return the windows (B,) int64 that positions (B,) of the endless order name, in any order."""
         return self._shuffle.at(positions)[0]
 
+    def drawn_in_stretches(self, length: int) -> None:
+        """Prepare for positions that come in any order from stretches of ``length``, which may be longer than an epoch."""
+        self._shuffle.kept = -(-length // self.num_windows) + 1
+
     def fill(self, windows: np.ndarray, out: dict[str, np.ndarray]) -> None:
         """Write ``windows`` (B,) into arrays of the shapes that :meth:`batch` returns."""
         episode = np.searchsorted(self._first, windows, side="right") - 1

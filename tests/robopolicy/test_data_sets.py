@@ -14,6 +14,7 @@ from policies.spec import InputError, SpecMismatch
 from robopolicy.config import read_yaml
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.mixture import MixtureSampler
+from robopolicy.data.shuffle import Shuffle
 from robopolicy.data.windows import WindowSampler
 from robopolicy.data.writer import DatasetWriter
 from robopolicy.recipe import load_recipe, recipe_from_dict
@@ -111,6 +112,18 @@ def test_a_mixtures_batches_are_those_of_its_sets_and_shared_by_processes(taken)
             mixed.samplers[k].fill(mixed.samplers[k].at(np.array([position])), lone)
             for name in whole:
                 np.testing.assert_array_equal(lone[name][0], whole[name][row].numpy())
+
+
+def test_the_orders_of_a_heavy_set_are_made_once(taken, monkeypatch):
+    """A set of weight 4 is in four of its own epochs at a time: sorting all its windows again for every batch took longer than training on it."""
+    made = []
+    monkeypatch.setattr(Shuffle, "_made", lambda self, epoch, make=Shuffle._made: (made.append((id(self), epoch)), make(self, epoch))[1])
+    mixed = MixtureSampler([sampler(Dataset.open(demonstrations())), sampler(Dataset.open(taken))], [1.0, 4.0], seed=5)
+    for step in range(-(-3 * mixed.num_windows // mixed.batch_size)):
+        mixed.batch(step)
+    assert len(made) == len(set(made))
+    mixed.batch(0)  # an order that was forgotten is made again
+    assert len(made) > len(set(made))
 
 
 def test_a_set_with_no_weight_left_is_refused(taken):
