@@ -188,12 +188,14 @@ def row_stats(row: Mapping[str, Any]) -> dict[str, Stats]:
     return out
 
 
-def _column_type(name: str, value: Any) -> pa.DataType:
+def _column_type(name: str, values: Sequence[Any]) -> pa.DataType:
+    """Return the type of a column of episode rows; of one that the format does not know, whatever its values are."""
     import pyarrow as pa
 
+    value = next((v for v in values if v is not None), None)
     if name.startswith("stats/"):
         inner = pa.int64() if name.endswith("/count") else pa.float64()
-        for _ in range(np.ndim(value)):
+        for _ in range(0 if value is None else np.ndim(value)):
             inner = pa.list_(inner)
         return inner
     if name == "tasks":
@@ -202,15 +204,16 @@ def _column_type(name: str, value: Any) -> pa.DataType:
         return pa.bool_()
     if name == "randomized":
         return pa.string()
-    return pa.float64() if name.endswith("_timestamp") else pa.int64()
+    if name.endswith("_timestamp"):
+        return pa.float64()
+    return pa.int64() if value is None else pa.infer_type(values)
 
 
 def write_episodes(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write episode rows with the same columns as one parquet file."""
     import pyarrow as pa
 
-    known = {name: next((r[name] for r in rows if r.get(name) is not None), None) for name in rows[0]}
-    schema = pa.schema([(name, _column_type(name, value)) for name, value in known.items()])
+    schema = pa.schema([(name, _column_type(name, [r.get(name) for r in rows])) for name in rows[0]])
     write_parquet(path, pa.Table.from_pylist(list(rows), schema=schema), small=True)
 
 

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from policies.spec import ActionSpec, InputError, Spec, SpecMismatch
@@ -285,6 +287,20 @@ def test_tasks_that_no_row_of_an_episode_names_are_kept(tmp_path: Path) -> None:
     assert before and compact(root, tmp_path / "fresh").episodes == 2
     fresh = Dataset.open(tmp_path / "fresh")
     assert fresh.tasks == before and (fresh.arrays["task_index"] == 0).all()
+
+
+def test_columns_of_episodes_that_another_program_has_added_are_kept(tmp_path: Path) -> None:
+    root = record(tmp_path / "set", 3)
+    added = {"operator": ["anna", None, "otto"], "tags": [["dark"], [], ["dark", "wet"]], "score": [1, 2.5, None], "rated": [True, False, None]}
+    for path in sorted((root / "meta/episodes").glob("*/*.parquet")):
+        (row,) = read_parquet(path).to_pylist()
+        table = pa.Table.from_pylist([row | {name: values[row["episode_index"]] for name, values in added.items()}])
+        pq.write_table(table, path)
+    delete(root, [1])
+    rows = [row for path in sorted((root / "meta/episodes").glob("*/*.parquet")) for row in read_parquet(path).to_pylist()]
+    for name, values in added.items():
+        assert [row[name] for row in rows] == [values[0], values[2]], name
+    assert check(root).ok
 
 
 def test_what_was_counted_while_recording_goes_with_its_episode(tmp_path: Path) -> None:
