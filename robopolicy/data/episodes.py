@@ -30,7 +30,7 @@ class EpisodeTable:
         data: (E, 2) int64, (chunk, file) of the frames.
         video: camera -> (E, 2) int64, (chunk, file) of the video.
         video_start: camera -> (E,) float64, s, where the episode begins in that video.
-        meta: (E, 2) int64, (chunk, file) of the row itself.
+        row_files: The files that hold the rows.
         success: (E,) int8, 1, 0 or -1 where it is not known.
         seed: (E,) int64, -1 where it is not known.
         rows: The rows as they are stored, for editing.
@@ -41,7 +41,7 @@ class EpisodeTable:
     data: np.ndarray
     video: dict[str, np.ndarray]
     video_start: dict[str, np.ndarray]
-    meta: np.ndarray
+    row_files: set[Path]
     success: np.ndarray
     seed: np.ndarray
     rows: list[dict[str, Any]]
@@ -53,8 +53,7 @@ class EpisodeTable:
 
     def files(self, root: Path) -> set[Path]:
         """Return every file that a row points at."""
-        out = {layout.data_file(root, (int(c), int(f))) for c, f in self.data}
-        out |= {layout.episodes_file(root, (int(c), int(f))) for c, f in self.meta}
+        out = self.row_files | {layout.data_file(root, (int(c), int(f))) for c, f in self.data}
         for key, numbers in self.video.items():
             out |= {layout.video_file(root, key, (int(c), int(f))) for c, f in numbers}
         return out
@@ -102,10 +101,12 @@ def read_episodes(root: Path, info: Mapping[str, Any], stats: bool = False) -> E
     """
     total = int(info["total_episodes"])
     found: dict[int, dict[str, Any]] = {}
+    row_files: set[Path] = set()
     for path in sorted((root / "meta/episodes").glob("*/*.parquet")):
-        guess = int(path.parent.name.rpartition("-")[2]) * layout.CHUNK_SIZE + int(path.stem.rpartition("-")[2])
+        chunk, file = (name.rpartition("-")[2] for name in (path.parent.name, path.stem))
+        guess = f"episode {int(chunk) * layout.CHUNK_SIZE + int(file)} on" if chunk.isdecimal() and file.isdecimal() else "episodes"
         try:
-            table = read_parquet(path, what=f" (rows of episode {guess} on)", without="" if stats else "stats/")
+            table = read_parquet(path, what=f" (rows of {guess})", without="" if stats else "stats/")
         except InputError:
             if found and total <= len(found):  # not committed: recover removes it
                 continue
@@ -117,16 +118,17 @@ def read_episodes(root: Path, info: Mapping[str, Any], stats: bool = False) -> E
             if index in found:
                 raise InputError(f"{path}: episode {index} has a second row; expected one")
             found[index] = row
+            row_files.add(path)
     missing = [i for i in range(total) if i not in found]
     if missing:
         shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise InputError(
             f"{root}: info.json counts {total} episodes but meta/episodes has no row of {len(missing)} of them ({shown}); see `robopolicy data check`"
         )
-    return _table([found[i] for i in range(total)], [k for k, f in info["features"].items() if f["dtype"] == "video"])
+    return _table([found[i] for i in range(total)], row_files, [k for k, f in info["features"].items() if f["dtype"] == "video"])
 
 
-def _table(rows: list[dict[str, Any]], cameras: Sequence[str]) -> EpisodeTable:
+def _table(rows: list[dict[str, Any]], row_files: set[Path], cameras: Sequence[str]) -> EpisodeTable:
     def pair(prefix: str) -> np.ndarray:
         return np.array([[r.get(f"{prefix}/chunk_index", 0), r.get(f"{prefix}/file_index", 0)] for r in rows], np.int64).reshape(-1, 2)
 
@@ -139,7 +141,7 @@ def _table(rows: list[dict[str, Any]], cameras: Sequence[str]) -> EpisodeTable:
         data=pair("data"),
         video={k: pair(f"videos/{k}") for k in cameras},
         video_start={k: np.array([r[f"videos/{k}/from_timestamp"] for r in rows], np.float64) for k in cameras},
-        meta=pair("meta/episodes"),
+        row_files=row_files,
         success=number("success", -1).astype(np.int8),
         seed=number("seed", -1),
         rows=rows,

@@ -18,8 +18,10 @@ import pytest
 from policies.spec import InputError
 from robopolicy.data import layout
 from robopolicy.data.cache import cache_folder
+from robopolicy.data.check import check
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.inspect import jitter
+from robopolicy.data.recover import recover
 from robopolicy.data.windows import WindowSampler
 from robopolicy.data.writer import DatasetWriter
 from tests.require import require
@@ -156,6 +158,21 @@ def test_image_columns(tmp_path: Path) -> None:
     assert dataset.spec.observation.fields[CAMERA].shape == (32, 32, 3)
     for e in range(2):
         assert np.array_equal(dataset.episode(e)[CAMERA], np.stack([recording.image(e, t) for t in range(recording.length(e))]))
+
+
+def test_rows_of_episodes_in_files_of_any_name(tmp_path: Path) -> None:
+    """The format's own reader takes every parquet file below meta/episodes."""
+    root = record(tmp_path / "set", 2)
+    table = pa.concat_tables(pq.ParquetFile(path).read() for path in sorted((root / "meta/episodes").glob("*/*.parquet")))
+    shutil.rmtree(root / "meta/episodes")
+    file = root / "meta/episodes/part-a/episodes.parquet"
+    file.parent.mkdir(parents=True)
+    pq.write_table(table, file)
+    recording.check_contents(Dataset.open(root), 2)
+    assert recover(root).removed == () and check(root).ok
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"episodes\.parquet \(rows of episodes\): not a whole parquet file"):
+        Dataset.open(root)
 
 
 def test_what_is_not_there_or_of_another_version(tmp_path: Path) -> None:
