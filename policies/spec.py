@@ -274,7 +274,9 @@ class Spec:
             sides = [{n: Field.from_dict(f) for n, f in value[side]["fields"].items()} for side in ("observation", "action")]
             rates = [float(value[side]["rate_hz"]) for side in ("observation", "action")]
             return cls(ObservationSpec(sides[0], rates[0]), ActionSpec(sides[1], rates[1]), dict(value.get("meta", {})))
-        except (KeyError, TypeError, AttributeError) as error:
+        except InputError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"not a spec: {type(error).__name__}: {error}") from error
 
     def fingerprint(self) -> str:

@@ -193,7 +193,7 @@ class _Filler:
     def fill(self) -> dict[str, tuple[str, list[int]]]:
         plain, images, cameras = {}, {}, {}
         for name, entry in self.info["features"].items():
-            if name in _SKIPPED or entry["dtype"] in ("string", "large_string") or (entry.get("info") or {}).get("video.is_depth_map"):
+            if name in _SKIPPED or entry["dtype"] in layout.TEXT_DTYPES or (entry.get("info") or {}).get("video.is_depth_map"):
                 continue
             {"video": cameras, "image": images}.get(entry["dtype"], plain)[name] = entry
         fields: dict[str, tuple[str, list[int]]] = {}

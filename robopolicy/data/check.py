@@ -63,6 +63,9 @@ def check(path: str | Path, progress: bool = False) -> CheckReport:
         return report
     report.episodes, report.frames = len(table.length), int(table.length.sum())
     _counts(root, info, table, tasks, spec, report)
+    if lacking := [name for name in (*layout.FRAME_FEATURES, "action") if name not in info["features"]]:
+        report.add(f"{root / layout.INFO}: features lack {', '.join(lacking)}, which every frame has")
+        return report
     jobs = [(None, n) for n in np.unique(table.data, axis=0)] if len(table.data) else []
     jobs += [(camera, n) for camera, numbers in table.video.items() for n in np.unique(numbers, axis=0)]
     for camera, number in tracked(jobs, "checking", progress):
@@ -111,7 +114,7 @@ def _data_file(root: Path, info: Mapping[str, Any], table: EpisodeTable, spec: S
     path = layout.data_file(root, number)
     mine = np.flatnonzero((table.data == number).all(1))
     what = f" (episode {mine[0]})" if len(mine) == 1 else f" (episodes {mine[0]} to {mine[-1]})"
-    features = {n: f for n, f in info["features"].items() if f["dtype"] not in ("video", "image", "string")}
+    features = {n: f for n, f in info["features"].items() if f["dtype"] not in ("video", "image", *layout.TEXT_DTYPES)}
     frames = read_parquet(path, list(features), what)
     columns = {name: column_array(frames, name, entry, path) for name, entry in features.items()}
     if foreign := set(np.unique(columns["episode_index"])) - set(mine):
@@ -120,10 +123,10 @@ def _data_file(root: Path, info: Mapping[str, Any], table: EpisodeTable, spec: S
         rows = {name: array[columns["episode_index"] == e] for name, array in columns.items()}
         for message in _episode(rows, table, int(e), float(info["fps"]), tasks):
             report.add(f"{path}: episode {e}: {message}", int(e))
-        beyond = int(
-            ((rows["action"].reshape(-1, spec.action.dim) < spec.action.low) | (rows["action"].reshape(-1, spec.action.dim) > spec.action.high)).any(1).sum()
-        )
-        if beyond:
+        action = rows["action"].reshape(len(rows["action"]), -1)
+        if action.shape[1] != spec.action.dim:  # told already: the feature does not agree with the spec
+            continue
+        if beyond := int(((action < spec.action.low) | (action > spec.action.high)).any(1).sum()):
             report.notes.append(f"episode {e}: {beyond} actions lie beyond the limits of the spec")
 
 

@@ -7,6 +7,7 @@ per camera of MP4 files, ``meta/`` the description. Every file may hold one epis
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ INFO, OWN, STATS, TASKS = "meta/info.json", "meta/robopolicy.json", "meta/stats.
 #: Columns of every frame that the format itself defines.
 FRAME_FEATURES = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}
 CAPTURE = "capture_ns."
+_NUMBERS = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float16", "float32", "float64")
+#: Features that are no numbers: text, and LeRobot's annotations in words (lists of what was said when).
+TEXT_DTYPES = ("string", "large_string", "language")
 
 
 def data_file(root: Path, number: tuple[int, int]) -> Path:
@@ -83,7 +87,29 @@ def read_info(root: Path) -> dict[str, Any]:
         raise InputError(f"{root / INFO}: not a LeRobot info file: codebase_version, fps, features and totals are expected")
     if not str(info["codebase_version"]).startswith("v3."):
         raise InputError(f"{root}: LeRobot format {info['codebase_version']} found, {VERSION} expected; convert it with `robopolicy data convert`")
+    for key in ("total_episodes", "total_frames", "total_tasks"):
+        if type(count := info.get(key, 0)) is not int or count < 0:
+            raise InputError(f"{root / INFO}: {key} is {count!r}, expected a whole number from 0")
+    if type(fps := info["fps"]) not in (int, float) or not 0 < fps < math.inf:
+        raise InputError(f"{root / INFO}: fps is {fps!r}, expected a positive number")
+    _require_features(root / INFO, info["features"])
     return info
+
+
+def _require_features(path: Path, features: Any) -> None:
+    """Refuse ``features`` in which one has no dtype that is read, or no shape. Raises InputError naming it."""
+    if not isinstance(features, dict):
+        raise InputError(f"{path}: features: expected a mapping of names, found {features!r}")
+    for name, entry in features.items():
+        if not isinstance(entry, dict) or not {"dtype", "shape"} <= entry.keys():
+            raise InputError(f"{path}: feature {name!r}: expected dtype and shape, found {entry!r}")
+        dtype, shape = entry["dtype"], entry["shape"]
+        if dtype in TEXT_DTYPES:
+            continue
+        if dtype not in (*_NUMBERS, "image", "video"):
+            raise InputError(f"{path}: feature {name!r}: dtype {dtype!r} is not read{suggest(str(dtype), (*_NUMBERS, *TEXT_DTYPES, 'image', 'video'))}")
+        if not isinstance(shape, list) or any(type(n) is not int or n < 1 for n in shape) or (dtype in ("image", "video") and not shape):
+            raise InputError(f"{path}: feature {name!r}: shape is {shape!r}, expected a list of sizes")
 
 
 def new_info(features: Mapping[str, Any], fps: float, robot_type: str, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
@@ -175,7 +201,7 @@ def spec_from_features(features: Mapping[str, Any], fps: float) -> Spec:
             if shape[0] == 3 and shape[-1] != 3:  # some sets declare channels first
                 shape = (*shape[1:], 3)
             observation[name] = Field(shape, "uint8", "px", kind="image")
-        elif entry["dtype"] != "string":
+        elif entry["dtype"] not in TEXT_DTYPES:
             names = _flat_names(entry.get("names"), int(np.prod(shape)))
             if name == "action":
                 action[name] = Field(shape, "float32", kind="position", names=names)
@@ -187,12 +213,22 @@ def spec_from_features(features: Mapping[str, Any], fps: float) -> Spec:
 
 
 def read_own(root: Path) -> dict[str, Any] | None:
-    """Return ``meta/robopolicy.json``, or None for a set that another program recorded."""
-    return read_json(root / OWN) if (root / OWN).is_file() else None
+    """Return ``meta/robopolicy.json``, or None for a set that another program recorded. Raises InputError if it is damaged."""
+    if not (root / OWN).is_file():
+        return None
+    own = read_json(root / OWN)
+    if not isinstance(own, dict) or "spec" not in own:
+        raise InputError(f"{root / OWN}: expected a mapping with a spec; the file is damaged")
+    return own
 
 
 def read_spec(root: Path, info: Mapping[str, Any] | None = None) -> Spec:
     """Return the spec of the data set at ``root``: the stored one, or what its features tell."""
     info = info or read_info(root)
     own = read_own(root)
-    return Spec.from_dict(own["spec"]) if own else spec_from_features(info["features"], float(info["fps"]))
+    if own is None:
+        return spec_from_features(info["features"], float(info["fps"]))
+    try:
+        return Spec.from_dict(own["spec"])
+    except InputError as error:
+        raise InputError(f"{root / OWN}: {error}") from error

@@ -213,7 +213,7 @@ class _FrameFiles:
             self.flush()
 
     def _stats(self, table: pa.Table, path: Path) -> dict[str, Stats]:
-        numbers = {n: f for n, f in self.features.items() if f["dtype"] not in ("video", "image", "string")}
+        numbers = {n: f for n, f in self.features.items() if f["dtype"] not in ("video", "image", *layout.TEXT_DTYPES)}
         return {n: array_stats(column_array(table, n, f, path), tuple(f["shape"]) or (1,)) for n, f in numbers.items()}
 
     def flush(self) -> None:

@@ -19,7 +19,9 @@ from policies.spec import InputError
 from robopolicy.data import layout
 from robopolicy.data.cache import cache_folder
 from robopolicy.data.check import check
+from robopolicy.data.convert.conversion import convert
 from robopolicy.data.dataset import Dataset
+from robopolicy.data.edit import delete
 from robopolicy.data.inspect import jitter
 from robopolicy.data.recover import recover
 from robopolicy.data.windows import WindowSampler
@@ -189,6 +191,71 @@ def test_what_is_not_there_or_of_another_version(tmp_path: Path) -> None:
     info.write_text(info.read_text()[:200])
     with pytest.raises(InputError, match="not valid JSON"):
         Dataset.open(tmp_path / "peg-insert")
+
+
+STATE = ("features", "observation.state")
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value", "said"),
+    [
+        (layout.INFO, ("total_episodes",), None, "total_episodes is None, expected a whole number"),
+        (layout.INFO, ("total_frames",), "many", "total_frames is 'many', expected a whole number"),
+        (layout.INFO, ("total_tasks",), -1, "total_tasks is -1, expected a whole number"),
+        (layout.INFO, ("fps",), "ten", "fps is 'ten', expected a positive number"),
+        (layout.INFO, ("fps",), 0, "fps is 0, expected a positive number"),
+        (layout.INFO, ("features",), None, "features: expected a mapping"),
+        (layout.INFO, STATE, 3, "feature 'observation.state': expected dtype and shape, found 3"),
+        (layout.INFO, (*STATE, "dtype"), "floot32", "dtype 'floot32' is not read; did you mean 'float32'"),
+        (layout.INFO, (*STATE, "shape"), None, "feature 'observation.state': shape is None"),
+        (layout.INFO, (*STATE, "shape"), ["x"], "feature 'observation.state': shape is ['x']"),
+        (layout.OWN, (), [], "robopolicy.json: expected a mapping with a spec"),
+        (layout.OWN, ("spec", "action", "rate_hz"), "fast", "robopolicy.json: not a spec: ValueError"),
+    ],
+)
+def test_a_description_with_nonsense_in_it_is_one_line(tmp_path: Path, file: str, keys: tuple[str, ...], value: object, said: str) -> None:
+    root = record(tmp_path / "set", 1)
+    whole = json.loads((root / file).read_text())
+    at = whole
+    for key in keys[:-1]:
+        at = at[key]
+    if keys:
+        at[keys[-1]] = value
+    (root / file).write_text(json.dumps(whole if keys else value))
+    with pytest.raises(InputError) as error:
+        Dataset.open(root)
+    assert said in str(error.value) and "\n" not in str(error.value)
+    try:
+        assert said in check(root).problems[0]
+    except InputError as refused:
+        assert said in str(refused)
+
+
+def test_a_check_names_the_columns_that_every_frame_should_have(tmp_path: Path) -> None:
+    root = record(tmp_path / "set", 1)
+    info = json.loads((root / layout.INFO).read_text())
+    del info["features"]["timestamp"], info["features"]["action"]
+    (root / layout.INFO).write_text(json.dumps(info))
+    assert "features lack timestamp, action" in check(root).problems[-1]
+
+
+def test_annotations_in_words_are_no_fields(tmp_path: Path) -> None:
+    """LeRobot's columns of dtype ``language``: lists of what was said when."""
+    root = record(tmp_path / "set", 2)
+    info = json.loads((root / layout.INFO).read_text())
+    info["features"]["language_events"] = {"dtype": "language", "shape": [1], "names": None}
+    (root / layout.INFO).write_text(json.dumps(info))
+    for path in (root / "data").glob("*/*.parquet"):
+        table = pq.ParquetFile(path).read()
+        said = [[{"role": "user", "content": "faster"}] if row == 3 else [] for row in range(table.num_rows)]
+        pq.write_table(table.append_column("language_events", pa.array(said)), path)
+    (root / layout.OWN).unlink()
+    recording.check_contents(Dataset.open(root), 2)
+    assert "language_events" not in Dataset.open(root).arrays and check(root).ok
+    delete(root, [0])
+    assert check(root).ok and "language_events" in pq.ParquetFile(layout.data_file(root, (0, 0))).schema_arrow.names  # an edit keeps them
+    done = convert(root, tmp_path / "ours", progress=False)
+    assert any("'language_events' was left out" in note for note in done.notes) or "language_events" in done.fields
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def _features(features: Mapping[str, Any], own: bool, ours: bool) -> tuple[dict[
         reason = ""
         if not own and name.startswith(layout.CAPTURE):
             reason = "capture times are no part of the plain format"
-        elif own and not ours and (entry["dtype"] == "string" or (entry.get("info") or {}).get("video.is_depth_map")):
+        elif own and not ours and (entry["dtype"] in layout.TEXT_DTYPES or (entry.get("info") or {}).get("video.is_depth_map")):
             reason = "text and depth videos are not read"
         elif own and not ours and name != "action" and not name.startswith(("observation.", layout.CAPTURE)) and name not in layout.FRAME_FEATURES:
             one_number = entry["dtype"] in _EXTRA_DTYPES and tuple(entry["shape"]) == (1,)
