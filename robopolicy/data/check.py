@@ -102,10 +102,8 @@ def _counts(root: Path, info: Mapping[str, Any], table: EpisodeTable, tasks: lis
             if task not in tasks:
                 report.add(f"episode {e}: task {task!r} is not in tasks.parquet", e)
     if layout.read_own(root) is not None:
-        for name, found in layout.spec_features(spec, float(info["fps"]), {}).items():
-            stored = info["features"].get(name)
-            if stored is None or (stored["dtype"], list(stored["shape"])) != (found["dtype"], found["shape"]):
-                report.add(f"{root / layout.INFO}: feature {name!r} does not agree with the stored spec ({found['dtype']}{found['shape']})")
+        for name, wanted in layout.unlike(spec, info).items():
+            report.add(f"{root / layout.INFO}: feature {name!r} does not agree with the stored spec ({wanted})")
     if table.rows and stored_stats(root, info) is None:
         report.notes.append(f"meta/stats.json does not count the committed frames; `robopolicy data recover {root}` computes it anew")
 

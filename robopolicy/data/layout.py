@@ -172,6 +172,20 @@ def spec_features(spec: Spec, fps: float, video: Mapping[str, Mapping[str, Any]]
     return out
 
 
+def unlike(spec: Spec, info: Mapping[str, Any]) -> dict[str, str]:
+    """Return the features of ``info`` that are not stored as a recording stores the fields of ``spec``, and how that would be.
+
+    Raises:
+        InputError: for a field that the format cannot hold.
+    """
+    out = {}
+    for name, wanted in spec_features(spec, float(info["fps"]), {}).items():
+        stored = info["features"].get(name)
+        if stored is None or (stored["dtype"], list(stored["shape"])) != (wanted["dtype"], wanted["shape"]):
+            out[name] = f"{wanted['dtype']}{wanted['shape']}"
+    return out
+
+
 def frame_features() -> dict[str, Any]:
     """Return ``features`` of the columns that the format itself defines."""
     return {name: feature(dtype, (1,)) for name, dtype in FRAME_FEATURES.items()}

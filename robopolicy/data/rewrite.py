@@ -87,8 +87,11 @@ def require_same_form(sources: Sequence[Source]) -> None:
             raise SpecMismatch(f"data set {other.root} and {first.root} differ in the columns {sorted({n for n, _, _ in a ^ b})}")
 
 
-def write_set(dest: str | Path, picks: Sequence[Pick], provenance: Mapping[str, Any], progress: bool = False) -> int:
+def write_set(dest: str | Path, picks: Sequence[Pick], provenance: Mapping[str, Any], progress: bool = False, ours: bool = False) -> int:
     """Write the episodes ``picks`` as a new data set at ``dest``; all or nothing.
+
+    A set of another program that stores fields as a recording does not (float64 actions, images one by one) stays one of another
+    program, without ``meta/robopolicy.json``, unless ``ours`` says that the caller brings it into our form.
 
     Returns:
         The number of videos that had to be encoded again, because they were not cut at key frames.
@@ -105,7 +108,7 @@ def write_set(dest: str | Path, picks: Sequence[Pick], provenance: Mapping[str, 
     require_same_form(list({id(p.source): p.source for p in picks}.values()))
     work = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     try:
-        again = _write(work, picks, provenance, progress)
+        again = _write(work, picks, provenance, progress, ours)
         work.replace(root)
     except OSError as error:
         why = "the disk is full" if no_space(error) else str(error.strerror or error)
@@ -115,7 +118,7 @@ def write_set(dest: str | Path, picks: Sequence[Pick], provenance: Mapping[str, 
     return again
 
 
-def _write(work: Path, picks: Sequence[Pick], provenance: Mapping[str, Any], progress: bool) -> int:
+def _write(work: Path, picks: Sequence[Pick], provenance: Mapping[str, Any], progress: bool, ours: bool) -> int:
     first, out = picks[0].source, _Output()
     work.mkdir(parents=True)
     for pick in picks:
@@ -138,7 +141,8 @@ def _write(work: Path, picks: Sequence[Pick], provenance: Mapping[str, Any], pro
     write_tasks(work, out.tasks)
     if stats := aggregated_stats(out.rows):
         write_json(work / layout.STATS, stats_to_json(stats))
-    _write_own(work, first, provenance)
+    if ours or _recorded_alike(first):
+        _write_own(work, first, provenance)
     _write_reports(work, picks)
     features = first.info["features"]
     write_json(
@@ -149,6 +153,16 @@ def _write(work: Path, picks: Sequence[Pick], provenance: Mapping[str, Any], pro
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _recorded_alike(source: Source) -> bool:
+    """Whether further episodes could be recorded into what is made of ``source``."""
+    if layout.read_own(source.root) is not None:
+        return True
+    try:
+        return not layout.unlike(source.spec, source.info)
+    except InputError:
+        return False
 
 
 def _write_own(work: Path, first: Source, provenance: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from robopolicy.data.check import check
 from robopolicy.data.convert.conversion import convert
 from robopolicy.data.convert.source import SourceOptions
 from robopolicy.data.dataset import Dataset
+from robopolicy.data.edit import relabel
 from robopolicy.data.writer import DatasetWriter
 from tests.require import require
 from tests.robopolicy.recording import CAMERA, action, add_episode, check_contents, image, length, observation, record
@@ -158,6 +159,45 @@ def test_columns_that_cannot_be_appended_to_are_left_out(tmp_path):
     convert(plain, tmp_path / "c", target="lerobot", progress=False)
     same(plain, tmp_path / "c")  # the plain form keeps them
     assert {"torque", "remark"} <= set(layout.read_info(tmp_path / "c")["features"])
+
+
+def declared(root: Path, name: str, **entry) -> Path:
+    """Say something else of a feature of a set."""
+    info = json.loads((root / layout.INFO).read_text())
+    info["features"][name] |= entry
+    (root / layout.INFO).write_text(json.dumps(info))
+    return root
+
+
+def test_channels_first_and_single_numbers_take_the_form_of_a_recording(tmp_path):
+    plain = declared(foreign(tmp_path / "a"), CAMERA, shape=[3, 32, 32], names=["channels", "height", "width"])
+    declared(plain, "observation.environment_state", shape=[])
+    convert(plain, tmp_path / "b", progress=False)
+    assert check(tmp_path / "b").problems == []
+    same(plain, tmp_path / "b")
+    with DatasetWriter(tmp_path / "b", Dataset.open(tmp_path / "b").spec, 10.0) as writer:
+        writer.add_frame(observation(3, 0, True), action(3, 0), None, {"next.reward": 0.0, "next.done": True})
+        writer.save_episode()
+    assert check(tmp_path / "b").problems == [] and Dataset.open(tmp_path / "b").num_episodes == 4
+
+
+@pytest.mark.parametrize("kind", ["action", "image", "number"])
+def test_an_edited_set_of_another_program_is_whole_and_stays_one(tmp_path, kind):
+    """Where it stores what a recording stores otherwise: to record into it would lose the episode at its end."""
+    plain = foreign(tmp_path / "a", images=False)
+    if kind == "image":
+        require("libgl")
+        with_single_images(plain)
+    elif kind == "number":
+        declared(plain, "observation.environment_state", shape=[])
+    else:
+        file = layout.data_file(declared(plain, "action", dtype="float64"), (0, 0))
+        table = pq.ParquetFile(file).read()
+        pq.write_table(table.set_column(table.column_names.index("action"), "action", table["action"].cast(pa.list_(pa.float64(), 2))), file)
+    relabel(plain, [1], success=True)
+    assert check(plain).problems == [] and Dataset.open(plain).success.tolist() == [-1, 1, -1]
+    with pytest.raises(InputError, match=r"was recorded by another program; convert it with `robopolicy data convert`"):
+        DatasetWriter(plain, Dataset.open(plain).spec, 10.0)
 
 
 # ---- images one by one

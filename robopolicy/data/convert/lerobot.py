@@ -50,7 +50,7 @@ def rewrite(source: Path, dest: Path, own: bool, progress: bool = False, name: s
     there = layout.read_own(source)
     opened, notes = _known_columns(opened)
     provenance = (there or {}).get("provenance") or {"converted_from": name or str(source), "format": f"lerobot {opened.info['codebase_version']}"}
-    again = write_set(dest, [Pick(opened, e) for e in range(len(opened.table.rows))], provenance, progress)
+    again = write_set(dest, [Pick(opened, e) for e in range(len(opened.table.rows))], provenance, progress, ours=True)
     if again:
         notes.append(f"{again} videos had to be encoded again: their parts are of different kinds or not cut at key frames")
     features, dropped = _features(opened.info["features"], own, there is not None)
@@ -92,6 +92,10 @@ def _features(features: Mapping[str, Any], own: bool, ours: bool) -> tuple[dict[
     if own and kept.get("action", {}).get("dtype") not in (None, "float32"):
         notes.append(f"'action' was {kept['action']['dtype']}, is float32 now")
         kept["action"]["dtype"] = "float32"
+    for name, entry in kept.items() if own and not ours else ():
+        if name.startswith("observation.") and entry["dtype"] == "video" and entry["shape"][0] == 3 and entry["shape"][-1] != 3:
+            entry |= {"shape": [*entry["shape"][1:], 3], "names": ["height", "width", "channels"]}  # pictures in a video have no order of their own
+        entry["shape"] = entry["shape"] or [1]
     return kept, notes
 
 
