@@ -96,10 +96,12 @@ def split(path: str | Path, parts: Mapping[str, str], out: str | Path, progress:
         progress: Whether to show progress bars.
 
     Raises:
-        InputError: if a part is not understood, is empty, or its folder exists; nothing is written then.
+        InputError: if a part is not understood, is empty, its folder exists, or a share would take episodes that another part
+            names; nothing is written then.
     """
     source = Source.open(path)
-    total, taken, upto, chosen = len(source.table.rows), 0, 0.0, {}
+    total, taken, upto = len(source.table.rows), 0, 0.0
+    chosen: dict[str, list[int]] = {}
     whole = sum(_share(name, text) for name, text in parts.items() if "." in text)
     if whole > 1 + 1e-9:
         raise InputError(f"split: the shares add up to {whole:g}, expected at most 1")
@@ -115,6 +117,9 @@ def split(path: str | Path, parts: Mapping[str, str], out: str | Path, progress:
             raise InputError(f"split: part {name!r} ({text}) of {total} episodes is empty")
         if not name or "/" in name or (Path(out) / name).exists():
             raise InputError(f"split: {Path(out) / name} exists already, or is no name for a folder")
+    for name, other in ((a, b) for a in parts if "." in parts[a] for b in parts if "." not in parts[b]):
+        if common := sorted(set(chosen[name]) & set(chosen[other])):
+            raise InputError(f"split: part {name!r} ({parts[name]}) would hold episode {common[0]}, which is in {other!r}; give all parts as episodes")
     Path(out).mkdir(parents=True, exist_ok=True)
     note = {"operation": "split"}
     return [

@@ -54,6 +54,15 @@ def test_shares_that_add_up_to_one_leave_no_episode_out(tmp_path: Path) -> None:
     assert [r.episodes for r in split(tmp_path / "set", {"a": "0.3", "b": "0.3", "c": "0.4"}, tmp_path / "thirds")] == [2, 1, 2]
 
 
+def test_a_share_takes_no_episode_that_another_part_names(tmp_path: Path) -> None:
+    """A test episode that is trained on makes every result worthless, and nobody would see it."""
+    root = record(tmp_path / "set", 5)
+    with pytest.raises(InputError, match=r"part 'train' \(0\.8\) would hold episode 0, which is in 'test'"):
+        split(root, {"test": "0-1", "train": "0.8"}, tmp_path / "parts")
+    assert not (tmp_path / "parts").exists()
+    assert [r.episodes for r in split(root, {"train": "0.6", "test": "3-4"}, tmp_path / "parts")] == [3, 2]
+
+
 @pytest.mark.parametrize("images", [False, True])
 def test_delete_in_place_keeps_a_backup(tmp_path: Path, images: bool) -> None:
     source = Dataset.open(record(tmp_path / "set", 6, images))
@@ -255,9 +264,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert len(error.splitlines()) == 1
         return error
 
-    assert main(["data", "edit", root, "split", "train=0-3", "test=0.5", "--out", str(tmp_path / "parts")]) == 0
+    assert main(["data", "edit", root, "split", "train=0.5", "test=3-5", "--out", str(tmp_path / "parts")]) == 0
     assert main(["data", "edit", str(tmp_path / "parts/train"), "merge", str(tmp_path / "parts/test"), "--out", str(tmp_path / "all")]) == 0
-    assert Dataset.open(tmp_path / "all").num_episodes == 7
+    assert Dataset.open(tmp_path / "all").num_episodes == 6
     assert main(["data", "edit", root, "delete", "--episodes", "0,2-3"]) == 0
     assert "deleted 3; 3 episodes; the old set is kept as" in capsys.readouterr().out
     assert main(["data", "edit", root, "relabel", "--episodes", "1", "--task", "lift", "--failure", "--no-backup"]) == 0
