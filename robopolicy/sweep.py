@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.spec import InputError
-from robopolicy.config import parse_yaml, read_yaml
+from robopolicy.config import parse_yaml
 from robopolicy.evaluation.study import append_result, read_results
-from robopolicy.recipe import flatten, load_recipe, recipe_from_dict
+from robopolicy.recipe import flatten, load_recipe
 
 if TYPE_CHECKING:
     from robopolicy.cluster import Cluster
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 RESULTS = "results.jsonl"
 _RANGE = re.compile(r"(-?[0-9.eE+-]*[0-9.])\.\.(-?[0-9.][0-9.eE+-]*)")
 _MOST_CELLS = 10_000
-#: Keys of a recipe that a run settles when it begins, or that say where it lies.
-_SETTLED = ("output", "training.threads", "policy.teacher")
 _TRIES = 100  # draws for one combination of a random sweep, at most
 _LOOK_S = 0.1
 
@@ -234,34 +232,38 @@ def run_sweep(cells: Sequence[Cell], out: Path, workers: int = 1, progress: bool
     known = {row["key"]: row for row in read_results(out)}
     for cell, recipe in zip(cells, recipes, strict=True):
         if cell.key in known:
-            _require_unchanged(cell, recipe, out)
+            _require_unchanged(cell, recipe, known[cell.key], out)
     waiting = [cell for cell in cells if cell.key not in known]
     collect_first([r for cell, r in zip(cells, recipes, strict=True) if cell.key not in known], progress)
     failed: list[tuple[Cell, str]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not progress) as bar:
         task = bar.add_task("sweep", total=len(cells), completed=len(cells) - len(waiting))
+        asked = {cell.key: _asked_for(recipe) for cell, recipe in zip(cells, recipes, strict=True)}
         for cell, outcome in _outcomes(waiting, out, workers, cluster):
             bar.advance(task)
             if isinstance(outcome, str):
                 failed.append((cell, outcome))
                 continue
-            known[cell.key] = {"key": cell.key, "name": cell.name, "group": cell.group, "settings": list(cell.settings), **outcome}
+            known[cell.key] = {"key": cell.key, "name": cell.name, "group": cell.group, "settings": list(cell.settings), "recipe": asked[cell.key], **outcome}
             append_result(out / RESULTS, known[cell.key])
             if progress:
                 bar.console.print(f"{cell.name}: {told(known[cell.key])}", markup=False, highlight=False, soft_wrap=True)
     return Sweep([known[cell.key] for cell in cells if cell.key in known], failed)
 
 
-def _require_unchanged(cell: Cell, recipe: Any, out: Path) -> None:
-    """Refuse to show a result for a recipe that its run did not have, as after a change of the recipe's file. Raises InputError: the first key that differs."""
-    file = Path(recipe.filled(recipe.output)) / "recipe.yaml"
-    if not file.is_file():
-        return
-    old, new = flatten(recipe_from_dict(read_yaml(file), str(file)).to_dict()), flatten(recipe.to_dict())
+def _asked_for(recipe: Any) -> dict[str, Any]:
+    """Return what a recipe says, flat, as it comes back from a line of results; a run resolves it further."""
+    return json.loads(json.dumps({key: value for key, value in flatten(recipe.to_dict()).items() if key != "output"}))
+
+
+def _require_unchanged(cell: Cell, recipe: Any, row: Mapping[str, Any], out: Path) -> None:
+    """Refuse to show a result of what the recipe was before its file was changed. Raises InputError: the first key that differs."""
+    new = _asked_for(recipe)
+    old = row.get("recipe", new)
     for key in {**old, **new}:
         was, now = old.get(key, "absent"), new.get(key, "absent")
-        if key not in _SETTLED and was != now:
+        if was != now:
             raise InputError(
                 f"{out}: holds the result of {cell.name} with {key} {was!r}, not {now!r}: {cell.recipe} has changed; take another folder with --out"
             )

@@ -154,6 +154,13 @@ def test_results_of_what_a_recipe_was_before_are_not_shown_for_it(tmp_path: Path
     assert len(read_results(out)) == 1
 
 
+def test_a_run_that_resolves_its_recipe_further_is_shown_again(tmp_path: Path) -> None:
+    """Settings that are scaled with the worlds stand in the run's recipe as they came out."""
+    tiny = ["training.worlds=4", "training.reference_worlds=2", "training.rollout=2", "training.minibatches=1", "training.epochs=1", "training.steps=8"]
+    cells = cells_of("rl/cartpole", ["seed=0", "training.checkpoint_every=1", "training.threads=1", *tiny], evaluate=0)
+    assert not run_sweep(cells, tmp_path, progress=False).failed and len(run_sweep(cells, tmp_path, progress=False).rows) == 1
+
+
 def test_a_cell_that_fails_is_named_and_the_exit_code_is_one(tmp_path: Path) -> None:
     items = ["data.episodes=4,999", *(item for item in data() if not item.startswith("data.episodes"))]
     done = command(["sweep", "quickstart", *items, "--out", str(tmp_path / "out"), "-q", "--evaluate", "2"], tmp_path)
