@@ -21,6 +21,7 @@ from policies.spec import InputError, Spec, suggest
 from real.policy import Observations
 from real.robot import Observation
 from robopolicy.data import layout
+from robopolicy.data.collection import provenance_of
 from robopolicy.data.dataset import Dataset
 from robopolicy.deployment import load_run_config, run
 from robopolicy.processes import Background
@@ -223,6 +224,8 @@ def replay(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robopolicy-", ignore_cleanup_errors=True)))
             twin = stack.enter_context(Background(twin_arguments(dataset, episode, real_time, folder), folder, "twin"))
             config = load_run_config([*given, f"robot.address={twin.address()}"])
+        if (told := provenance_of(dataset.path) or {}).get("noise") or told.get("recovery"):
+            say("recorded while the script was disturbed: actions are what it wanted, not what was executed, so the episode comes out otherwise")
         policy = Replay(spec, frames["action"], frames)
         played = config.model_copy(update={"episodes": 1})
         summary = run(played, lambda: (policy.over and not policy.robot_ended) or stopped(), watch, say, acting=policy, steps=policy)

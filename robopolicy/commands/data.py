@@ -149,6 +149,8 @@ def edit_command(
         if value is not None and name not in OPERATIONS[operation]:
             takers = " and ".join(other for other, takes in OPERATIONS.items() if name in takes)
             raise InputError(f"data edit {operation}: --{'failure' if value is False else name} is for {takers}")
+    if not backup and out is not None:
+        raise InputError(f"data edit {operation}: --no-backup is for a set that is replaced; with --out {out} the old one stays")
     if operation in ("merge", "split") and (out is None or not more):
         raise InputError(f"data edit {operation}: --out and {'other sets' if operation == 'merge' else 'parts such as train=0.8 test=0.2'} are needed")
     if operation == "merge":

@@ -276,6 +276,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'delete'" in refused(root, "delet", "--episodes", "0")
     assert "is not within 0-2" in refused(root, "delete", "--episodes", "9")
     assert "give the episodes as --episodes" in refused(root, "delete", "0,2")
+    assert "--no-backup is for a set that is replaced" in refused(root, "delete", "--episodes", "0", "--no-backup", "--out", str(tmp_path / "more"))
     assert "--out and other sets" in refused(root, "merge")
     assert "part 'a' is given twice" in refused(root, "split", "a=0", "a=1", "--out", str(tmp_path / "more"))
     assert "'²' is neither a number nor a range" in refused(root, "delete", "--episodes", "²")

@@ -66,7 +66,14 @@ def test_on_the_twin_from_the_same_seed_it_is_the_same_episode(task, tmp_path):
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["success"] is True and report["recorded_success"] is True and report["summary"]["failed"] is False
     assert report["executed"] > 10 and report["tracking"]["observation.state"]["max"] < 1e-5
-    assert "then success, now success" in out.output
+    assert "then success, now success" in out.output and "disturbed" not in out.output
+
+
+def test_that_a_script_was_disturbed_is_said(tmp_path):
+    collect("two-route", tmp_path / "set", 1, workers=1, progress=False, noise=0.5)
+    said = []
+    report = replay(tmp_path / "set", 0, ["robot=twin", "preflight=false"], say=said.append)
+    assert [line for line in said if "actions are what it wanted" in line] and report.tracking["observation.state"].max > 1e-3
 
 
 def test_an_episode_of_a_world_that_was_drawn_is_played_in_that_world(tmp_path):
