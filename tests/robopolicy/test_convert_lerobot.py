@@ -18,6 +18,7 @@ from robopolicy.data.convert.conversion import convert
 from robopolicy.data.convert.source import SourceOptions
 from robopolicy.data.dataset import Dataset
 from robopolicy.data.edit import relabel
+from robopolicy.data.episodes import write_tasks
 from robopolicy.data.writer import DatasetWriter
 from tests.require import require
 from tests.robopolicy.recording import CAMERA, action, add_episode, check_contents, image, length, observation, record
@@ -237,6 +238,23 @@ def test_single_images_become_video(tmp_path):
     assert error[:, 2:14, 2:14].max() <= 6 and error[:, 18:30, 18:30].max() <= 6  # lossy, away from edges
     convert(plain, tmp_path / "c", target="lerobot", progress=False)
     same(plain, tmp_path / "c")  # the plain form keeps them as they are
+
+
+def test_what_single_images_leave_behind_is_named(tmp_path):
+    require("libgl")
+    plain = with_single_images(foreign(tmp_path / "a", images=False))
+    file, info = layout.data_file(plain, (0, 0)), json.loads((plain / layout.INFO).read_text())
+    table = pq.ParquetFile(file).read()
+    tasks = table["task_index"].to_pylist()
+    tasks[2] = 1  # of the first episode
+    table = table.set_column(table.column_names.index("task_index"), "task_index", pa.array(tasks, pa.int64()))
+    pq.write_table(table.append_column("said", pa.array(["now"] * len(table))), file)
+    write_tasks(plain, ["reach", "rest"])
+    info["features"]["said"] = {"dtype": "string", "shape": [1], "names": None}
+    (plain / layout.INFO).write_text(json.dumps(info | {"total_tasks": 2}))
+    notes = convert(plain, tmp_path / "b", progress=False).notes
+    assert "'said' was left out: text and depth videos are not read" in notes
+    assert "episode 0 has 2 tasks; the first stands for all of it: 'reach'" in notes and len(notes) == 3
 
 
 # ---- version 2

@@ -31,6 +31,8 @@ class LeRobotFrames:
         others = {n: a for n, a in self._dataset.arrays.items() if n not in known}
         self._extras = [n for n, a in others.items() if a[0].size == 1]
         self.notes = [f"{n!r} was left out: {a.dtype}{list(a.shape[1:])} is not one number a frame" for n, a in others.items() if n not in self._extras]
+        unread = [n for n, f in info["features"].items() if f["dtype"] in layout.TEXT_DTYPES or (f.get("info") or {}).get("video.is_depth_map")]
+        self.notes += [f"{n!r} was left out: text and depth videos are not read" for n in unread]
         images = [n for n in self.spec.observation.image_names if info["features"][n]["dtype"] == "image"]
         self.notes.append(f"images were stored one by one, are video now: {', '.join(images)}")
 
@@ -42,6 +44,9 @@ class LeRobotFrames:
         """Yield every episode in order."""
         for index in range(self.num_episodes):
             frames = self._dataset.episode(index)
+            task = self._dataset.tasks[int(frames["task_index"][0].item())]
+            if len(tasks := np.unique(frames["task_index"])) > 1:
+                self.notes.append(f"episode {index} has {len(tasks)} tasks; the first stands for all of it: {task!r}")
             success, seed = int(self._dataset.success[index]), int(self._dataset.seeds[index])
             yield source.SourceEpisode(
                 f"episode {index}",
@@ -50,5 +55,5 @@ class LeRobotFrames:
                 {name: frames[name].reshape(-1) for name in self._extras},
                 success=None if success < 0 else bool(success),
                 seed=None if seed < 0 else seed,
-                task=self._dataset.tasks[int(frames["task_index"][0].item())],
+                task=task,
             )
