@@ -4,7 +4,8 @@ A hundred thousand environment steps, one world, one update a step, three seeds 
 on the same twenty initial states of Gymnasium's own environment. At the end, what the critics of SAC and DSAC-T promise beyond the
 Monte Carlo returns that come. Then a sparse task with and without demonstrations, 20,000 steps, four updates a step: successes on
 report states. About five hours of one core, in the background; every cell is a process and one line of
-``runs/benchmarks/off_policy/results.jsonl``, trainings go on where they were stopped, and ``robopolicy report`` draws their curves.
+``runs/benchmarks/off_policy/results.jsonl``, trainings go on where they were stopped. Leaves ``returns.svg`` there, the curves of ours
+beside the peer's; ``robopolicy report`` draws all that our runs logged.
 What is trained on the hopper enters ``evaluations/ledger.jsonl`` there, 50 report states each.
 """
 
@@ -18,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from robopolicy.bench.cells import Cell, Cells, run_cells
+from robopolicy.bench.drawn import draw, panel
 from robopolicy.bench.entered import entries
 from robopolicy.bench.harness import Result, Row
 from robopolicy.bench.returns import said
@@ -75,6 +77,7 @@ def run(quick: bool, steps: int | None = None, seeds: int | None = None, only: s
     if not _peer():
         result.missing.append(f"{PEER}: not installed; pip install 'stable-baselines3>=2.9,<3'")
     _returns(cells, found, size, result)
+    _curves(cells, found, folder, result)
     _gaps(cells, found, result)
     _sparse(cells, found, size, result)
     result.notes.append(f"curves of ours: robopolicy report {folder}")
@@ -149,6 +152,17 @@ def _returns(cells: dict[str, list[Cell]], found: Cells, size: Size, result: Res
             if rate[rule]:
                 name = f"{ENVIRONMENT}: {title}'s whole training, one update a step"
                 result.rows.append(Row(name, rate[rule], unit, f"{PEER} SAC" if rate[PEER] else None, rate[PEER] or None))
+
+
+def _curves(cells: dict[str, list[Cell]], found: Cells, folder: Path, result: Result) -> None:
+    """Draw the deterministic returns of every rule and of the peer over training."""
+    groups = {
+        title: [{"curves": {"return": [(point["steps"], point["return"]) for point in row["points"]]}} for row in _measured(cells, found, name)]
+        for name, title in {**RULES, PEER: f"{PEER} SAC"}.items()
+    }
+    if any(groups.values()):
+        draw(folder / "returns.svg", [panel(groups, "return", "return, deterministic")], list(groups))
+        result.notes.append(f"drawn: {folder / 'returns.svg'}")
 
 
 def _gaps(cells: dict[str, list[Cell]], found: Cells, result: Result) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from policies.spec import InputError
+from robopolicy.bench.drawn import POINTS, draw, panel
 from robopolicy.bench.harness import Result, Row
 from robopolicy.evaluation import ledger
-from robopolicy.reporting.curves import LIGHT
-from robopolicy.reporting.plots import HEIGHT, LEFT, WIDTH, Axis, Line, line_chart
 
 FOLDER = Path("runs/benchmarks/on_policy")
 RECIPE = "rl/half-cheetah"
@@ -35,7 +34,6 @@ WORLDS, REFERENCE = (16, 256, 4096), 256
 WORLD_STEPS, WORLD_SETTINGS = 4_000_000, ("training.rollout=32", "training.epochs=5", "training.minibatches=8")
 NAIVE = "settings as they are"
 QUICK = ("env.max_episode_steps=50",)
-POINTS = 60  # of a curve
 MEASURED: tuple[tuple[str, str, str, Literal["higher", "lower"]], ...] = (
     ("mean |ratio - 1| in the last epoch", "ratio_deviation", "", "lower"),
     ("the same, median over training", "ratio_deviation_median", "", "lower"),
@@ -184,10 +182,10 @@ def _ratios(folder: Path, seeds: int, steps: int, more: tuple[str, ...], result:
         told = ", ".join(f"{name.replace('_', ' ')} {_spread(rows, name)}" for name in ("ratio_deviation_median", "return", "kl"))
         result.notes.append(f"{rule.upper()}, {steps:,} steps, mean (seeds): {told}")
     panels = [
-        _panel(by_rule, "ratio_deviation", "|ratio - 1|, last epoch", str.upper, log=True),
-        _panel(by_rule, "return", "return", str.upper),
+        panel(by_rule, "ratio_deviation", "|ratio - 1|, last epoch", str.upper, log=True),
+        panel(by_rule, "return", "return", str.upper),
     ]
-    _draw(folder / "ratios.svg", panels, [rule.upper() for rule in RULES])
+    draw(folder / "ratios.svg", panels, [rule.upper() for rule in RULES])
     result.notes.append(f"drawn: {folder / 'ratios.svg'}")
 
 
@@ -209,36 +207,5 @@ def _scaling(folder: Path, worlds: Sequence[int], seeds: int, steps: int, more: 
         result.rows.append(Row(f"PPO, {where}: wall-clock", _mean(ours, "wall_s"), "s", NAIVE, _mean(naive, "wall_s"), None, "lower"))
         result.notes.append(f"{n} worlds, {steps:,} steps, return (seeds): scaled {_spread(ours, 'return')}, as they are {_spread(naive, 'return')}")
     named = {f"{n} worlds, {'scaled' if scaled else 'as they are'}": rows for (n, scaled), rows in groups.items() if n != REFERENCE or scaled}
-    _draw(folder / "scaling.svg", [_panel(named, "return", "return", str)], list(named))
+    draw(folder / "scaling.svg", [panel(named, "return", "return", str)], list(named))
     result.notes.append(f"drawn: {folder / 'scaling.svg'}")
-
-
-def _panel(groups: dict[str, list[dict[str, Any]]], name: str, label: str, title: Callable[[str], str], log: bool = False) -> str:
-    """Draw the curves ``name`` of all groups: means over seeds (geometric ones on a ``log`` axis), bands from the least to the most of them."""
-    lines = []
-    for colour, (group, rows) in enumerate(groups.items()):
-        curves = [np.array(row["curves"][name], np.float64).reshape(-1, 2) for row in rows]
-        curves = [curve for curve in curves if len(curve)]
-        if not curves:
-            continue
-        x = np.linspace(max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves), POINTS)
-        y = np.stack([np.interp(x, c[:, 0], c[:, 1]) for c in curves])
-        mean = np.exp(np.log(y).mean(0)) if log else y.mean(0)
-        lines.append(Line(title(group), x, mean, colour, y.min(0), y.max(0)))
-    return line_chart(lines, Axis("environment steps"), Axis(label, log=log), label) if lines else ""
-
-
-def _draw(file: Path, panels: Sequence[str], names: Sequence[str]) -> None:
-    """Write ``panels`` side by side over a legend, as an SVG file of its own."""
-    out = [panel.replace("<svg ", f'<svg x="{i * WIDTH}" width="{WIDTH}" height="{HEIGHT}" ', 1) for i, panel in enumerate(panels)]
-    for i, name in enumerate(names):
-        x, y = LEFT + i % 3 * 180, HEIGHT + 18 + i // 3 * 20
-        out.append(f'<line x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}" stroke="var(--c{i % 7})" stroke-width="3"/>')
-        out.append(f'<text x="{x + 28}" y="{y}">{name}</text>')
-    style = (
-        f"svg{{{LIGHT};background:#fff}}text{{font:12.5px system-ui,sans-serif;fill:var(--soft)}}.label{{fill:var(--ink)}}.grid{{stroke:var(--hair)}}"
-        ".axis,.mark{stroke:var(--neutral)}.line{fill:none;stroke-width:2}.band{opacity:.12}"
-    )
-    size = f"0 0 {len(panels) * WIDTH} {HEIGHT + 30 + (len(names) - 1) // 3 * 20}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}"><style>{style}</style>{"".join(out)}</svg>\n', encoding="utf-8")

@@ -16,6 +16,7 @@ from policies.normalize import limits_normalizer
 from robopolicy.bench import baselines, off_policy, ppo, trial_runs, updates
 from robopolicy.bench.cells import Cell, Cells
 from robopolicy.bench.entered import PeerPolicy, entries
+from robopolicy.bench.harness import Result
 from robopolicy.bench.returns import EVALUATION_SEEDS, deterministic_returns, first_reached, policy_act, said
 from robopolicy.evaluation import ledger
 from robopolicy.evaluation.rollout import evaluate
@@ -217,3 +218,16 @@ def test_over_estimation_is_measured_of_a_finished_run(tmp_path: Path) -> None:
     assert [point["steps"] for point in found["points"]] == [30, 60]
     row = trial_runs.overestimate(folder, 2)
     assert np.isfinite(row["gap"]) and row["error"] >= 0
+
+
+def test_curves_of_every_side_are_drawn_the_peer_s_too(tmp_path: Path) -> None:
+    cells = off_policy.plan(off_policy.QUICK, tmp_path)
+    points = [{"steps": 200 * n, "wall_s": 1.0, "cpu_s": 1.0, "return": 100.0 * n} for n in (1, 2, 3)]
+    result = Result()
+    off_policy._curves(cells, Cells({}, []), tmp_path, result)
+    assert result.notes == [] and not list(tmp_path.iterdir())
+    found = Cells({cells[name][0].key: {"points": points} for name in ("sac", off_policy.PEER)}, [])
+    off_policy._curves(cells, found, tmp_path, result)
+    drawing = (tmp_path / "returns.svg").read_text()
+    assert result.notes == [f"drawn: {tmp_path / 'returns.svg'}"] and drawing.count('class="line') == 2
+    assert all(name in drawing for name in ("SAC", "TD3", "DSAC-T", "stable-baselines3 SAC"))
