@@ -77,6 +77,7 @@ def mortal(folder: str, deaths: int) -> Callable[[int], int]:
         died = len(list(Path(folder).iterdir()))
         if item == 1 and died < deaths:
             (Path(folder) / str(died)).touch()
+            time.sleep(0.5)  # an answer that is still on its way dies with its worker, and counts as not done
             os.kill(os.getpid(), 9)
         return item
 
