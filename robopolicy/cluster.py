@@ -147,7 +147,7 @@ class Task:
 
     item: Any
     worker: int
-    place: Any
+    place: Any = None
     deaths: int = 0
 
 
@@ -212,8 +212,10 @@ class Pool:
     def submit(self, item: Any) -> Task:
         """Give ``item`` to the worker that has the fewest."""
         worker = min(range(self.size), key=lambda index: len(self._queues[index]))
-        self._queues[worker].append(Task(item, worker, self._workers[worker].work.remote(item)))
-        return self._queues[worker][-1]
+        task = Task(item, worker)
+        self._give(task, self._queues[worker][-1:])
+        self._queues[worker].append(task)
+        return task
 
     def ready(self, running: dict[int, Task]) -> list[int]:
         """Wait until one of ``running`` is done (or its worker is dead), and return which ones are."""
@@ -255,9 +257,18 @@ class Pool:
         left = [task for task in self._queues[worker] if task.deaths < _TRIES and not self._is_done(task)]
         left[0].deaths += 1
         self._workers[worker] = self._class.remote(self._begin)
-        for task in left:
-            if task.deaths < _TRIES:
-                task.place = self._workers[worker].work.remote(task.item)
+        again = [task for task in left if task.deaths < _TRIES]
+        for i, task in enumerate(again):
+            self._give(task, again[max(i - 1, 0) : i])
+
+    def _give(self, task: Task, before: Sequence[Task]) -> None:
+        """Hand ``task`` to its worker, behind ``before`` (one, or none).
+
+        A worker that is killed takes an answer with it that is still on its way, so the task before may be counted as what it died over,
+        though it is innocent. Once only: behind a task that has been counted the next waits, as its argument, for the answer to be here.
+        """
+        answers = [other.place for other in before if other.deaths]
+        task.place = self._workers[task.worker].work.remote(task.item, *answers)
 
     def _is_done(self, task: Task) -> bool:
         try:
@@ -274,8 +285,8 @@ class _Worker:
         self._begin = begin
         self._work: Callable[[Any], Any] | None = None
 
-    def work(self, item: Any) -> tuple[str, Any]:
-        """Return (``done``, result), or (``input`` | ``failed``, one line)."""
+    def work(self, item: Any, *answers: Any) -> tuple[str, Any]:
+        """Return (``done``, result), or (``input`` | ``failed``, one line); ``answers`` to what came before are only waited for."""
         try:
             if self._work is None:
                 self._work = self._begin()
