@@ -13,7 +13,8 @@ import numpy as np
 
 from robopolicy.data.atomic import write_bytes
 from robopolicy.evaluation.statistics import mean_interval
-from robopolicy.reporting import curves, plots
+from robopolicy.reporting import plots
+from robopolicy.reporting.drawing import LIGHT
 from robopolicy.reporting.plots import Axis, Line
 from robopolicy.sweep import Sweep
 
@@ -108,7 +109,7 @@ def page(sweep: Sweep, title: str) -> str:
     failed = "".join(f"<li>{html.escape(f'{cell.name}: {why}')}</li>" for cell, why in sweep.failed)
     missing = f"<h2>Failed</h2><ul>{failed}</ul>" if failed else ""
     style = (
-        f":root{{{curves.LIGHT};color-scheme:light}}body{{font:15px/1.5 system-ui,sans-serif;color:var(--ink);max-width:960px;margin:32px auto;padding:0 16px}}"
+        f":root{{{LIGHT};color-scheme:light}}body{{font:15px/1.5 system-ui,sans-serif;color:var(--ink);max-width:960px;margin:32px auto;padding:0 16px}}"
         "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:5px 12px 5px 0;border-bottom:1px solid var(--hair)}"
         "i{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:8px}svg text{font:12.5px system-ui,sans-serif;fill:var(--soft)}"
         ".grid{stroke:var(--hair)}.axis{stroke:var(--neutral)}.line{fill:none;stroke-width:2}.band{opacity:.15}p{color:var(--soft)}"

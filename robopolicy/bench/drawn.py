@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from robopolicy.reporting.curves import LIGHT
-from robopolicy.reporting.plots import HEIGHT, LEFT, WIDTH, Axis, Line, line_chart
+from robopolicy.reporting.drawing import side_by_side
+from robopolicy.reporting.plots import Axis, Line, line_chart
 
 POINTS = 60  # of a curve
 
@@ -39,15 +39,5 @@ def panel(groups: Mapping[str, Sequence[Mapping[str, Any]]], name: str, label: s
 
 def draw(file: Path, panels: Sequence[str], names: Sequence[str]) -> None:
     """Write ``panels`` side by side over a legend, as an SVG file of its own; lines have the colours of ``names`` in their order."""
-    out = [panel.replace("<svg ", f'<svg x="{i * WIDTH}" width="{WIDTH}" height="{HEIGHT}" ', 1) for i, panel in enumerate(panels)]
-    for i, name in enumerate(names):
-        x, y = LEFT + i % 3 * 180, HEIGHT + 18 + i // 3 * 20
-        out.append(f'<line x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}" stroke="var(--c{i % 7})" stroke-width="3"/>')
-        out.append(f'<text x="{x + 28}" y="{y}">{name}</text>')
-    style = (
-        f"svg{{{LIGHT};background:#fff}}text{{font:12.5px system-ui,sans-serif;fill:var(--soft)}}.label{{fill:var(--ink)}}.grid{{stroke:var(--hair)}}"
-        ".axis,.mark{stroke:var(--neutral)}.line{fill:none;stroke-width:2}.band{opacity:.12}"
-    )
-    size = f"0 0 {len(panels) * WIDTH} {HEIGHT + 30 + (len(names) - 1) // 3 * 20}"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}"><style>{style}</style>{"".join(out)}</svg>\n', encoding="utf-8")
+    file.write_text(side_by_side(panels, names), encoding="utf-8")

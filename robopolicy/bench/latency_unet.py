@@ -158,7 +158,7 @@ def measure_unet(result: Result, repetitions: int, inputs: int, threads: tuple[i
     try:
         plans[_PEER] = lerobot_planner(policy)
     except ModuleNotFoundError as error:
-        result.missing.append(f"{_PEER}: not installed ({error.name}); tests/parity/lerobot_unet.py measures beside it")
+        result.missing.append(f"{_PEER}: not installed ({error.name}); tests/parity/lerobot_policies.py measures beside it")
     fast = {weights: accelerate(copy.deepcopy(policy), weights) for weights in FORMATS}
     plans |= {f"{weights}, accelerated": planner(one) for weights, one in fast.items()}
     for count in threads:

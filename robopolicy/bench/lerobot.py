@@ -6,11 +6,12 @@ faster than its own. Both train for about twenty minutes of one core and are jud
 actions, the last checkpoints averaged. Some hours, and resumable; ``--only LeRobot`` may run beside ``--only "diffusion seed"`` after
 ``--only demonstrations``. All is below ``runs/benchmarks/lerobot``, evaluations with a ledger too.
 
-LeRobot pins an older torch: ``python tests/parity/lerobot_unet.py pusht`` makes an environment that has both, and runs this there.
+LeRobot pins an older torch: ``python tests/parity/lerobot_policies.py pusht`` makes an environment that has both, and runs this there.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import sys
@@ -35,6 +36,7 @@ from robopolicy.reporting.leaderboard import PEER
 
 FOLDER = Path("runs/benchmarks/lerobot")
 NAME = "LeRobot"  # and what its network predicts
+MODELING = "lerobot.policies.diffusion.modeling_diffusion"
 STATE, FEATURES = "observation.state", "observation.environment_state"
 _HERE = "robopolicy.bench.lerobot"
 
@@ -88,7 +90,7 @@ def measure(folder: Path, size: Size, only: str | None = None, progress: bool = 
     found = run_cells([pusht.demonstrations_cell(folder, size.ours), *by_seed], folder, progress, only)
     result = Result(missing=list(found.failed))
     if not is_installed():
-        result.missing.append("LeRobot: not installed; python tests/parity/lerobot_unet.py pusht makes an environment that has it")
+        result.missing.append("LeRobot: not installed; python tests/parity/lerobot_policies.py pusht makes an environment that has it")
     pusht.add_rows(result, "ours, diffusion", [row for cell in evaluated if (row := found.get(cell))], size.ours)
     for prediction, cells in peers.items():
         pusht.add_rows(result, f"{NAME}'s diffusion ({prediction})", [row for cell in cells if (row := found.get(cell))], size.ours)
@@ -102,17 +104,15 @@ def is_installed() -> bool:
     return importlib.util.find_spec("lerobot") is not None
 
 
-def import_lerobot() -> None:
-    """Import LeRobot's diffusion policy.
+def imported(module: str) -> Any:
+    """Import a module of LeRobot and return it.
 
     Its torchvision may be older than torch: compiled operators then do not load. They are of no use here, but torchvision's Python code
     describes them, so each is declared without a body.
     """
     for _ in range(50):
         try:
-            import lerobot.policies.diffusion.modeling_diffusion  # type: ignore[import-not-found]  # noqa: F401
-
-            return
+            return importlib.import_module(module)
         except RuntimeError as error:
             missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
             if missing is None:
@@ -134,10 +134,9 @@ class LeRobotDiffusion:
     """
 
     def __init__(self, spec: Spec, stats: Mapping[str, Mapping[str, np.ndarray]], down_dims: tuple[int, ...], prediction: str) -> None:
-        import_lerobot()
+        DiffusionPolicy = imported(MODELING).DiffusionPolicy
         from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature  # type: ignore[import-not-found]
         from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig  # type: ignore[import-not-found]
-        from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy  # type: ignore[import-not-found]
 
         fields, action = spec.observation.fields, PolicyFeature(FeatureType.ACTION, (spec.action.dim,))
         kinds = {STATE: FeatureType.STATE, FEATURES: FeatureType.ENV}
@@ -216,16 +215,12 @@ def peer(
     policy = LeRobotDiffusion(dataset.spec, dataset.stats, tuple(down_dims), prediction)
     marks, seconds = train(policy, dataset, updates, batch_size, every, seed)
     alike = settings_hash([pusht.TASK, prediction, updates, batch_size, down_dims, demonstrations])
-    out: dict[str, Any] = {"seconds": seconds, "success": [], "coverage": [], "calls": 0.0, "steps": 0}
+    judged = []
     for update, weights in marks[-checkpoints:]:
         policy.module.load_state_dict(weights)
         how = {"seed": seed, "step": update, "settings": "LeRobot's, a narrower network", "recipe_hash": alike, "demonstrations": demonstrations}
-        found = evaluate(
+        judged.append(evaluate(
             policy, pusht.TASK, episodes=states, block=states, env={} if limit is None else {"max_episode_steps": limit}, latency_calls=0, progress=False,
             out=Path(folder) / "evaluations", label=f"{PEER}{NAME}'s diffusion ({prediction})", set_name=pusht.SET, training=how,
-        )  # fmt: skip
-        out["success"].append([int(e.success) for e in found.episodes])
-        out["coverage"].append([float(e.score or 0.0) for e in found.episodes])
-        out["calls"] += sum(e.network_calls for e in found.episodes)
-        out["steps"] += sum(e.length for e in found.episodes)
-    return out
+        ))  # fmt: skip
+    return {"seconds": seconds, **pusht.sums(judged)}

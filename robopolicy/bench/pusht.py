@@ -19,6 +19,7 @@ import numpy as np
 
 from robopolicy.bench.cells import Cell, Cells, run_cells
 from robopolicy.bench.harness import Result, Row
+from robopolicy.evaluation.records import Evaluation
 
 FOLDER = Path("runs/benchmarks/pusht")
 TASK, SET = "pusht", "pusht"
@@ -205,19 +206,25 @@ def evaluated(folder: str, policy: str, seed: int, limit: int | None, method: st
     from robopolicy.evaluation.rollout import evaluate
     from robopolicy.evaluation.seeds import SELECTION
 
-    out: dict[str, Any] = {"success": [], "coverage": [], "calls": 0.0, "steps": 0}
+    found = []
     env = {} if limit is None else {"max_episode_steps": limit}
     chosen = [] if method == "none" else [{"what": "level of RTI", "seed0": SELECTION, "episodes": selection, "trials": tried}]
     for checkpoint in _last(folder, policy, seed, checkpoints):
-        found = evaluate(
+        found.append(evaluate(
             str(checkpoint), TASK, episodes=states, block=states, env=env, latency_calls=20, progress=False, method=method,
             out=Path(folder) / "evaluations", label=f"{policy}{'' if method == 'none' else '+rti'}", set_name=SET, chosen=chosen,
-        )  # fmt: skip
-        out["success"].append([int(e.success) for e in found.episodes])
-        out["coverage"].append([float(e.score or 0.0) for e in found.episodes])
-        out["calls"] += sum(e.network_calls for e in found.episodes)
-        out["steps"] += sum(e.length for e in found.episodes)
-    return out
+        ))  # fmt: skip
+    return sums(found)
+
+
+def sums(found: Sequence[Evaluation]) -> dict[str, Any]:
+    """Return the result of a cell: ``success`` and ``coverage`` (checkpoints, states), and ``calls`` of the network and ``steps`` of all episodes."""
+    return {
+        "success": [[int(e.success) for e in one.episodes] for one in found],
+        "coverage": [[float(e.score or 0.0) for e in one.episodes] for one in found],
+        "calls": float(sum(e.network_calls for one in found for e in one.episodes)),
+        "steps": sum(e.length for one in found for e in one.episodes),
+    }
 
 
 _last = checkpoints  # under a name that no argument hides

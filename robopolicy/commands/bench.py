@@ -22,14 +22,12 @@ def register(app: typer.Typer) -> None:
         folder: Annotated[Path | None, typer.Option(help="Where long benchmarks keep their results and go on from.", show_default=False)] = None,
     ) -> None:
         """Measure speed and print a table; targets are on the ratio where there is a peer, else on the value."""
-        from rich.console import Console
         from rich.table import Table
 
         from robopolicy.bench import harness
+        from robopolicy.reporting.console import wide
 
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=160)
+        console = wide(markup=True)
         if name is None:
             listing = Table("benchmark", "measures", show_lines=False)
             for key, text in harness.names().items():

@@ -82,11 +82,11 @@ def register(app: typer.Typer) -> None:
 
 def _print(result: Comparison) -> None:
     """Print a line a task where there are several, then the sentence."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False)  # names may hold brackets
-    console = console if console.is_terminal else Console(width=200, markup=False)  # nothing of a name is cut off in a file
+    from robopolicy.reporting.console import wide
+
+    console = wide()
     if len(result.tasks) > 1:
         table = Table(title=f"{result.first} against {result.second}, {result.quantity}", title_justify="left")
         for name in ("task", "states", result.first, result.second, "difference", "95% interval", "p", "p (Holm)"):

@@ -19,12 +19,12 @@ def register(app: typer.Typer) -> None:
 
         Every lack comes with one line that says what brings it.
         """
-        from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
 
         from robopolicy.doctor import as_json, examine
         from robopolicy.json_output import emit_json
+        from robopolicy.reporting.console import wide
 
         findings = examine()
         if json_file is not None:
@@ -38,5 +38,4 @@ def register(app: typer.Typer) -> None:
         table.add_column(overflow="fold")
         for one in findings:
             table.add_row(f"[{colours[one.level]}]{one.level}[/]", one.name, escape(one.found + (f": {one.fix}" if one.fix else "")))
-        console = Console()
-        (console if console.is_terminal else Console(width=240)).print(table)
+        wide(markup=True).print(table)

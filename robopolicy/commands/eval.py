@@ -13,8 +13,6 @@ import typer
 from policies.spec import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from robopolicy.evaluation.composition import Composition, Trial
     from robopolicy.evaluation.records import Evaluation
     from robopolicy.evaluation.suite import SuiteResult
@@ -150,19 +148,13 @@ def _over_a_set(how: dict[str, Any], spread: bool, address: str | None, progress
     return 0
 
 
-def _console() -> Console:
-    """Return where tables are printed: brackets of names stay, and what is no terminal cuts nothing off."""
-    from rich.console import Console
-
-    console = Console(markup=False)
-    return console if console.is_terminal else Console(width=200, markup=False)
-
-
 def _print_set(result: SuiteResult, out: Path) -> None:
     """Print one row per task, and their mean."""
     from rich.table import Table
 
-    first, console = result.evaluations[0], _console()
+    from robopolicy.reporting.console import wide
+
+    first, console = result.evaluations[0], wide()
     title = f"{first.label} on {result.name}, {len(first.episodes)} episodes a task on {first.purpose} seeds from {first.seed0}, B = {first.block}"
     table = Table(title=title, title_justify="left")
     for name in ("task", "success", "rate", "95% interval", "steps"):
@@ -225,7 +217,9 @@ def _print_trials(trials: Sequence[Trial], reported: Evaluation) -> None:
     """Print the grid of weights, with what was chosen."""
     from rich.table import Table
 
-    first, console = trials[0], _console()
+    from robopolicy.reporting.console import wide
+
+    first, console = trials[0], wide()
     e, parts = first.evaluation, first.composition.described["parts"]
     title = f"weights, {len(e.episodes)} episodes on {e.purpose} seeds from {e.seed0}; the chosen ones are reported on others below"
     table = Table(title=title, title_justify="left")
@@ -247,8 +241,9 @@ def _print(evaluations: Sequence[Evaluation]) -> None:
 
     from robopolicy.evaluation.records import compare_evaluations
     from robopolicy.evaluation.statistics import holm
+    from robopolicy.reporting.console import wide
 
-    first, console = evaluations[0], _console()
+    first, console = evaluations[0], wide()
     title = f"{first.task}, {len(first.episodes)} episodes on {first.purpose} seeds from {first.seed0}, B = {first.block}"
     caption = "calls of the network: for one plan (for one control step); ms: for one plan"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")

@@ -56,12 +56,11 @@ def register(app: typer.Typer) -> None:
 
     @group.command("list", help=LIST_HELP, short_help="List evaluations.")
     def list_command(files: Annotated[list[Path], typer.Argument(help="Ledgers.", metavar="LEDGER...")]) -> None:
-        from rich.console import Console
         from rich.table import Table
 
         from robopolicy.evaluation import chain
+        from robopolicy.reporting.console import wide
 
-        console = Console(markup=False)  # names may hold brackets
         table = Table(title_justify="left")
         for name in ("id", "time", "policy", "task", "seeds", "success", "set"):
             table.add_column(name, no_wrap=name != "task")
@@ -69,7 +68,7 @@ def register(app: typer.Typer) -> None:
             seeds = f"{row['purpose']} {row['seed0']}"
             cells = (str(row.get("id") or chain.identity(row))[:8], str(row["time"])[:16], str(row["label"]), str(row["task"]), seeds)
             table.add_row(*cells, f"{row.get('successes', '-')}/{row['episodes']}", str(row.get("set") or ""))
-        (console if console.is_terminal else Console(width=160, markup=False)).print(table)
+        wide().print(table)
 
 
 def _print_check(file: Path, rows: int, unchained: int, head: str, problems: list[str], notes: list[str]) -> None:

@@ -125,12 +125,11 @@ def _numbers(kind: str, text: str) -> list[float]:
 def _print(table: Table, page: Path) -> None:
     """Print a table for every kind, the summary, what was left out, and where the page is."""
     from rich import table as tables
-    from rich.console import Console
 
+    from robopolicy.reporting.console import wide
     from robopolicy.reporting.robustness_page import kinds, success_rows, summary_rows
 
-    console = Console(markup=False)  # intervals and names hold brackets
-    console = console if console.is_terminal else Console(width=160, markup=False)
+    console = wide()
     shown = [success_rows(table, kind) for kind in kinds(table)] + ([summary_rows(table)] if table.curves else [])
     for number, (heads, rows) in enumerate(shown):
         grid = tables.Table(title=f"{table.task}, {table.episodes} episodes a cell: success in %" if number == 0 else None, title_justify="left")

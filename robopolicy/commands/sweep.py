@@ -42,9 +42,9 @@ def register(app: typer.Typer) -> None:
         address: Annotated[str | None, typer.Option(help="Ray cluster.", show_default="RAY_ADDRESS, or one started here")] = None,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     ) -> int:
-        from rich.console import Console
         from rich.table import Table
 
+        from robopolicy.reporting.console import wide
         from robopolicy.sweep import cells_of, check, run_sweep
         from robopolicy.sweep_report import table, write
 
@@ -53,8 +53,7 @@ def register(app: typer.Typer) -> None:
         with _cluster(engine, address, workers) as cluster:
             found = run_sweep(cells, out, workers, progress=not quiet, cluster=cluster)
         page = write(found, out)
-        console = Console(markup=False)  # values may be lists in brackets
-        console = console if console.is_terminal else Console(width=200, markup=False)  # nothing is cut off in a file
+        console = wide()
         heads, lines = table(found.rows)
         shown = Table()
         for head in heads:

@@ -124,13 +124,12 @@ def _as_json(folder: Path, trials: Sequence[Trial], saved: bool) -> dict[str, An
 
 def _print(folder: Path, trials: Sequence[Trial], saved: bool, remark: str) -> None:
     """Print one row per candidate, the best first, a remark on them, and what was done."""
-    from rich.console import Console
     from rich.table import Table
 
     from policies.realtime.registry import to_text
+    from robopolicy.reporting.console import wide
 
-    console, first = Console(), trials[0].evaluation
-    console = console if console.is_terminal else Console(width=160)
+    console, first = wide(), trials[0].evaluation
     title = f"{first.task}, {len(first.episodes)} episodes on selection seeds from {first.seed0}, B = {first.block}"
     table = Table(title=title, title_justify="left", caption="calls of the network: for one control step; ms: for one plan", caption_justify="left")
     for name in ("method", "success", "rate", "95% interval", "score", "steps", "calls a step", "ms"):

@@ -18,14 +18,12 @@ import numpy as np
 
 from policies.spec import InputError
 from robopolicy.reporting import plots
+from robopolicy.reporting.drawing import side_by_side, swatch
 from robopolicy.reporting.plots import Axis, Line
 
 FORMAT = 1
 FILE = "curves.json"
 TICKS = (1, 2, 4, 10, 100)
-#: Colours of the drawing that stands alone, those of the page by day.
-LIGHT = "--ink:#1c2430;--soft:#5a6675;--hair:#dfe4ea;--neutral:#7b8794;"
-LIGHT += "--c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#b8588f;--c4:#c28400;--c5:#3a9bd4;--c6:#6b4ea0"
 
 
 @dataclass(frozen=True)
@@ -166,31 +164,13 @@ def _box(index: int, label: str, panels: Sequence[Panel]) -> str:
 
 
 def _swatch(index: int) -> str:
-    dash = ' stroke-dasharray="6 3"' if index >= 7 else ""
-    shown = f'<line x1="0" x2="22" y1="5" y2="5" stroke="var(--c{index % 7})" stroke-width="3"{dash}/>'
-    return f'<svg viewBox="0 0 22 10" style="display:inline-block;width:22px;height:10px">{shown}</svg>'
+    return f'<svg viewBox="0 0 22 10" style="display:inline-block;width:22px;height:10px">{swatch(index)}</svg>'
 
 
 def picture(panels: Sequence[Panel]) -> str:
     """Return the plot as an SVG file of its own, panels side by side over a legend."""
-    order, width, height = labels(panels), plots.WIDTH, plots.HEIGHT
-    per_row = max(1, len(panels) * width // 190)
-    rows = -(-len(order) // per_row)
-    out = []
-    for i, panel in enumerate(panels):
-        body = chart(panel, order).replace("<svg ", f'<svg x="{i * width}" y="28" width="{width}" height="{height}" ', 1)
-        out.append(f'<text class="label" x="{i * width + plots.LEFT}" y="20" font-weight="600">{_esc(panel.title)}: {_esc(panel.quantity)}</text>{body}')
-    for i, label in enumerate(order):
-        x, y = plots.LEFT + i % per_row * 190, height + 52 + i // per_row * 22
-        dash = ' stroke-dasharray="6 3"' if i >= 7 else ""
-        out.append(f'<line x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}" stroke="var(--c{i % 7})" stroke-width="3"{dash}/>')
-        out.append(f'<text x="{x + 28}" y="{y}">{_esc(label)}</text>')
-    style = (
-        f"svg{{{LIGHT};background:#fff}}text{{font:12.5px system-ui,sans-serif;fill:var(--soft)}}.label{{fill:var(--ink)}}.grid{{stroke:var(--hair)}}"
-        ".axis,.mark{stroke:var(--neutral)}.line{fill:none;stroke-width:2}.band{opacity:.12}"
-    )
-    size = f"0 0 {len(panels) * width} {height + 52 + rows * 22}"
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}"><style>{style}</style>{"".join(out)}</svg>\n'
+    order = labels(panels)
+    return side_by_side([chart(p, order) for p in panels], order, [f"{p.title}: {p.quantity}" for p in panels])
 
 
 def _esc(text: object) -> str:

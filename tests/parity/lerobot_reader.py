@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 import sysconfig
@@ -28,12 +27,13 @@ ALONE = ("lerobot==0.4.4", "torchvision==0.25.0")
 #: Installed with what they need and the running Python lacks.
 WITH_DEPENDENCIES = ("datasets==4.8.5", "huggingface_hub==0.35.3", "pandas>=2.2", "requests>=2.32", "tqdm", "pillow", "accelerate>=1.10")
 NOT_INSTALLED = 3
+ROOT = Path(__file__).resolve().parents[2]
 _STAMP = "made.txt"
 
 
 def environment() -> Path:
     """Return the folder of the throw-away environment."""
-    inside = Path(sys.prefix) if sys.prefix != sys.base_prefix else Path(__file__).resolve().parents[2] / ".pytest_cache"
+    inside = Path(sys.prefix) if sys.prefix != sys.base_prefix else ROOT / ".pytest_cache"
     return Path(os.environ.get("ROBOPOLICY_LEROBOT_VENV") or inside / "lerobot")
 
 
@@ -65,27 +65,12 @@ def make_environment(folder: Path) -> Path:
     return python
 
 
-def import_lerobot() -> Any:
-    """Return the class LeRobotDataset.
+def dataset_class() -> Any:
+    """Return the class LeRobotDataset."""
+    sys.path.insert(0, str(ROOT))
+    from robopolicy.bench.lerobot import imported
 
-    torchvision is older than torch here and its compiled operators do not load; they are of no use to data sets, but its
-    Python code describes them, so each is declared without a body.
-    """
-    import torch
-
-    for _ in range(50):
-        try:
-            from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-            return LeRobotDataset
-        except RuntimeError as error:
-            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
-            if missing is None:
-                raise
-            torch.library.define(f"torchvision::{missing[1]}", "(Tensor x) -> Tensor")
-            for name in [n for n in sys.modules if n.partition(".")[0] in ("torchvision", "lerobot")]:
-                del sys.modules[name]
-    raise RuntimeError("torchvision cannot be imported")
+    return imported("lerobot.datasets.lerobot_dataset").LeRobotDataset
 
 
 def read(root: Path, out: Path) -> None:
@@ -97,11 +82,11 @@ def read(root: Path, out: Path) -> None:
     import numpy as np
     import torch
 
-    dataset_class = import_lerobot()
-    dataset = dataset_class("local/parity", root=root, video_backend="pyav")
+    lerobot = dataset_class()
+    dataset = lerobot("local/parity", root=root, video_backend="pyav")
     delta = {name: [-1 / dataset.fps, 0.0] for name in dataset.features if name.startswith("observation.")}
     delta["action"] = [i / dataset.fps for i in range(4)]
-    windows = dataset_class("local/parity", root=root, video_backend="pyav", delta_timestamps=delta)
+    windows = lerobot("local/parity", root=root, video_backend="pyav", delta_timestamps=delta)
     columns: dict[str, list[Any]] = {}
     for prefix, source, names in (("", dataset, None), ("delta.", windows, [*delta, *(f"{n}_is_pad" for n in delta)])):
         for i in range(len(source)):
@@ -132,7 +117,7 @@ def write(source: Path, root: Path) -> None:
     """Record a data set with LeRobot's writer from ``fps``, ``lengths``, ``tasks`` (one an episode) and field arrays."""
     import numpy as np
 
-    dataset_class = import_lerobot()
+    lerobot = dataset_class()
     arrays = dict(np.load(source, allow_pickle=False))
     fps, lengths, tasks = int(arrays.pop("fps")), arrays.pop("lengths"), arrays.pop("tasks")
     features: dict[str, Any] = {}
@@ -140,7 +125,7 @@ def write(source: Path, root: Path) -> None:
         image = array.dtype == np.uint8 and array.ndim == 4
         names = ["height", "width", "channels"] if image else [f"{name.rpartition('.')[2]}_{i}" for i in range(array.shape[1])]
         features[name] = {"dtype": "video" if image else str(array.dtype), "shape": tuple(array.shape[1:]), "names": names}
-    dataset = dataset_class.create("local/parity", fps, features, root=root, robot_type="parity", use_videos=True, video_backend="pyav", vcodec="h264")
+    dataset = lerobot.create("local/parity", fps, features, root=root, robot_type="parity", use_videos=True, video_backend="pyav", vcodec="h264")
     start = 0
     for length, task in zip(lengths, tasks, strict=True):
         for i in range(start, start + int(length)):

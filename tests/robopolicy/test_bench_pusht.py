@@ -94,7 +94,7 @@ def test_lerobot_is_measured_beside_ours_where_it_is_installed_and_named_where_i
     monkeypatch.setattr(lerobot, "is_installed", lambda: False)
     alone = lerobot.measure(tmp_path, lerobot.QUICK, progress=False)
     assert ran == ["demonstrations", "diffusion seed 0 training", "diffusion seed 0 evaluation none"]
-    assert "LeRobot: not installed; python tests/parity/lerobot_unet.py pusht makes" in alone.missing[0] and len(alone.rows) == 4
+    assert "LeRobot: not installed; python tests/parity/lerobot_policies.py pusht makes" in alone.missing[0] and len(alone.rows) == 4
     monkeypatch.setattr(lerobot, "is_installed", lambda: True)
     both = lerobot.measure(tmp_path, lerobot.QUICK, progress=False)
     assert ran[3:] == ["LeRobot, epsilon, seed 0"] and both.missing == []

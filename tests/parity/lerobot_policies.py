@@ -1,11 +1,11 @@
-"""Our U-Net beside LeRobot's, in a throw-away environment that has both: the same numbers, and who is faster.
+"""LeRobot's policies beside ours, in a throw-away environment that has both: the same numbers, who is faster, and who solves more.
 
 Usage::
 
-    python tests/parity/lerobot_unet.py parity                      outputs of both for the same weights and inputs
-    python tests/parity/lerobot_unet.py peer                        the policy as a peer of ours: plans as by its own ``select_action``
-    python tests/parity/lerobot_unet.py bench [--quick] [--json F]  the U-Net's part of ``robopolicy bench latency``
-    python tests/parity/lerobot_unet.py pusht [...]                 ``robopolicy bench lerobot [...]``
+    python tests/parity/lerobot_policies.py parity                      outputs of both for the same weights and inputs
+    python tests/parity/lerobot_policies.py peer                        the policy as a peer of ours: plans as by its own ``select_action``
+    python tests/parity/lerobot_policies.py bench [--quick] [--json F]  the U-Net's part of ``robopolicy bench latency``
+    python tests/parity/lerobot_policies.py pusht [...]                 ``robopolicy bench lerobot [...]``
 
 The environment is that of ``lerobot_reader.py`` with what LeRobot's policies import besides. Exit code 3: the packages
 could not be installed.
@@ -179,9 +179,9 @@ def main() -> int:
     sys.path.insert(0, str(ROOT))
     if arguments.command == "pusht":
         return subprocess.run([sys.executable, "-m", "robopolicy", "bench", "lerobot", *more], env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
-    from robopolicy.bench.lerobot import import_lerobot
+    from robopolicy.bench.lerobot import MODELING, imported
 
-    import_lerobot()
+    imported(MODELING)
     if arguments.command in ("parity", "peer"):
         {"parity": parity, "peer": peer}[arguments.command]()
     else:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity import lerobot_unet
+from tests.parity import lerobot_policies
 from tests.require import require
 
 
 @pytest.mark.parametrize(("command", "said"), [("parity", "difference as trained"), ("peer", "largest difference")])
 def test_the_networks_are_the_same_and_so_are_the_plans_of_the_peer(command: str, said: str):
-    if not lerobot_unet.is_made():
+    if not lerobot_policies.is_made():
         require("network")
-    done = subprocess.run([sys.executable, Path(lerobot_unet.__file__), command], capture_output=True, text=True, timeout=900)
+    done = subprocess.run([sys.executable, Path(lerobot_policies.__file__), command], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout
     assert said in done.stdout
