@@ -107,7 +107,8 @@ class OperatorPage:
 
     def _build(self) -> None:
         gui, trusted = self._server.gui, bool(self._run.token)
-        gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False, control_layout="fixed", control_width="medium")
+        gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False, control_width="medium")
+        gui.main_panel.dock_right()
         gui.set_panel_label("robopolicy")
         gui.add_html(STYLE)
         self._state = gui.add_html(state_html({}, None))
