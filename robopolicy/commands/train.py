@@ -70,7 +70,7 @@ def register(app: typer.Typer) -> None:
         recipe: Annotated[str, typer.Argument(help="Recipe: a YAML file, or an installed name such as imitation/quickstart.", metavar="RECIPE")],
         overrides: Annotated[list[str] | None, typer.Argument(help="Keys of the recipe to set, e.g. seed=1 policy=flow.", metavar="KEY=VALUE")] = None,
         processes: Annotated[int, typer.Option(min=1, help="Processes on this machine that share each batch: one a GPU, or on the CPU.")] = 1,
-        fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run that is in the output folder and begin anew.")] = False,
+        fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; the run in the output folder goes when the new one has a checkpoint.")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; the result and notes alone.")] = False,
         actors: Annotated[int | None, typer.Option(min=1, help="Actors beside a learner; without --role all are started here.", show_default=False)] = None,
         role: Annotated[str | None, typer.Option(help="What this process is: learner or actor.", show_default="both")] = None,

@@ -23,6 +23,12 @@ class ReplayConfig(Config):
     n_step: pydantic.PositiveInt = 1  # rewards summed before the critic's estimate
     chunk: pydantic.PositiveInt = 1  # actions in one (Q-chunking)
 
+    @pydantic.model_validator(mode="after")
+    def _used(self) -> ReplayConfig:
+        if self.sampling == "uniform":
+            self.refuse(["alpha", "beta"], "sampling=uniform")
+        return self
+
 
 class DemonstrationsConfig(Config):
     """Demonstrations that part of every batch is drawn from."""

@@ -8,6 +8,7 @@
 ``last``               Text: the path of the newest checkpoint, relative to the run (no link: archives keep it).
 ``state/``             The training state, from which the same command continues after a kill.
 ``backward/``          The checkpoint of the policy that brings the world back (``training.resets.type=backward``).
+``.replaced/``         The run that ``--fresh`` replaces, until the new one has a checkpoint.
 =====================  ========================================================================
 """
 
@@ -27,6 +28,7 @@ from robopolicy.recipe import Experiment, flatten, recipe_from_dict
 
 _STEP = re.compile(r"step_(\d+)")
 _OWN = ("recipe.yaml", "log.jsonl", "tensorboard", "checkpoints", "last", "state", "backward")
+_REPLACED = ".replaced"
 _STATES_KEPT = 2  # a second one, should the disk lose the first
 
 
@@ -53,12 +55,13 @@ class RunFolder:
 
     def check(self, recipe: Experiment) -> None:
         """Refuse a folder that holds something else, or a run with another recipe. Raises InputError."""
+        self._repair()
         if self.recipe_file.is_file():
             require_same(recipe_from_dict(read_yaml(self.recipe_file), str(self.recipe_file)), recipe, str(self.path))
             return
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"output {self.path}: a file is in the way, expected a folder")
-        foreign = [p.name for p in self.path.iterdir() if p.name not in _OWN and not p.name.endswith(".tmp")] if self.path.is_dir() else []
+        foreign = [p.name for p in self.path.iterdir() if p.name not in (*_OWN, _REPLACED) and not p.name.endswith(".tmp")] if self.path.is_dir() else []
         if foreign:
             raise InputError(f"output {self.path}: holds {sorted(foreign)[0]!r} and no training run; take an empty folder with output=...")
 
@@ -67,7 +70,7 @@ class RunFolder:
 
         Args:
             recipe: What is trained; written to ``recipe.yaml``.
-            fresh: Delete the run that is there.
+            fresh: Begin anew; the run that is there is deleted with the first checkpoint, and comes back with :meth:`forget`.
 
         Raises:
             InputError: see :meth:`check`; or if another process trains in this folder.
@@ -77,8 +80,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
-            if fresh:
-                self._clear()
+            self._repair()
+            if fresh and self.recipe_file.is_file():
+                self._set_aside()
             if not self.recipe_file.is_file():
                 write_bytes(self.recipe_file, dump_yaml(recipe.to_dict()).encode())
                 self._begun = True
@@ -86,9 +90,10 @@ class RunFolder:
             raise InputError(f"output {self.path}: cannot be written: {error.strerror or error}") from error
 
     def forget(self) -> None:
-        """Delete the run if it was begun here: one that could not even start is not in the way of the corrected command."""
+        """Delete the run if it was begun here, and bring back what it replaced: one that could not even start is in nobody's way."""
         if self._begun:
             self._clear()
+            self._repair()
             with contextlib.suppress(OSError):  # something else lies in it
                 self.path.rmdir()
 
@@ -116,7 +121,8 @@ class RunFolder:
         write_bytes(self.path / "last", f"checkpoints/{self.checkpoint(step).name}\n".encode())
 
     def prune(self, keep: int) -> None:
-        """Delete all but the ``keep`` newest checkpoints and the newest training states."""
+        """Delete all but the ``keep`` newest checkpoints and the newest training states, and the run that this one replaced."""
+        shutil.rmtree(self.path / _REPLACED, ignore_errors=True)
         steps = sorted((int(m[1]) for p in self.checkpoints.glob("step_*") if (m := _STEP.fullmatch(p.name))), reverse=True)
         for step in steps[keep:]:
             doomed = self.checkpoint(step).with_name(f".step_{step:06d}.deleted")
@@ -143,6 +149,22 @@ class RunFolder:
             raise InputError(f"output {self.path}: another process is training in it") from None
         self._lock = handle  # freed by the system however this process ends
 
+    def _set_aside(self) -> None:
+        """Move the run that is there below ``.replaced``; one that lies there already was replaced by a run without a checkpoint, which goes."""
+        aside = self.path / _REPLACED
+        if aside.is_dir():
+            self._clear()
+            return
+        aside.mkdir()
+        _move(self.path, aside)
+
+    def _repair(self) -> None:
+        """Bring back what lies below ``.replaced`` where there is not a whole run in both places: who moved it was killed, or gave up."""
+        aside = self.path / _REPLACED
+        if aside.is_dir() and not (self.recipe_file.is_file() and (aside / self.recipe_file.name).is_file()):
+            _move(aside, self.path)
+            shutil.rmtree(aside)
+
     def _clear(self) -> None:
         for name in reversed(_OWN):  # recipe.yaml last: until then it is still recognised as a run
             target = self.path / name
@@ -151,6 +173,12 @@ class RunFolder:
             else:
                 with contextlib.suppress(FileNotFoundError):
                     target.unlink()
+
+
+def _move(source: Path, target: Path) -> None:
+    for name in reversed(_OWN):  # recipe.yaml last: a run without it is not whole
+        with contextlib.suppress(FileNotFoundError):
+            (source / name).replace(target / name)
 
 
 def find_checkpoint(path: str | Path) -> Path:
