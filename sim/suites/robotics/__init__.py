@@ -111,6 +111,7 @@ KINDS: dict[str, Kind] = {
         f"all five finger tips together within 1 cm (root of the summed squares) of their goals {FLAG}",
         25.0,
         50,
+        expert=True,
         view=_HAND_VIEW,
     ),
     "hand-block": _hand("block", "bring a block to a pose", _BLOCK, target_position="random", target_rotation="xyz"),

@@ -22,6 +22,7 @@ from sim.env import Observation
 from sim.episodes import Outcome
 from sim.identity import identity, model_files, versions
 from sim.oracles import fetch_expert
+from sim.oracles.hand_reach_expert import HandReachExpert
 from sim.oracles.point_maze_expert import PointMazeExpert
 from sim.registry import Options
 from sim.suites.robotics import CAMERA, KINDS, Kind
@@ -57,6 +58,7 @@ class RoboticsBatch(DrawnBatch):
         self.view = View(first.model, free_view(first.model, kind.view))
         self._scratch: Any = None  # where goals are drawn
         self._through_maze = maze_expert(first) if kind.family == "pointmaze" else None
+        self._hands = [HandReachExpert(env) for env in self._envs] if kind.family == "hand-reach" else []
 
     def _make_spec(self, action_size: int, options: Options) -> Spec:
         fields: dict[str, Field] = {name: part.field for name, part in self._layout.items() if options.state or name != ENVIRONMENT}
@@ -114,7 +116,7 @@ class RoboticsBatch(DrawnBatch):
             out[rows] = self._through_maze.force(seen[:, :2], seen[:, 2:4], seen[:, 6:8])
         elif self._through_maze is None:
             for row in rows:
-                out[row] = _EXPERTS[self._name](self._latest[row])
+                out[row] = self._hands[row].action() if self._hands else _EXPERTS[self._name](self._latest[row])
         return np.clip(out, -1.0, 1.0)
 
     # Pictures ----------------------------------------------------------------------------------------------------
