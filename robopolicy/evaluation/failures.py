@@ -180,7 +180,7 @@ class FailureRate:
 
     @property
     def plain_rollouts(self) -> float:
-        """Plain Monte Carlo rollouts with the same variance, p (1 - p) / variance: the effective sample size. Without a failure: as many as were made."""
+        """Plain Monte Carlo rollouts with the same variance, p (1 - p) / variance: the effective sample size. None or all failed: as many as were made."""
         return self.rate * (1.0 - self.rate) / self.variance if self.variance > 0 else float(self.rollouts)
 
 
@@ -320,7 +320,7 @@ def combine(rounds: list[Round], weights: np.ndarray, pool: int) -> FailureRate:
     later = weights.sum() - np.cumsum(weights)  # a failure is counted as known in every round after its own
     own = np.concatenate([(c / r.chance + rest) / pool for c, rest, r in zip(weights, later, rounds, strict=True)])
     failed, places = np.concatenate([r.failed for r in rounds]), np.concatenate([r.places for r in rounds])
-    rate = float(own[failed].sum())
+    rate = float(own[failed].sum() / own.sum())  # they sum to 1, but for rounding: where all failed it is 1
     given_pool = float(sum(c**2 * r.variance for c, r in zip(weights, rounds, strict=True)))
     of_pool = rate * (1 - rate) / pool
     low, high = interval(rate, given_pool + of_pool, int(failed.sum()), len(own), float(own.max()))
@@ -334,7 +334,7 @@ def interval(rate: float, variance: float, failures: int, rollouts: int, heavies
     quantiles: below those with its own mean and variance, above those after one more failure of weight w, which may just have
     been missed. With equal weights that is Garwood's exact interval. w is the heaviest there can be when fewer than ten failures
     were seen (theirs, conservative: without a failure and with equal weights the rule of three), else the mean weight, 1 / n, or
-    that of the failures seen where it is larger (Tiwari et al. 2006).
+    that of the failures seen where it is larger (Tiwari et al. 2006). Above one half successes are the rarer: 1 less their interval.
 
     Args:
         rate: Estimate.
@@ -346,6 +346,9 @@ def interval(rate: float, variance: float, failures: int, rollouts: int, heavies
     """
     from scipy.stats import gamma
 
+    if rate > 0.5:
+        low, high = interval(1.0 - rate, variance, rollouts - failures, rollouts, heaviest, confidence)
+        return 1.0 - high, 1.0 - low
     tail = (1 - confidence) / 2
     weight = heaviest if failures < _FEW else max(1.0 / rollouts, variance / rate)
     above, spread = rate + weight, variance + weight**2

@@ -139,6 +139,22 @@ def test_without_a_failure_the_rate_is_zero_and_the_interval_is_not() -> None:
     assert e.rate == e.low == 0 and 3.6 / ROLLOUTS < e.high < 0.03 and e.plain_rollouts == ROLLOUTS
 
 
+@pytest.mark.parametrize("rollouts", [230, 300, 500])
+def test_where_all_fail_the_interval_is_that_of_no_failure_turned_round(rollouts: int) -> None:
+    """Failures and successes change places: 1 less the rate, 1 less the ends, nothing else."""
+    x = np.random.default_rng(0).normal(size=(4 * rollouts, 3))
+    always, never = (estimate_failure_rate(Design(rollouts), x, lambda p, f=f: Outcomes(np.full(len(p), f), np.zeros((len(p), 0)))) for f in (True, False))
+    assert always.rate == always.high == 1.0 and always.plain_rollouts == rollouts
+    assert always.low == pytest.approx(1 - never.high, rel=1e-6) and 0.9 < always.low < 1
+
+
+def test_an_interval_of_few_successes_is_that_of_few_failures_turned_round() -> None:
+    n = 500
+    for k in (1, 3, 30):
+        low, high = interval(k / n, k / n**2, k, n, 1 / n)
+        assert interval(1 - k / n, k / n**2, n - k, n, 1 / n) == pytest.approx((1 - high, 1 - low), rel=1e-9)
+
+
 def test_the_interval_is_exact_where_weights_are_equal() -> None:
     """Garwood's interval of a Poisson count, from chi-squared quantiles."""
     n = 500
