@@ -282,11 +282,11 @@ class Pushes:
         self._push, self._task, self._rate = push, world.task, world.spec.action.rate_hz
         self._chance = min(1.0, 1.0 / (push.every * self._rate))
         self._time, self._seeds, self.count = (np.zeros(world.num_worlds, np.int64) for _ in range(3))
-        self._row: Callable[[int], tuple[Any, np.ndarray]]
+        self._row: Callable[[int], tuple[Any, Any, np.ndarray]]  # model that says which bodies, masses (nbody,) of their subtrees, forces (nbody, 6)
         if on_engine(world):
             forces, model = world.engine.bind("xfrc_applied"), world.engine.model
             pushed_bodies(push, model, self._task)  # refused now if there is none
-            self._row = lambda row: (model, forces[row])
+            self._row = lambda row: (model, world.engine.scene(row)[0].body_subtreemass, forces[row])  # a world may have masses of its own
         else:
             assert isinstance(world, MujocoRows)
             self._row = lambda row: _model_and_forces(world, row)
@@ -302,9 +302,9 @@ class Pushes:
         due = step_uniform(keys, time) < self._chance
         angle = 2 * np.pi * step_uniform(keys, time, _ANGLE)
         for k in np.flatnonzero(due):  # a few worlds a second
-            model, forces = self._row(int(rows[k]))
+            model, masses, forces = self._row(int(rows[k]))
             for body in pushed_bodies(self._push, model, self._task):
-                force = float(model.body_subtreemass[body]) * self._push.size * self._rate
+                force = float(masses[body]) * self._push.size * self._rate
                 forces[body, :2] += force * np.cos(angle[k]), force * np.sin(angle[k])  # patterns of two pushes may meet
                 self._pushed.append(forces[body])
         self.count[rows] += due
@@ -317,9 +317,9 @@ class Pushes:
         self._pushed.clear()
 
 
-def _model_and_forces(world: MujocoRows, row: int) -> tuple[Any, np.ndarray]:
+def _model_and_forces(world: MujocoRows, row: int) -> tuple[Any, Any, np.ndarray]:
     model, data = world.mujoco_row(row)
-    return model, data.xfrc_applied
+    return model, model.body_subtreemass, data.xfrc_applied
 
 
 def pushed_bodies(p: Perturbation, model: Any, task: str) -> list[int]:

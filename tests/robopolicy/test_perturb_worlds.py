@@ -77,8 +77,26 @@ def test_a_push_changes_the_momentum_of_a_free_body_by_its_size_times_the_mass()
     assert info["pushes"].tolist() == [2, 2, 2] and np.allclose(both - plain, 1.5 * change, atol=0.01), "two pushes of one body add up"
 
 
-def test_pushes_of_another_mass_are_in_proportion_and_their_times_are_seeded() -> None:
-    """A push is stated as a change of velocity: a puck of another mass is moved as far where nothing holds it back."""
+@pytest.mark.parametrize("heavier", [{"perturb": ["mass:3"]}, {"randomize": {"model": {"mass:*": {"scale": 3.0}}}}])
+def test_a_push_changes_the_velocity_of_a_body_of_another_mass_as_much(heavier: Mapping[str, Any]) -> None:
+    """Cart and pole on a rail without friction to speak of: J = m size moves them the same, whatever m is."""
+
+    def change(env: Mapping[str, Any]) -> np.ndarray:
+        found = []
+        for push in ([], ["push:0.5,every=0.001"]):
+            world: Any = make_world("classic/cartpole", {**env, "perturb": [*env.get("perturb", []), *push]}, 2)
+            world.reset(2_000_000 + np.arange(2))
+            world.step(np.zeros((2, 1), np.float32))
+            found.append(world.engine.bind("qvel").copy())
+            world.close()
+        return found[1] - found[0]
+
+    plain = change({})
+    assert np.abs(plain).max() > 0.05 and np.allclose(change(heavier), plain, rtol=0.1, atol=0.01)
+
+
+def test_times_of_pushes_are_seeded() -> None:
+    """Each episode has times of its own, whatever the rows beside it."""
 
     def count(rows: int, block: np.ndarray) -> np.ndarray:
         world: Any = make_world("arm/push", {"perturb": ["push:0.2,every=0.5"]}, rows)
