@@ -164,6 +164,7 @@ def write_mjcf(fit: Fit, model_file: Path, path: Path) -> None:
         new = selection.base * one.value if one.unit == "x" else selection.base + one.value if one.is_factor else np.full(selection.base.shape, one.value)
         wanted[one.key] = new
         _set(model, selection, new)
+    path.parent.mkdir(parents=True, exist_ok=True)
     mj.mj_saveLastXML(str(temporary(path)), model)
     again = mj.MjModel.from_xml_string(temporary(path).read_text(), {f.name: f.read_bytes() for f in model_file.parent.iterdir() if f.is_file()})
     for key, new in wanted.items():
@@ -177,7 +178,10 @@ def _set(model: Any, selection: Any, new: np.ndarray) -> None:
     """Write ``new`` (R, C) into the model, with what goes with it."""
     named = selection.named
     if named.field.startswith("opt."):
-        getattr(model.opt, named.field[4:]).reshape(-1)[selection.columns] = new[0]
+        name = named.field[4:]
+        values = np.array(getattr(model.opt, name), np.float64)  # a copy: density and viscosity are plain numbers
+        values.reshape(-1)[selection.columns] = new[0]
+        setattr(model.opt, name, values if values.ndim else float(values))
         return
     values = getattr(model, named.field)
     flat = values.reshape(len(values), -1)
@@ -186,6 +190,9 @@ def _set(model: Any, selection: Any, new: np.ndarray) -> None:
         model.body_inertia[selection.rows] *= new / selection.base
     if named.also == "kp":
         model.actuator_biasprm[selection.rows, 1] = -new[:, 0]
+    if named.also == "kd":
+        velocity = model.actuator_biasprm[selection.rows, 1] == 0
+        model.actuator_gainprm[selection.rows[velocity], 0] = new[velocity, 0]
 
 
 def plot(fit: Fit, path: Path) -> None:

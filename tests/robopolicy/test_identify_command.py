@@ -73,7 +73,7 @@ def test_one_array_is_no_archive(tmp_path: Path) -> None:
 def fit_of(**values: float) -> Fit:
     """Return a result with these values, as far as files need one."""
     none = np.zeros(0)
-    units = {"damping:slider": "N s/m", "mass:cart": "kg", "delay": "s"}
+    units = {"damping:slider": "N s/m", "mass:cart": "kg", "delay": "s", "density": "kg/m3", "viscosity": "Pa s", "gravity.z": "m/s2", "kd:v": "1"}
     made = [Estimate(key, units.get(key, "x"), 1.0, value, 0.0, key not in units) for key, value in values.items()]
     windows = np.zeros((1, 2)), np.zeros(1, int), np.zeros((1, 2, 1)), np.zeros((1, 2, 1)), np.zeros((1, 2, 1))
     return Fit("classic/cartpole", made, ("x",), none, none, none, none, none, np.eye(1), 1.0, 1, 1, 1, True, *windows, ("observation.state",))
@@ -86,6 +86,20 @@ def test_a_model_is_written_and_read_again(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["found.xml"]
     with pytest.raises(InputError, match="MJCF has no place for delay"):
         write_mjcf(fit_of(delay=0.01), Cartpole.xml_path(), tmp_path / "other.xml")
+
+
+def test_a_number_of_the_whole_world_is_written_and_the_folder_is_made(tmp_path: Path) -> None:
+    write_mjcf(fit_of(**{"density": 1.2, "viscosity": 0.01, "gravity.z": -9.5}), Cartpole.xml_path(), tmp_path / "new" / "found.xml")
+    options = Mj.MjModel.from_xml_path(str(tmp_path / "new" / "found.xml")).opt
+    assert (options.density, options.viscosity) == (1.2, 0.01) and options.gravity.tolist() == [0, 0, -9.5]
+
+
+def test_a_velocity_servo_keeps_gain_and_bias_together(tmp_path: Path) -> None:
+    actuator = "<worldbody><body><joint name='j'/><geom size='.1'/></body></worldbody><actuator><velocity name='v' joint='j' kv='2'/></actuator>"
+    (tmp_path / "servo.xml").write_text(f"<mujoco>{actuator}</mujoco>")
+    write_mjcf(fit_of(**{"kd:v": 3.0}), tmp_path / "servo.xml", tmp_path / "found.xml")
+    model = Mj.MjModel.from_xml_path(str(tmp_path / "found.xml"))
+    assert (model.actuator_gainprm[0, 0], model.actuator_biasprm[0, 2]) == (3.0, -3.0)
 
 
 def test_what_an_mjcf_file_cannot_keep_is_refused(tmp_path: Path) -> None:
