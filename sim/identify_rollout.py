@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.spec import InputError
+from policies.spec import InputError, suggest
 from sim.env import Observation
 from sim.randomize_fields import Selection
 from sim.randomize_physics import ModelFields, companions, quaternion, quaternion_product
@@ -164,8 +164,11 @@ class Rollout:
         """Find which elements of the observation are joint coordinates; ``wanted`` fields are compared whole besides.
 
         Raises:
-            InputError: if nothing that is observed follows the joints.
+            InputError: if there is no such field of numbers, or nothing that is observed follows the joints.
         """
+        for name in wanted:
+            if name not in self._out:
+                raise InputError(f"--compare {name!r}: task {self.task.task!r} observes no field {name!r} of numbers{suggest(name, self._out)}")
         generator, nq = np.random.default_rng(5), int(self.model.nq)
         states, seen = [], []
         for _ in range(_PROBES):

@@ -158,6 +158,7 @@ def test_bad_words_are_refused_before_anything_runs(recorded: Path, tmp_path: Pa
     (tmp_path / "no.npz").write_bytes(b"no archive")
     for words, told in (
         ([*begin, "--fit", "mass:poel"], "did you mean 'pole'?"),
+        ([*begin, "--fit", "mass:pole", "--compare", "observation.stat"], "no field 'observation.stat' of numbers; did you mean 'observation.state'?"),
         ([*begin, "--fit", "mass:pole", "--plot", "a.gif"], "ends in .svg, .png or .pdf"),
         ([*begin, "--fit", "mass:pole", "--out", "a.txt"], "ends in .yaml or .xml"),
         ([*begin, "--fit", "mass:pole", "--window", "9"], "take a shorter window"),
