@@ -103,6 +103,11 @@ class Design:
         if min(self.sizes) < 2 * (len(CUTS) + 1):
             raise InputError(f"failures: expected at least {self.least} rollouts, found {self.rollouts}; with so few use `robopolicy eval`")
 
+    def require_pool(self, pool: int) -> None:
+        """Refuse a pool of fewer seeds than four times the rollouts. Raises InputError."""
+        if pool < 4 * self.rollouts:
+            raise InputError(f"failures: a pool of {pool} seeds is too small for {self.rollouts} rollouts: expected at least {4 * self.rollouts}")
+
     @property
     def least(self) -> int:
         """The fewest rollouts that can be: two for every stratum of the smallest round."""
@@ -206,8 +211,7 @@ def estimate_failure_rate(
     if predict is not None and experience is not None:
         raise InputError("failures: experience is for the learnt predictor, and another is given")
     predict, pool = predict or functools.partial(failures_predictor.predict, experience=experience), len(features)
-    if pool < 4 * design.rollouts:
-        raise InputError(f"failures: a pool of {pool} seeds is too small for {design.rollouts} rollouts: expected at least {4 * design.rollouts}")
+    design.require_pool(pool)
     places, failed, rounds = np.zeros(0, np.int64), np.zeros(0, bool), []
     margins = None if experience is None else np.zeros((0, experience.outcomes.margins.shape[1]))
     for number, size in enumerate(design.sizes):

@@ -130,10 +130,11 @@ def search_failures(search: Search, folder: Path, *, film: int = 0, label: str |
         progress: Whether to draw bars.
 
     Raises:
-        InputError: if policy and world do not fit, the folder holds another search, the pool leaves its range of seeds, or an
-            evaluation to learn from is of another task or world.
+        InputError: if policy and world do not fit, the folder holds another search, the pool is too small or leaves its range of seeds, or
+            an evaluation to learn from is of another task or world.
         robopolicy.evaluation.workers.WorkerCrash: if a worker process failed or died.
     """
+    search.design.require_pool(search.pool)  # before the folder is this search's
     purpose = seeds.purpose_of(search.seed0)
     pool = seeds.seeds(purpose, search.pool, search.seed0 - int(purpose))
     make_env = functools.partial(make_world, search.task, dict(search.env))

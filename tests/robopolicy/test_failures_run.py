@@ -75,6 +75,12 @@ def test_a_place_that_cannot_be_a_folder_is_one_line(tmp_path: Path, capsys: pyt
     assert "a search cannot be begun here" in error and error.count("\n") == 1
 
 
+def test_a_pool_that_is_too_small_leaves_the_folder_to_the_next_search(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a pool of 300 seeds is too small for 230 rollouts: expected at least 920"):
+        search_failures(dataclasses.replace(SEARCH, pool=300), tmp_path / "found", progress=False)
+    assert not (tmp_path / "found").exists()
+
+
 def test_a_folder_of_another_search_is_refused(searched: Found) -> None:
     with pytest.raises(InputError, match="holds a search with pool 920, not 1000: give another folder"):
         search_failures(dataclasses.replace(SEARCH, pool=1000), searched.folder, progress=False)
