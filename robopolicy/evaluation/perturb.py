@@ -186,7 +186,7 @@ def with_scale(perturbations: Sequence[Perturbation], checkpoints: Sequence[str 
     """Return the same with the data's standard deviations written into noise that needs them: of the first checkpoint that has a field.
 
     Raises:
-        InputError: if there is noise in shares of the data and no checkpoint to say how large they are.
+        InputError: if there is noise in shares of the data and no checkpoint that says how large they are.
     """
     if not any(p.kind == "noise" and p.scale == "data" for p in perturbations):
         return tuple(perturbations)
@@ -194,14 +194,16 @@ def with_scale(perturbations: Sequence[Perturbation], checkpoints: Sequence[str 
     for checkpoint in checkpoints:
         scale = {**data_scale(checkpoint), **scale}
     if not scale:
-        raise InputError("noise in shares of the data's deviation needs a checkpoint; write noise:SIZE,scale=field for the fields' own units")
+        found = f": {checkpoints[0]} keeps none (its states were not normalised by data)" if checkpoints else " needs a checkpoint"
+        raise InputError(f"noise in shares of the data's deviation{found}; write noise:SIZE,scale=field for the fields' own units")
     return tuple(p.model_copy(update={"scale": scale}) if p.kind == "noise" and p.scale == "data" else p for p in perturbations)
 
 
 def data_scale(checkpoint: str | Path) -> dict[str, list[float]]:
     """Return field -> standard deviation of each element in the data that a checkpoint was trained on, from its normaliser.
 
-    Where the normaliser keeps a range instead, the deviation of a uniform distribution over it; 0 for constant elements.
+    Where the normaliser keeps a range instead, the deviation of a uniform distribution over it; 0 for constant elements. A field of which
+    it scales nothing is left out: its data are not known.
 
     Raises:
         InputError: if there is no readable checkpoint.
@@ -217,6 +219,8 @@ def data_scale(checkpoint: str | Path) -> dict[str, list[float]]:
         if f"{name}.scale" not in tensors:
             continue
         width, mode = tensors[f"{name}.scale"].astype(np.float64).ravel(), tensors[f"{name}.mode"].ravel()
+        if (width == 1.0).all():
+            continue
         share = np.where(mode == _MEAN_STD, 1.0, 1.0 / math.sqrt(3.0))
         out[name] = np.where(width == 1.0, 0.0, width * share).tolist()  # constant elements are kept with a scale of exactly 1
     return out

@@ -220,7 +220,7 @@ def test_the_data_s_deviations_come_from_a_checkpoint(tmp_path: Path) -> None:
     import torch
 
     from policies.checkpoint import save
-    from policies.normalize import Normalizer
+    from policies.normalize import Normalizer, limits_normalizer
     from policies.registry import create
     from policies.regression import RegressionConfig
 
@@ -228,13 +228,21 @@ def test_the_data_s_deviations_come_from_a_checkpoint(tmp_path: Path) -> None:
     action = {"min": np.full(2, -1.0), "max": np.ones(2)}
     spec = Spec(SPEC.observation.subset(["observation.state"]), SPEC.action)
     config = RegressionConfig.model_validate({"backbone": "mlp", "mlp": {"width": 8, "blocks": 1}, "n_obs_steps": 1})
+
+    def fitted(mode: str) -> Normalizer:
+        return Normalizer.fit({"observation.state": state, "action": action}, {"observation.state": mode, "action": "min_max"})
+
     for mode in ("mean_std", "min_max"):
         torch.manual_seed(0)
-        normalizer = Normalizer.fit({"observation.state": state, "action": action}, {"observation.state": mode, "action": "min_max"})
-        save(tmp_path / mode, create("regression", config, spec, normalizer), recipe={}, extra={})
+        save(tmp_path / mode, create("regression", config, spec, fitted(mode)), recipe={}, extra={})
     assert data_scale(tmp_path / "mean_std") == {"observation.state": [3.0, 0.0]}
     assert data_scale(tmp_path / "min_max")["observation.state"] == pytest.approx([6 / math.sqrt(3), 0.0])
     [noise] = with_scale(read("noise:0.1"), [tmp_path / "mean_std", tmp_path / "min_max"])
     assert noise.scale == {"observation.state": [3.0, 0.0]}
     with pytest.raises(InputError, match="needs a checkpoint"):
         with_scale(read("noise:0.1"), [])
+    for name, normalizer in (("identity", fitted("identity")), ("trial", limits_normalizer(spec))):
+        save(tmp_path / name, create("regression", config, spec, normalizer), recipe={}, extra={})
+        with pytest.raises(InputError, match=f"{name} keeps none .* noise:SIZE,scale=field"):  # no noise at all would pass for a robust policy
+            with_scale(read("noise:0.1"), [tmp_path / name])
+    assert with_scale(read("noise:0.1"), [tmp_path / "identity", tmp_path / "mean_std"]) == (noise,)
