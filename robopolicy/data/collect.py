@@ -7,6 +7,7 @@ not depend on the number of workers. An interrupted collection continues where i
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -103,10 +104,7 @@ def collect(
     """
     from sim import registry
 
-    if episodes < 1 or workers < 1 or noise < 0 or (extra_steps or 0) < 0:
-        raise InputError(
-            f"collect: episodes and workers must be at least 1, noise and extra steps at least 0, found {episodes}, {workers}, {noise:g}, {extra_steps}"
-        )
+    _require_numbers(episodes, workers, noise, extra_steps, min_return)
     name, root, _ = registry.resolve(task), Path(path).expanduser(), _require_own(seed0)
     checkpoint, about, seen = _demonstrator(name, expert, act)
     recipe = Collection(
@@ -138,6 +136,16 @@ def collect(
         if writer.num_episodes < episodes:
             _run(work, writer, episodes, stack.enter_context(Lanes(workers)) if lanes is None else lanes, progress, cluster)
     return summary(root)
+
+
+def _require_numbers(episodes: int, workers: int, noise: float, extra_steps: int | None, min_return: float | None) -> None:
+    """Refuse numbers that ask for nothing. Raises InputError."""
+    if episodes < 1 or workers < 1 or not 0 <= noise < math.inf or (extra_steps or 0) < 0:
+        raise InputError(
+            f"collect: episodes and workers must be at least 1, noise and extra steps at least 0, found {episodes}, {workers}, {noise:g}, {extra_steps}"
+        )
+    if min_return is not None and not math.isfinite(min_return):
+        raise InputError(f"collect: min return: expected a finite number, found {min_return}")
 
 
 def _require_own(seed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -131,6 +132,12 @@ def test_other_settings_and_places_are_refused(tmp_path: Path) -> None:
     collect("two-route", tmp_path / "set", 1, workers=1, progress=False)
     with pytest.raises(InputError, match=r"collected with noise 0\.0, not 0\.5"):
         collect("two-route", tmp_path / "set", 2, workers=1, progress=False, noise=0.5)
+    for value in (math.inf, math.nan):
+        with pytest.raises(InputError, match=f"noise and extra steps at least 0, found 2, 1, {value}"):
+            collect("two-route", tmp_path / "other", 2, workers=1, progress=False, noise=value)
+    for value in (-math.inf, math.nan):
+        with pytest.raises(InputError, match=f"min return: expected a finite number, found {value}"):
+            collect("two-route", tmp_path / "other", 2, workers=1, progress=False, min_return=value)
     with pytest.raises(InputError, match=r"does not exist; did you mean 'two-route'"):
         collect("two-rout", tmp_path / "other", 1, workers=1, progress=False)
     for seed in (1_000_000, 2_000_000, -1):  # states that policies are chosen and reported on are not demonstrated
