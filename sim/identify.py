@@ -218,9 +218,12 @@ def identify(task: MujocoTask, trajectories: Sequence[Trajectory], fits: Sequenc
         told: Called with (stage, steps tried, cost).
 
     Raises:
-        InputError: one line, for what cannot be fitted or trajectories that do not fit the task.
+        InputError: one line, for what cannot be fitted, trajectories that do not fit the task, or a setting that is no length of time.
     """
     settings = settings or Settings()
+    for name, seconds in (("window", settings.window_s), ("longest delay", settings.longest_delay_s)):
+        if not 0 <= seconds < math.inf:
+            raise InputError(f"identify: {name}: expected a finite number of seconds from 0, found {seconds:g}")
     dt = 1.0 / task.spec.action.rate_hz
     wanted = parameters(fits, task.model, settings.longest_delay_s, dt)
     rollout = Rollout(task, [one.selection for one in wanted if one.selection is not None])

@@ -162,6 +162,8 @@ def test_bad_words_are_refused_before_anything_runs(recorded: Path, tmp_path: Pa
         ([*begin, "--fit", "mass:pole", "--plot", "a.gif"], "ends in .svg, .png or .pdf"),
         ([*begin, "--fit", "mass:pole", "--out", "a.txt"], "ends in .yaml or .xml"),
         ([*begin, "--fit", "mass:pole", "--window", "9"], "take a shorter window"),
+        ([*begin, "--fit", "mass:pole", "--window", "inf"], "window: expected a finite number of seconds from 0, found inf"),
+        ([*begin, "--fit", "delay", "--max-delay", "inf"], "longest delay: expected a finite number of seconds from 0, found inf"),
         (["identify", str(tmp_path / "no.npz"), "--task", "cartpole", "--fit", "mass:pole"], "not a readable .npz file"),
         (["identify", str(recorded), "--task", "two-route", "--fit", "mass:pole"], "cannot be identified"),
     ):
