@@ -12,7 +12,7 @@ from policies.noise import NumpyNoise
 from policies.spec import InputError, Spec
 from robopolicy.algos.rule import Transitions
 from robopolicy.training.off_policy_config import ReplayConfig
-from robopolicy.training.replay import Replay, joined
+from robopolicy.training.replay import Replay, deviation_of, joined
 
 _OWN = 1 << 48  # numbers of transitions of one actor
 _CHOICE = 0x5EED  # keeps the choice of replays apart from that of transitions
@@ -94,12 +94,12 @@ class ActorReplays:
         """Return mean and standard deviation (*shape) of a field over all replays, float64; 1 where nothing varies."""
         there = [part for part in self.parts if part.size]
         sizes = np.array([part.size for part in there], np.float64)
-        moments = [part.mean_and_deviation(name) for part in there]
+        moments = [part.mean_and_variance(name) for part in there]  # a part in which nothing varies says 0 of how much it does
         means = np.stack([mean for mean, _ in moments])
         weight = (sizes / sizes.sum()).reshape(-1, *[1] * (means.ndim - 1))
         mean = (weight * means).sum(0)
-        spread = np.stack([deviation for _, deviation in moments]) ** 2 + (means - mean) ** 2
-        return mean, np.sqrt((weight * spread).sum(0))
+        spread = np.stack([variance for _, variance in moments]) + (means - mean) ** 2
+        return mean, deviation_of((weight * spread).sum(0))
 
     def flush(self) -> None:
         """Bring them to the disk."""

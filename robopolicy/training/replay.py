@@ -116,10 +116,14 @@ class Replay(ReplayRing):
 
     def mean_and_deviation(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation (*shape), float64, of a field over all that is there; 1 where nothing varies."""
+        mean, variance = self.mean_and_variance(name)
+        return mean, deviation_of(variance)
+
+    def mean_and_variance(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance (*shape), float64, of a field over all that is there; 0 where nothing varies."""
         rows = np.arange(self.oldest, self.count) % self.length
         seen = self.arrays[f"obs/{name}"][rows].reshape(self.size, *self.fields[name].shape).astype(np.float64)
-        mean, deviation = seen.mean(0), seen.std(0)
-        return mean, np.where(deviation < _CONSTANT, 1.0, deviation)
+        return seen.mean(0), seen.var(0)
 
     # Which samples there are -------------------------------------------------------------------------------------
 
@@ -232,6 +236,12 @@ class Replay(ReplayRing):
         last = row + length - 1
         ended = terminated[last % self.length * self.worlds + world]
         return reward.astype(np.float32), np.where(ended, 0.0, self._discounts[length]).astype(np.float32), last
+
+
+def deviation_of(variance: np.ndarray) -> np.ndarray:
+    """Return standard deviations (*shape) of variances (*shape); 1 where nothing varies."""
+    deviation = np.sqrt(variance)
+    return np.where(deviation < _CONSTANT, 1.0, deviation)
 
 
 def joined(parts: Sequence[Transitions]) -> Transitions:
