@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from policies.noise import NumpyNoise
 from policies.spec import InputError, Spec
 from robopolicy.algos.rule import Transitions
 from robopolicy.training.off_policy_config import ReplayConfig
-from robopolicy.training.replay import Replay, deviation_of, joined
+from robopolicy.training.replay import Replay, at_most_one, deviation_of, joined
 
 _OWN = 1 << 48  # numbers of transitions of one actor
 _CHOICE = 0x5EED  # keeps the choice of replays apart from that of transitions
@@ -68,12 +69,14 @@ class ActorReplays:
         offset = float(NumpyNoise(keys[:1, 0] ^ _CHOICE).uniform(1)[0, 0])
         ends = [int(np.floor(batch * share / shares[-1] + offset)) for share in shares[:-1]]
         edges = [0, *(min(max(end, 0), batch) for end in ends), batch]
+        shared = [(*one, slice(*ends)) for one, ends in zip(filled, pairwise(edges), strict=True) if ends[1] > ends[0]]
+        chosen = [part.draw(keys[:, rows], progress) for _, part, rows in shared]
+        weight = at_most_one(np.concatenate([importance for _, importance in chosen], 1))  # of whole batches: one measure for all replays
         drawn: list[list[Transitions]] = [[] for _ in range(groups)]
-        for (number, part), first, stop in zip(filled, edges[:-1], edges[1:], strict=True):
-            if stop > first:
-                for group, own in enumerate(part.sample_several(keys[:, first:stop], progress)):
-                    own.index.add_(number * _OWN)
-                    drawn[group].append(own)
+        for (number, part, rows), (index, _) in zip(shared, chosen, strict=True):
+            for group, own in enumerate(part.gathered(index, weight[:, rows])):
+                own.index.add_(number * _OWN)
+                drawn[group].append(own)
         return [joined(parts) for parts in drawn]
 
     def set_priorities(self, index: np.ndarray, error: np.ndarray) -> None:

@@ -73,15 +73,26 @@ class Replay(ReplayRing):
 
     def sample_several(self, keys: np.ndarray, progress: float = 0.0) -> list[Transitions]:
         """Draw G batches of B in one go; ``keys`` (G, B), otherwise see :meth:`sample`."""
+        index, importance = self.draw(keys, progress)
+        return self.gathered(index, at_most_one(importance))
+
+    def draw(self, keys: np.ndarray, progress: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the transitions (G, B) that ``keys`` (G, B) choose, and the importance (G, B) float64 of each; otherwise see :meth:`sample`.
+
+        Importance is (n p)^-beta of one of n transitions that is drawn with probability p: 1 with uniform sampling.
+        """
         if not self.ready:
             raise RuntimeError("replay: nothing to draw from yet")
-        groups, batch = keys.shape
-        noise = NumpyNoise(keys.reshape(-1))
+        (groups, batch), noise = keys.shape, NumpyNoise(keys.reshape(-1))
         if self._tree is None:
-            index, weight = self._uniform(noise), np.ones(groups * batch, np.float32)
-        else:
-            index, weight = self._prioritized(self._tree, noise, groups, batch, progress)
-        whole = self._gathered(index, weight)
+            return self._uniform(noise).reshape(keys.shape), np.ones(keys.shape)
+        index, importance = self._prioritized(self._tree, noise, groups, batch, progress)
+        return index.reshape(keys.shape), importance.reshape(keys.shape)
+
+    def gathered(self, index: np.ndarray, weight: np.ndarray) -> list[Transitions]:
+        """Return G batches of the transitions ``index`` (G, B), with their ``weight`` (G, B) float32."""
+        groups, batch = index.shape
+        whole = self._gathered(index.reshape(-1), weight.reshape(-1))
         return [whole] if groups == 1 else [_rows(whole, slice(g * batch, (g + 1) * batch)) for g in range(groups)]
 
     def set_priorities(self, index: np.ndarray, error: np.ndarray) -> None:
@@ -183,15 +194,14 @@ class Replay(ReplayRing):
         return index
 
     def _prioritized(self, tree: SumTree, noise: NumpyNoise, groups: int, batch: int, progress: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return starts (G B,), one from each of B equal parts of the sum of priorities, and their weights, at most 1 in a batch."""
+        """Return starts (G B,), one from each of B equal parts of the sum of priorities, and their importance (G B,) float64."""
         part = np.tile(np.arange(batch), groups)
         uniform = (noise.bits(1)[:, 0] >> np.uint64(11)).astype(np.float64) * 2.0**-53
         leaf = tree.find((part + uniform) / batch * tree.total)
         beta = self.config.beta + (1.0 - self.config.beta) * min(progress, 1.0)  # the last step of many worlds may go beyond the run
-        weight = ((tree.leaves[leaf] / tree.total * self._starts) ** -beta).reshape(groups, batch)
-        weight = (weight / weight.max(1, keepdims=True)).reshape(-1).astype(np.float32)
+        importance = (tree.leaves[leaf] / tree.total * self._starts) ** -beta
         row, world = leaf // self.worlds, leaf % self.worlds
-        return (self.oldest + (row - self.oldest) % self.length) * self.worlds + world, weight
+        return (self.oldest + (row - self.oldest) % self.length) * self.worlds + world, importance
 
     def _gathered(self, index: np.ndarray, weight: np.ndarray) -> Transitions:
         """Return transitions ``index`` (B,): every array is read once for all of them."""
@@ -242,6 +252,11 @@ def deviation_of(variance: np.ndarray) -> np.ndarray:
     """Return standard deviations (*shape) of variances (*shape); 1 where nothing varies."""
     deviation = np.sqrt(variance)
     return np.where(deviation < _CONSTANT, 1.0, deviation)
+
+
+def at_most_one(importance: np.ndarray) -> np.ndarray:
+    """Return the weights (G, B) float32 of G batches with that ``importance`` (G, B): 1 for the most important of each."""
+    return (importance / importance.max(1, keepdims=True)).astype(np.float32)
 
 
 def joined(parts: Sequence[Transitions]) -> Transitions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def filled(folder: Path, states: list[np.ndarray], **config: object) -> ActorRep
     replays = ActorReplays(SPEC, len(states), 1, ReplayConfig.model_validate({"capacity": 100 * len(states), **config}), 0.9, folder)
     for part, seen in zip(replays.parts, states, strict=True):
         rows = [{"observation.state": state[None], "observation.images.eye": np.zeros((1, 2, 2, 3), np.uint8)} for state in (*seen, seen[-1])]
-        for now, then in zip(rows[:-1], rows[1:], strict=True):
+        for now, then in pairwise(rows):
             part.add(now, np.zeros((1, 2), np.float32), np.zeros(1, np.float32), then, np.zeros(1, bool), np.zeros(1, bool))
     return replays
 
