@@ -141,7 +141,7 @@ def _asynchronous(recipe: str, overrides: Sequence[str], role: str | None, actor
 
         if given["connect"] is None:
             raise InputError("--role actor: needs --connect, the address of the learner")
-        steps = act(loaded, Meeting(given["connect"], given["actors"], given["lead"], given["keys"]), actor, given["spool"])
+        steps = act(loaded, Meeting(given["connect"], given["actors"], given["lead"], given["keys"]), actor, given["spool"], fresh=fresh)
         print(f"actor {actor}: {steps} control steps")
         return 0
     meeting = Meeting(given["bind"], given["actors"], given["lead"], given["keys"])

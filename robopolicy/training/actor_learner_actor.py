@@ -31,7 +31,15 @@ _IDLE_S = 0.01
 _STATUS_S = 0.5
 
 
-def act(recipe: TrialRecipe, meeting: Meeting, index: int, spool: Path | None = None, capacity: int = SPOOL_STEPS, told: Callable[[str], None] = say) -> int:
+def act(
+    recipe: TrialRecipe,
+    meeting: Meeting,
+    index: int,
+    spool: Path | None = None,
+    capacity: int = SPOOL_STEPS,
+    told: Callable[[str], None] = say,
+    fresh: bool = False,
+) -> int:
     """Act until the learner says that the run is over; returns the control steps of this call.
 
     While the learner is silent acting goes on with the last weights, up to ``capacity`` control steps that wait in the spool.
@@ -43,6 +51,7 @@ def act(recipe: TrialRecipe, meeting: Meeting, index: int, spool: Path | None = 
         spool: Folder; None: beside the run's, ``OUTPUT-actors/NNN``.
         capacity: Control steps that may wait there.
         told: Told, in one line, when the learner has gone or come.
+        fresh: Give up what waits in the spool for another run.
 
     Raises:
         InputError: recipe, address, keys or spool cannot be used, or the learner refuses this actor.
@@ -57,7 +66,7 @@ def act(recipe: TrialRecipe, meeting: Meeting, index: int, spool: Path | None = 
         policy, explore = _explorer(recipe, env.spec)
         layout = layout_of(recipe, env.spec, policy, meeting.actors)
         folder = spool or Path(f"{recipe.filled(recipe.output)}-actors") / f"{index:03d}"
-        waiting = Spool(folder, capacity, layout.limits())
+        waiting = Spool(folder, capacity, layout.limits(), fresh)
 
         def named(text: str) -> None:
             told(f"actor {index}: {text}")

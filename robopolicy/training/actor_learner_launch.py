@@ -36,14 +36,16 @@ def launch_all(arguments: Sequence[str], actors: int, flags: Sequence[str]) -> i
     Args:
         arguments: Of ``robopolicy train`` for both roles.
         actors: How many.
-        flags: Of the learner alone; ``--fresh`` counts for its first start.
+        flags: Of the learner alone; but ``--fresh`` is for all, and counts for their first start.
     """
     address = f"tcp://127.0.0.1:{free_port()}"
     shared = [sys.executable, "-m", "robopolicy", "train", *arguments, "--actors", str(actors)]
     learner = [*shared, "--role", "learner", "--bind", address, *(flag for flag in flags if flag != "--fresh")]
-    children = [_start("the learner", [*learner, *(flag for flag in flags if flag == "--fresh")])]
-    children[0].command = learner
-    children += [_start(f"actor {i}", [*shared, "--role", "actor", "--connect", address, "--actor", str(i)]) for i in range(actors)]
+    commands = {"the learner": learner}
+    commands |= {f"actor {i}": [*shared, "--role", "actor", "--connect", address, "--actor", str(i)] for i in range(actors)}
+    children = [_start(name, [*command, *(flag for flag in flags if flag == "--fresh")]) for name, command in commands.items()]
+    for child, command in zip(children, commands.values(), strict=True):
+        child.command = command
     asked: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:

@@ -199,7 +199,9 @@ class Link:
 
     def _welcome(self, message: Message) -> None:
         with self._lock:
-            self._spool.belong(message.value("run", str), message.value("kept", int))
+            given_up = self._spool.belong(message.value("run", str), message.value("kept", int))
+        if given_up:
+            self._say(f"{given_up} control steps that waited for another run are given up")
         self._session = message.session
         self._cursor = message.value("taken", int)
         self._have = 0  # a learner that was started anew may have other weights under the same number

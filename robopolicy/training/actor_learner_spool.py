@@ -22,6 +22,7 @@ class Spool:
         folder: Made when it is not there.
         capacity: Control steps that may wait in it.
         limits: Of one chunk.
+        fresh: Give up chunks that wait for another run, instead of refusing to mix them.
 
     Attributes:
         next: Number of the next control step; None while nothing says which it is.
@@ -32,8 +33,8 @@ class Spool:
         InputError: if the folder cannot be used.
     """
 
-    def __init__(self, folder: Path, capacity: int, limits: Limits) -> None:
-        self._folder, self.capacity, self._limits = folder, capacity, limits
+    def __init__(self, folder: Path, capacity: int, limits: Limits, fresh: bool = False) -> None:
+        self._folder, self.capacity, self._limits, self._fresh = folder, capacity, limits, fresh
         self._waiting: dict[int, int] = {}  # first control step -> how many
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -58,22 +59,27 @@ class Spool:
         """Whether nothing more may be put into it."""
         return self.steps >= self.capacity
 
-    def belong(self, run: str, kept: int) -> None:
-        """Take note of the run of the learner and of how many control steps of this actor it has kept.
+    def belong(self, run: str, kept: int) -> int:
+        """Take note of the run of the learner and of how many control steps of this actor it has kept; return how many are given up.
 
         Raises:
             InputError: if the chunks that wait were collected for another run, or the learner has lost what it had kept.
         """
+        given_up = 0
         if self._waiting and (self.run != run or min(self._waiting) > kept):
-            raise InputError(
-                f"spool {self._folder}: {self.steps} control steps wait in it for another run of the learner; "
-                "go on with that run, or delete the folder to give them up"
-            )
+            if not self._fresh:
+                raise InputError(
+                    f"spool {self._folder}: {self.steps} control steps wait in it for another run of the learner; "
+                    "go on with that run, or give them up with --fresh"
+                )
+            given_up = self.steps
+            self.forget(max(first + count for first, count in self._waiting.items()))
         if self.run != run:
             write_json(self._folder / "run.json", {"run": run})
             self.run = run
         self.next = max(self.next or 0, kept) if self._waiting else kept
         self.forget(kept)
+        return given_up
 
     def put(self, arrays: Mapping[str, np.ndarray], anew: bool, episodes: Sequence[float] = ()) -> int:
         """Write one chunk and return the number of its first step; the file is whole or absent, whenever this process ends.

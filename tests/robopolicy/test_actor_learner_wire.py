@@ -162,8 +162,26 @@ def test_chunks_of_one_run_never_get_into_another(tmp_path: Path) -> None:
         link.put(chunk(0), anew=True)
     with learner.up(run="another") as hub:
         link = Link(hub.address, 0, LAYOUT, spool(tmp_path), say=learner.said.append)
-        with closing(link), pytest.raises(InputError, match="another run of the learner"):
+        with closing(link), pytest.raises(InputError, match=r"another run of the learner.*--fresh"):
             until(lambda: link.check() is not None)
+
+
+def test_what_waits_for_a_run_that_is_begun_anew_is_given_up_and_counted(tmp_path: Path) -> None:
+    learner = Learner([])
+    with learner.up() as hub, closing(Link(hub.address, 0, LAYOUT, spool(tmp_path), say=learner.said.append)) as link:
+        link.wait_for_welcome()
+        hub.close()
+        link.put(chunk(0), anew=True)
+        link.put(chunk(1), anew=False)
+    with learner.up(run="another") as hub:
+        anew = Spool(tmp_path / "spool", 1000, LAYOUT.limits(), fresh=True)
+        with closing(Link(hub.address, 0, LAYOUT, anew, say=learner.said.append)) as link:
+            link.wait_for_welcome()
+            link.check()
+            assert (anew.steps, anew.next, anew.run) == (0, 0, "another") and "4 control steps that waited for another run are given up" in learner.said
+            link.put(chunk(0, 3), anew=True)
+            until(lambda: learner.keep(hub) or learner.kept[0] == [0, 1, 2])
+    assert spool(tmp_path).run == "another"
 
 
 def test_keys_let_only_authorised_actors_in(tmp_path: Path) -> None:
