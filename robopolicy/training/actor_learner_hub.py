@@ -62,6 +62,7 @@ class _Actor:
     heard: float = 0.0
     silent: bool = False
     told: tuple[int, int, int, bool] = (0, 0, 0, False)  # the last answer's numbers
+    done: bool = False  # whether it has heard that the run is over
 
 
 @dataclass
@@ -137,17 +138,18 @@ class Hub:
             return [i for i, actor in enumerate(self._actors) if actor.session and not actor.silent]
 
     def close(self, told_s: float = 0.0) -> None:
-        """Release the address, after up to ``told_s`` in which actors that are heard of may learn the last word; may be called twice."""
+        """Release the address, after up to ``told_s`` in which actors that are heard of may learn that the run is over; may be called twice."""
         until = time.monotonic() + told_s
-        while time.monotonic() < until and not self._all_told():
+        while time.monotonic() < until and not self._all_know():
             time.sleep(0.02)
         self._stopped.set()
         self._thread.join()
         self._release()
 
-    def _all_told(self) -> bool:
+    def _all_know(self) -> bool:
+        """Whether all have said that they heard it: what was sent may be lost with this end of the connection."""
         with self._lock:
-            return all(a.told[3] == self._word.done for a in self._actors if a.session and not a.silent)
+            return all(a.done for a in self._actors if a.session and not a.silent)
 
     def _release(self) -> None:
         if self._keys is not None:
@@ -204,7 +206,7 @@ class Hub:
             self._say(f"actor {index} is back" if actor.process == process else f"actor {index} was started anew")
         with self._lock:
             actor.session, actor.identity, actor.process = secrets.randbits(62) + 1, identity, process
-            actor.heard, actor.silent = now, False
+            actor.heard, actor.silent, actor.done = now, False, False
             kept = actor.kept
         return Message("welcome", actor.session, meta={"run": self._run, "taken": actor.taken, "kept": kept, **self._said(actor)})
 
@@ -244,6 +246,7 @@ class Hub:
             raise WireError(f"kind {message.kind!r}: a learner answers hello, steps and beat")
         with self._lock:
             version, weights = self._word.version, self._word.weights
+            self._actors[index].done = message.value("done", bool)
         if message.value("version", int) < version and message.value("wants", bool):
             return Message("weights", self._actors[index].session, sequence=version, arrays=dict(weights))
         return self._state(self._actors[index])

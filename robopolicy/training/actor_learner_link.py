@@ -121,7 +121,7 @@ class Link:
         """End the thread; what is in the spool stays there. May be called twice."""
         self._stopped.set()
         self._thread.join()
-        self._context.destroy(linger=0)
+        self._context.destroy(linger=200 if self.heard.done else 0)  # ms, for the last sign of life
 
     def _run(self) -> None:
         try:
@@ -219,7 +219,8 @@ class Link:
             self._cursor = max(self._cursor, taken)
         heard = self.heard
         heard.version, heard.total, heard.allowed = (message.value(name, int) for name in ("version", "total", "allowed"))
-        heard.done = message.value("done", bool)
+        if message.value("done", bool) and not heard.done:
+            heard.done, self._beat_at = True, now  # the learner waits to be told that it was heard
         with self._lock:
             self._spool.forget(kept)
         self._last = now
@@ -227,7 +228,8 @@ class Link:
     def _beat(self, now: float) -> None:
         assert self._socket is not None
         self._beat_at = now + BEAT_S
-        send(self._socket, Message("beat", self._session, meta={"version": self._have, "wants": self.heard.version > self._have}))
+        told = {"version": self._have, "wants": self.heard.version > self._have, "done": self.heard.done}
+        send(self._socket, Message("beat", self._session, meta=told))
 
     def _send_chunks(self, now: float) -> None:
         """Send chunks in order, a few at once; what brought no progress is sent anew from where the learner is."""

@@ -5,7 +5,7 @@ from       kind                what it brings
 =========  ==================  =====================================================================================
 actor      ``hello``           which actor it is; answered by ``welcome`` with a session, or by ``refused``
 actor      ``steps``           one chunk: some control steps of its worlds; its sequence is the number of the first
-actor      ``beat``            that it lives; asks for weights by naming the version that it has
+actor      ``beat``            that it lives, and whether it knows that the run is over; asks for weights by naming the version that it has
 learner    ``state``           what was taken and what was kept of the actor's chunks, and how far actors may go
 learner    ``weights``         the newest weights
 =========  ==================  =====================================================================================

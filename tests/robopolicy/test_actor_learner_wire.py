@@ -17,6 +17,7 @@ import zmq
 from policies.spec import InputError
 from real.keys import authorize, new_keys
 from real.wire import PROTOCOL, Message, WireError, encode
+from robopolicy.training import actor_learner_hub
 from robopolicy.training.actor_learner_hub import Hub
 from robopolicy.training.actor_learner_link import Link
 from robopolicy.training.actor_learner_spool import Spool
@@ -182,6 +183,26 @@ def test_what_waits_for_a_run_that_is_begun_anew_is_given_up_and_counted(tmp_pat
             link.put(chunk(0, 3), anew=True)
             until(lambda: learner.keep(hub) or learner.kept[0] == [0, 1, 2])
     assert spool(tmp_path).run == "another"
+
+
+def test_a_learner_goes_when_its_actors_know_that_the_run_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the word got lost on the way: an actor that never hears it collects for nobody."""
+    send, lost = actor_learner_hub.send, []
+
+    def forgetful(socket: zmq.Socket, message: Message, identity: bytes | None = None) -> bool:
+        if message.meta.get("done") and not lost:
+            lost.append(message)
+            return True
+        return send(socket, message, identity)
+
+    monkeypatch.setattr(actor_learner_hub, "send", forgetful)
+    learner = Learner([])
+    with learner.up() as hub, closing(Link(hub.address, 0, LAYOUT, spool(tmp_path), say=learner.said.append)) as link:
+        link.wait_for_welcome()
+        hub.allow(12, 12, done=True)
+        began = time.monotonic()
+        hub.close(told_s=PATIENCE_S)
+        assert link.heard.done and lost and time.monotonic() - began < PATIENCE_S / 2
 
 
 def test_keys_let_only_authorised_actors_in(tmp_path: Path) -> None:
