@@ -109,7 +109,7 @@ def _begin(session: TrialSession, tasks: tuple[Half, Half], progress: bool) -> t
     recipe, training = session.recipe, session.training
     parts = off_policy.begin(session, tasks[0], progress)
     forward = Learning(tasks[0], parts.actor, parts.learner, parts.segments)
-    tasks[0].episodes = 0  # the loop begins its own
+    tasks[0].episodes -= 1  # the loop begins its own
     torch.manual_seed(step_seed(recipe.seed, 0, _BACKWARD_STREAM))
     spec = tasks[1].spec
     policy = registry.create(recipe.policy_type, recipe.policy, spec, limits_normalizer(spec)).to(session.device).train()
@@ -126,6 +126,9 @@ def _begin(session: TrialSession, tasks: tuple[Half, Half], progress: bool) -> t
         backward.segments[0].load(facts["backward_rows"])
         learner.restore({name.removeprefix(_PREFIX): part for name, part in own.items()})
         forward.actor.steps, backward.actor.steps = facts["rows"], facts["backward_rows"]
+        if "world_resets" in facts:  # not in states of earlier versions
+            tasks[0].shared.resets += facts["world_resets"]
+            tasks[1].recount(facts["counted"]["backward"])
     return forward, backward
 
 
@@ -161,7 +164,12 @@ def _save(session: TrialSession, both: tuple[Learning, Learning]) -> None:
     for segments in (*forward.segments, *backward.segments):
         segments.save()
     shown = forward.learner.demonstrations
-    facts = {"rows": forward.learner.replay.count, "backward_rows": backward.learner.replay.count, "demonstrated_rows": 0 if shown is None else shown.count}
+    facts: dict[str, Any] = {"rows": forward.learner.replay.count, "backward_rows": backward.learner.replay.count}
+    facts["demonstrated_rows"] = 0 if shown is None else shown.count
+    # the first two are brought back by ``off_policy``
+    counting: dict[str, Any] = {"takeover": forward.actor.take_over, "worlds": forward.half, "backward": backward.half}
+    facts["counted"] = {name: source.counted() for name, source in counting.items() if source is not None}
+    facts["world_resets"] = forward.half.shared.resets
     about = {"step": session.step, "env_steps": session.step, "algo": session.recipe.algo_type, "direction": "backward"}
     checkpoint.save(session.folder.path / "backward", backward.learner.rule.policy, recipe=session.recipe.to_dict(), extra=about)
     session.save({**forward.learner.parts(), **{_PREFIX + name: part for name, part in backward.learner.parts().items()}}, facts)

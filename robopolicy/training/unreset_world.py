@@ -37,7 +37,7 @@ class UnresetWorld:
 
     def begin(self, seed: int) -> Observation:
         """Reset the world if it never was, and return what it shows, field -> (1, *shape)."""
-        if not self.resets:
+        if not self.start:
             self._seed = seed
             self.start = self._reset()
         return self.obs
@@ -104,6 +104,14 @@ class Half:
     def metrics(self) -> dict[str, float]:
         """Return how often the world was reset, and the share of episodes so far that were done."""
         return {"world_resets": float(self.shared.resets), "done": self.successes / max(self.episodes, 1)}
+
+    def counted(self) -> dict[str, int]:
+        """Return what a training state keeps, so that a run that goes on counts on."""
+        return {"episodes": self.episodes, "successes": self.successes}
+
+    def recount(self, counted: Mapping[str, int]) -> None:
+        """Take over what :meth:`counted` returned."""
+        self.episodes, self.successes = counted["episodes"], counted["successes"]
 
     def retire(self, mask: np.ndarray) -> None:
         """Refused: the world never stays ended. Raises RuntimeError."""

@@ -102,14 +102,25 @@ def test_a_run_that_was_stopped_goes_on_from_its_mark(tmp_path, monkeypatch):
             session.interrupts.asked = True
 
     monkeypatch.setattr(forward_backward, "_save", stop_after_the_first)
+    begun, reset = [0, 0], Half.reset
+
+    def counted(self, seeds, mask=None):
+        begun[self.done is not None] += 1  # the world says when the forward task is done
+        return reset(self, seeds, mask)
+
+    monkeypatch.setattr(Half, "reset", counted)
     _, shared = world()
     with pytest.raises(KeyboardInterrupt):
         forward_backward.train_in(asked, shared, forward_backward.halves(asked, shared), progress=False, note=notes.append)
     worlds, shared = world()
-    result = forward_backward.train_in(asked, shared, forward_backward.halves(asked, shared), progress=False, note=notes.append)
+    tasks = forward_backward.halves(asked, shared)
+    result = forward_backward.train_in(asked, shared, tasks, progress=False, note=notes.append)
     assert (result.resumed_from, result.steps, saved, worlds.resets) == (40, 80, [40, 80], 1)
     last = list(read_log(result.run, "train"))[-1]
     assert last["updates"] + last["backward_updates"] == 80 - 2 * 20  # of both, each after its own random steps
+    assert last["world_resets"] == 2  # of the whole run: again when it went on
+    assert [task.episodes for task in tasks] == [begun[0] - 2, begun[1]]  # the forward task is begun once more in each call, before the loop
+    assert [last["done"], last["backward_done"]] == [task.successes / task.episodes for task in tasks]
 
 
 def test_a_direction_that_diverges_is_named_and_nothing_of_it_is_kept(tmp_path, monkeypatch):
