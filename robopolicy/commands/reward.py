@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,11 +35,23 @@ classifier; on a robot somebody has to say what was true.
 """
 
 
+#: Options that say nothing without one of others.
+OF_OTHERS: dict[str, tuple[str, ...]] = {
+    "task": ("--collect", "--against"),
+    "image_size": ("--collect",),
+    "noise": ("--collect",),
+    "workers": ("--collect",),
+    "rounds": ("--against",),
+    "round_steps": ("--against",),
+}
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
 
     @app.command(help=HELP, short_help="Train a reward classifier from images.")
     def reward(
+        context: typer.Context,
         datasets: Annotated[list[Path] | None, typer.Argument(help="Data sets with images and success labels.", metavar="DATASET")] = None,
         out: Annotated[Path, typer.Option(help="Folder of the classifier.")] = Path("reward"),
         collect: Annotated[int, typer.Option(min=0, help="Collect this many episodes of the expert first, into OUT/data.")] = 0,
@@ -62,6 +75,7 @@ def register(app: typer.Typer) -> None:
         from robopolicy.training.reward_classifier import STATE, ClassifierTraining
         from robopolicy.training.reward_model import MANIFEST, WEIGHTS
 
+        _require_used(context, {"--collect": bool(collect), "--against": against is not None})
         paths = list(datasets or [])
         if collect:
             paths += _collected(task, collect, out, image_size, noise, workers)
@@ -78,6 +92,14 @@ def register(app: typer.Typer) -> None:
             emit_json(described, json)
 
 
+def _require_used(context: typer.Context, given: Mapping[str, bool]) -> None:
+    """Refuse options that go with others, of which ``given`` says whether they are there. Raises InputError."""
+    for name, needs in OF_OTHERS.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and not any(given[need] for need in needs):
+            raise InputError(f"--{name.replace('_', '-')}: goes with {' or '.join(needs)}")
+
+
 def _collected(task: str | None, episodes: int, out: Path, image_size: int, noises: list[float], workers: int) -> list[Path]:
     """Collect ``episodes`` episodes in all, in one data set for each of ``noises``; return the data sets. Raises InputError."""
     from robopolicy.data.collect import collect
@@ -85,6 +107,9 @@ def _collected(task: str | None, episodes: int, out: Path, image_size: int, nois
 
     if task is None:
         raise InputError("reward: --collect needs --task, e.g. --task metaworld/door-close")
+    for number, noise in enumerate(noises):
+        if f"{noise:g}" in [f"{other:g}" for other in noises[:number]]:
+            raise InputError(f"--noise {noise:g}: given twice; each is a data set of its own")
     name, found = resolve(task), []
     for k, noise in enumerate(noises):
         own = (episodes + len(noises) - 1 - k) // len(noises)

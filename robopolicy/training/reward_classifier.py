@@ -107,8 +107,12 @@ def train_classifier(
         told: Called with (step, loss) after every step.
 
     Raises:
-        InputError: if a data set cannot be used, or there is nothing of one kind (success or not) to learn from or to judge on.
+        InputError: if a data set cannot be used or is given twice, or there is nothing of one kind (success or not) to learn from or to judge on.
     """
+    places = [Path(path).resolve() for path in paths]
+    for number, place in enumerate(places):
+        if place in places[:number]:  # an episode would be learnt from in one and judged on in the other
+            raise InputError(f"reward classifier: data set {paths[number]} is given twice")
     folder, sources = Path(folder), [labelled(Dataset.open(path), config.model.cameras) for path in paths]
     if not sources:
         raise InputError("reward classifier: expected at least one data set")

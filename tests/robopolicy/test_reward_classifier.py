@@ -131,6 +131,8 @@ def test_what_cannot_be_learnt_from_is_said(recorded, tmp_path):
     one = point_world.record(tmp_path / "one", 1)
     with pytest.raises(InputError, match="record more episodes of that kind"):
         train_classifier([one], tmp_path / "out", settings_of())
+    with pytest.raises(InputError, match="is given twice"):  # what is learnt from in one of them would be judged on in the other
+        train_classifier([recorded, recorded.parent / "." / ".." / recorded.parent.name / recorded.name], tmp_path / "out", settings_of(steps=1))
     with pytest.raises(InputError, match="is no camera"):
         reward_model.RewardClassifier(settings_of(model={"cameras": ["observation.state"], "image": SMALL}).model, Dataset.open(recorded).spec)
     with pytest.raises(InputError, match="no camera to read"):
@@ -146,6 +148,13 @@ def test_the_command_trains_and_says_how_well(recorded, tmp_path, capsys):
     assert main(["reward", "--out", str(out)]) == 2
     assert main(["reward", "--collect", "2", "--out", str(out)]) == 2
     assert "--task" in capsys.readouterr().err
+    twice = ["--noise", "0.5", "--noise", "0.50"]
+    assert main(["reward", str(recorded), "--task", "arm/reach", "--collect", "2", *twice, "--out", str(out)]) == 2
+    assert "--noise 0.5: given twice" in capsys.readouterr().err
+    assert main(["reward", str(recorded), "--rounds", "2", "--out", str(out), "--steps", "3"]) == 2
+    assert "--rounds: goes with --against" in capsys.readouterr().err
+    assert main(["reward", str(recorded), "--image-size", "32", "--out", str(out), "--steps", "3"]) == 2
+    assert "--image-size: goes with --collect" in capsys.readouterr().err
 
 
 def test_rounds_against_a_learner_add_what_fooled_the_classifier(tmp_path, capsys):
