@@ -13,7 +13,7 @@ from policies.normalize import Normalizer
 from policies.spec import InputError
 from robopolicy.algos.rule import OffPolicyRule, Transitions
 from robopolicy.training.off_policy_actor import Experience
-from robopolicy.training.off_policy_config import OffPolicyTraining
+from robopolicy.training.off_policy_config import DemonstrationsConfig, OffPolicyTraining
 from robopolicy.training.replay import Replay, joined
 from robopolicy.training.replay_pieces import Pieces
 from robopolicy.training.trial_state import Part
@@ -152,6 +152,13 @@ def require_learnable(kind: type[OffPolicyRule], training: OffPolicyTraining, no
         raise InputError("training.normalize_observations=true needs random steps to measure: expected training.random_steps above 0, found 0")
     if shown.path is None and (shown.episodes or shown.collect):
         raise InputError("training.demonstrations: episodes or collect are given, but no path")
+    demonstrated = shown.path is not None or training.takeover.source != "none"
+    if not demonstrated and shown.share != DemonstrationsConfig().share:
+        raise InputError(f"training.demonstrations.share={shown.share:g}: there is no path, and nobody takes over whose steps it could be of")
+    if demonstrated and shown.share and not round(shown.share * training.batch_size):
+        raise InputError(
+            f"training.demonstrations.share={shown.share:g} of training.batch_size={training.batch_size} makes no row: expected more, or 0 for none"
+        )
     if training.reward.record is not None:
         if not training.reward.judged:
             raise InputError("training.reward.record keeps episodes that success alone rewards: expected training.reward.sparse=true or a classifier")

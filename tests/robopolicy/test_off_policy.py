@@ -289,6 +289,11 @@ def test_the_recipe_of_the_hopper_trains_with_other_rules():
         ({"normalize_observations": True, "random_steps": 0}, r"training\.normalize_observations=true needs random steps"),
         ({"replay": {"capacity": 3, "n_step": 2}}, r"training\.replay\.capacity=3 is 1 steps of 2 worlds: expected at least 4 for samples of 2 steps"),
         ({"demonstrations": {"episodes": 3}}, r"training\.demonstrations: episodes or collect are given, but no path"),
+        ({"demonstrations": {"share": 0.25}}, r"training\.demonstrations\.share=0\.25: there is no path, and nobody takes over"),
+        (
+            {"demonstrations": {"path": "no/such", "share": 0.01}, "batch_size": 32},
+            r"training\.demonstrations\.share=0\.01 of training\.batch_size=32 makes no row: expected more",
+        ),
         ({"demonstrations": {"path": "no/such"}}, r"demonstrations no/such do not exist; set training\.demonstrations\.collect=20"),
     ],
 )
