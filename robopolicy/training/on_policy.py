@@ -119,8 +119,8 @@ def _checked(recipe: TrialRecipe) -> OnPolicyTraining:
         raise InputError(f"training.minibatches={config.minibatches}: there are only {most} {parts} to share among them{whole}")
     if getattr(getattr(policy, "image", None), "shift", 0):
         raise InputError("policy.image.shift: on-policy rules do not move images, which would change the ratios: expected 0; policy.image.crop is for them")
-    if config.lr_range[0] > config.lr_range[1]:
-        raise InputError(f"training.lr_range={list(config.lr_range)}: expected the lower limit first")
+    if training.lr_range[0] > training.lr_range[1]:  # as it was written
+        raise InputError(f"training.lr_range={list(training.lr_range)}: expected the lower limit first")
     return config
 
 

@@ -164,6 +164,7 @@ def test_images_are_learnt_from():
         ({"minibatches": 200}, r"training\.minibatches=200: there are only 128 samples \(worlds times rollout\)"),
         ({"minibatches": 9, "policy": {"hidden": [8], "memory": {"type": "gru"}}}, r"training\.minibatches=9: there are only 8 worlds .* stay whole"),
         ({"lr_range": [1e-2, 1e-5]}, r"training\.lr_range=\[0\.01, 1e-05\]: expected the lower limit first"),
+        ({"lr_range": [1e-2, 1e-5], "reference_worlds": 4096}, r"training\.lr_range=\[0\.01, 1e-05\]: expected the lower limit first"),  # as it was written
         ({"critic": {"observations": ["observation.stat"]}}, r"training\.critic\.observations: .*did you mean 'observation\.state'"),
         ({"minibatch": 4}, r"key 'training\.minibatch'.*did you mean 'minibatches'"),
         ({"schedule": "cosine"}, r"key 'training\.schedule'"),
