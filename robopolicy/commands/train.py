@@ -42,7 +42,8 @@ Several machines: accelerate launch [dim]...[/dim] -m robopolicy train RECIPE
 
 [bold]Actors and a learner[/bold] (off-policy recipes): with --actors N each actor is a process with training.worlds worlds of its own, and the learner \
 another; whichever dies is started again, and nothing that was collected is lost. On several machines start them by hand, with the same recipe and \
---actors; actors go on collecting while the learner is away. Beyond loopback both need keys (robopolicy keys --help):
+--actors; actors go on collecting while the learner is away, and with --fresh give up what waits for another run. Beyond loopback \
+both need keys (robopolicy keys --help):
 
   robopolicy train rl/hopper-sac --role learner --bind tcp://0.0.0.0:5800 --keys keys/learner
 
