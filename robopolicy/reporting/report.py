@@ -15,6 +15,7 @@ from policies.spec import InputError
 from robopolicy.evaluation.records import FILE, Evaluation
 from robopolicy.recipe import flatten
 from robopolicy.reporting import curves, trials
+from robopolicy.training.run_folder import REPLACED
 
 LOG = "log.jsonl"
 
@@ -130,8 +131,9 @@ def gather(*folders: Path) -> Findings:
 
 
 def _below(folders: Sequence[Path], name: str) -> list[Path]:
-    """Return the files called ``name`` below any of ``folders``, each once."""
-    return list({file.resolve(): file for folder in folders for file in sorted(folder.rglob(name))}.values())
+    """Return the files called ``name`` below any of ``folders``, each once; not those of runs that are being replaced."""
+    found = {file.resolve(): file for folder in folders for file in sorted(folder.rglob(name))}
+    return [file for file in found.values() if REPLACED not in file.parts]
 
 
 def _read_logs(files: Sequence[Path], out: Findings) -> None:

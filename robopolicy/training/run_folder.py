@@ -28,7 +28,7 @@ from robopolicy.recipe import Experiment, flatten, recipe_from_dict
 
 _STEP = re.compile(r"step_(\d+)")
 _OWN = ("recipe.yaml", "log.jsonl", "tensorboard", "checkpoints", "last", "state", "backward")
-_REPLACED = ".replaced"
+REPLACED = ".replaced"  # where a run waits that --fresh replaces
 _STATES_KEPT = 2  # a second one, should the disk lose the first
 
 
@@ -61,7 +61,7 @@ class RunFolder:
             return
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"output {self.path}: a file is in the way, expected a folder")
-        foreign = [p.name for p in self.path.iterdir() if p.name not in (*_OWN, _REPLACED) and not p.name.endswith(".tmp")] if self.path.is_dir() else []
+        foreign = [p.name for p in self.path.iterdir() if p.name not in (*_OWN, REPLACED) and not p.name.endswith(".tmp")] if self.path.is_dir() else []
         if foreign:
             raise InputError(f"output {self.path}: holds {sorted(foreign)[0]!r} and no training run; take an empty folder with output=...")
 
@@ -122,7 +122,7 @@ class RunFolder:
 
     def prune(self, keep: int) -> None:
         """Delete all but the ``keep`` newest checkpoints and the newest training states, and the run that this one replaced."""
-        shutil.rmtree(self.path / _REPLACED, ignore_errors=True)
+        shutil.rmtree(self.path / REPLACED, ignore_errors=True)
         steps = sorted((int(m[1]) for p in self.checkpoints.glob("step_*") if (m := _STEP.fullmatch(p.name))), reverse=True)
         for step in steps[keep:]:
             doomed = self.checkpoint(step).with_name(f".step_{step:06d}.deleted")
@@ -151,7 +151,7 @@ class RunFolder:
 
     def _set_aside(self) -> None:
         """Move the run that is there below ``.replaced``; one that lies there already was replaced by a run without a checkpoint, which goes."""
-        aside = self.path / _REPLACED
+        aside = self.path / REPLACED
         if aside.is_dir():
             self._clear()
             return
@@ -160,7 +160,7 @@ class RunFolder:
 
     def _repair(self) -> None:
         """Bring back what lies below ``.replaced`` where there is not a whole run in both places: who moved it was killed, or gave up."""
-        aside = self.path / _REPLACED
+        aside = self.path / REPLACED
         if aside.is_dir() and not (self.recipe_file.is_file() and (aside / self.recipe_file.name).is_file()):
             _move(aside, self.path)
             shutil.rmtree(aside)

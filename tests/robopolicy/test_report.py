@@ -249,6 +249,13 @@ def test_several_tasks_get_a_table_of_all(tmp_path: Path) -> None:
     assert "All tasks" in text and "Policies on pusht, two-route" in text and "selection seeds" in text
 
 
+def test_a_run_that_is_being_replaced_is_not_shown(folder: Path) -> None:
+    before = report.gather(folder)
+    shutil.copytree(folder / "runs" / "flow", folder / "runs" / "flow" / ".replaced")
+    found = report.gather(folder)
+    assert [run.label for run in found.runs] == [run.label for run in before.runs] and len(before.runs) > 1
+
+
 def test_one_evaluation_one_run_and_broken_files(folder: Path) -> None:
     assert "Paired" not in read(report.write_report(folder / "evaluations" / "flow"))[1]
     assert "Training loss" in read(report.write_report(folder / "runs" / "flow"))[1]
