@@ -218,7 +218,7 @@ def peer(
     judged = []
     for update, weights in marks[-checkpoints:]:
         policy.module.load_state_dict(weights)
-        how = {"seed": seed, "step": update, "settings": "LeRobot's, a narrower network", "recipe_hash": alike, "demonstrations": demonstrations}
+        how = {"seed": seed, "step": update, "settings": "LeRobot's, a narrower network", "recipe_hash": alike, "episodes": demonstrations}
         judged.append(evaluate(
             policy, pusht.TASK, episodes=states, block=states, env={} if limit is None else {"max_episode_steps": limit}, latency_calls=0, progress=False,
             out=Path(folder) / "evaluations", label=f"{PEER}{NAME}'s diffusion ({prediction})", set_name=pusht.SET, training=how,

@@ -99,7 +99,8 @@ def entries(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
     groups: dict[tuple[Any, ...], dict[str, list[Mapping[str, Any]]]] = {}
     for row in newest.values():
         training = row.get("training") or {}
-        key = (_section(row), row["task"], training.get("episodes"), row["label"])
+        demonstrations = training.get("episodes", training.get("demonstrations"))  # the second: of a peer's first rows
+        key = (_section(row), row["task"], demonstrations, row["label"])
         recipe = json.dumps([training.get("recipe_hash"), *(row.get(key) for key in _ALIKE), row.get("env") or {}], sort_keys=True)
         groups.setdefault(key, {}).setdefault(recipe, []).append(row)
     out = []
