@@ -71,6 +71,12 @@ def test_what_was_repeated_or_is_of_another_recipe_is_not_mixed() -> None:
     assert found.rates == [0.2], "another recipe of the same name stands alone"
 
 
+def test_a_peer_whose_first_rows_count_demonstrations_by_another_name_stands_beside_ours() -> None:
+    peer = evaluation("peer: LeRobot's diffusion", 40)
+    peer.training = {"seed": 0, "step": 100, "recipe_hash": "def", "demonstrations": 10}
+    assert [e.demonstrations for e in entries(evaluation("flow", 90), peer)] == [10, 10]
+
+
 def test_only_plain_report_rows_count() -> None:
     chosen = evaluation("flow", 90, purpose="selection", seed0=1_000_000)
     others = [evaluation("flow", 90, seed=i, env={key: value}) for i, (key, value) in enumerate({"perturb": [{"kind": "noise"}], "engine": "bullet"}.items())]
